@@ -1,0 +1,50 @@
+"""The C extensions and their sanitizer switch; everything else is in pyproject.toml.
+
+`MESH_SANITIZE=address,undefined` (or `thread`) builds the extensions with these sanitizers.
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-g"]
+EXTENSIONS = {
+    "mesh._core._native": ["mesh/_core/module.c"],
+    "workers.ingest._plan": ["workers/ingest/_plan.c"],
+    "workers.trading_env._kernel": ["workers/trading_env/_kernel.c"],
+}
+
+
+def missing_tool() -> str | None:
+    """Name what the build lacks, with the package that brings it (None when nothing is missing)."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    if shutil.which(compiler.split()[0]) is None and shutil.which("cc") is None:
+        return f"no C compiler ({compiler.split()[0]!r} is not on PATH): apt-get install gcc libc6-dev"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return f"no Python headers for {version}: apt-get install python{version}-dev"
+    return None
+
+
+if problem := missing_tool():
+    sys.exit(f"tradingmesh cannot be built: {problem}")
+
+sanitize = os.environ.get("MESH_SANITIZE")
+extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
+setup(
+    ext_modules=[
+        Extension(
+            name,
+            sources,
+            depends=[str(path) for path in Path(sources[0]).parent.glob("*.h")],
+            extra_compile_args=FLAGS + extra,
+            extra_link_args=extra,
+        )
+        for name, sources in EXTENSIONS.items()
+        if Path(sources[0]).exists()
+    ]
+)

@@ -1,0 +1,1 @@
+"""The processes of a trading host, one package a worker, and the libraries they share."""

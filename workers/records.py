@@ -1,0 +1,276 @@
+"""Everything that crosses the mesh between workers: record dtypes, Structs, segment names.
+
+One home for the contract between processes that never import each other. Prices are in the
+quote currency of the instrument, sizes in contracts or shares, times are integer nanoseconds
+since the Unix epoch (UTC) unless a name says otherwise, NaN means "absent".
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+# --- segment names -------------------------------------------------------------------------
+TICKS = "ticks"
+QUOTES = "quotes"
+MARKET = "market"
+EXPERIENCE = "experience"
+EVENTS = "events"
+BROKER = "broker"
+SUPERVISOR = "supervisor"
+LEADERBOARD = "leaderboard"
+
+
+def policy_segment(trainer: str) -> str:
+    """Name of the tensors segment that holds the published policy of `trainer`."""
+    return f"policy/{trainer}"
+
+
+def learner_segment(trainer: str) -> str:
+    """Name of the tensors segment that holds the learner state of `trainer`."""
+    return f"learner/{trainer}"
+
+
+def status_segment(worker: str) -> str:
+    """Name of the cell in which `worker` publishes its status Struct."""
+    return f"status/{worker}"
+
+
+# --- dimensions of the trading environment -------------------------------------------------
+WINDOW = 16
+SLOTS = 10
+GREEKS = 5  # delta, gamma, theta, vega, rho: in this order everywhere
+INDICATORS = 20
+FEATURES = 100
+
+SYMBOL_BYTES = 32
+
+# One market data message as the ring carries it, and the latest of each instrument in the
+# table. (topic, partition, offset) make the ring the truth about what has been consumed.
+TICK_DTYPE = np.dtype(
+    [
+        ("symbol", f"S{SYMBOL_BYTES}"),
+        ("ts_event", "<i8"),  # exchange time, ns
+        ("ts_recv", "<i8"),  # first receipt by the publisher, ns; 0 = not given
+        ("ts_ingest", "<i8"),  # when ingest published the row, ns (wall clock)
+        ("bid", "<f8"),
+        ("ask", "<f8"),
+        ("last", "<f8"),
+        ("bid_size", "<f8"),
+        ("ask_size", "<f8"),
+        ("volume", "<i8"),
+        ("open_interest", "<i8"),
+        ("implied_volatility", "<f8"),  # per year, 0.2 = 20 %
+        ("delta", "<f8"),
+        ("gamma", "<f8"),
+        ("vega", "<f8"),  # per 1.00 of volatility
+        ("theta", "<f8"),  # per year
+        ("rho", "<f8"),  # per 1.00 of rate
+        ("underlying_price", "<f8"),
+        ("sequence", "<i8"),  # the publisher's own sequence; -1 = not given
+        ("offset", "<i8"),  # Kafka offset
+        ("partition", "<i4"),
+        ("topic", "<i4"),  # index into the configured topics
+        ("flags", "<u4"),  # quality gate bits, workers/ingest/gates.py
+        ("source_flags", "<u4"),  # flags as sent by the publisher
+        ("venue", "S8"),
+    ]
+)
+
+# The state of the market at one decision point, as the feeder saw it. `market` carries it.
+MARKET_DTYPE = np.dtype(
+    [
+        ("ts_event", "<i8"),  # newest exchange time that went into the state, ns
+        ("ts_published", "<i8"),  # wall clock, ns
+        ("step", "<i8"),  # counts market states since the segment was created
+        ("underlying", "<f8"),
+        ("contract", f"S{SYMBOL_BYTES}", (SLOTS,)),  # empty = the slot holds nothing
+        ("strike", "<f8", (SLOTS,)),
+        ("expiry", "<i8", (SLOTS,)),  # ns
+        ("right", "<i1", (SLOTS,)),  # +1 call, -1 put, 0 empty
+        ("bid", "<f8", (SLOTS,)),  # NaN = side absent
+        ("ask", "<f8", (SLOTS,)),
+        ("bid_size", "<f8", (SLOTS,)),
+        ("ask_size", "<f8", (SLOTS,)),
+        ("price", "<f8", (SLOTS,)),  # the mark used for valuation, always finite
+        ("previous_price", "<f8", (SLOTS,)),  # of the contract that left the slot at a roll, else price
+        ("rolled", "?", (SLOTS,)),  # the slot changed its contract in this state
+        ("tradeable", "?", (SLOTS,)),  # both sides quoted and fresh
+        ("greeks", "<f8", (SLOTS, GREEKS)),
+        ("implied_volatility", "<f8", (SLOTS,)),
+        ("indicators", "<f4", (INDICATORS,)),
+        ("age_s", "<f4"),  # market time since the newest quote used
+        ("stale", "?"),  # acting on this state is not allowed
+        ("closed", "?"),  # the market is closed
+    ],
+    align=True,
+)
+
+# One step of one lane. A window of WINDOW frames is stacked from the records at sequence,
+# sequence - lanes, sequence - 2 * lanes, ... of the same episode; the first frame of the
+# episode fills what is missing. `frame` was observed *after* `action`: the transition of a
+# record that is not `first` is
+#   (window ending at sequence - lanes, action, reward, window ending at sequence, terminated).
+# A `first` record starts an episode and has no action. Frames are stored once.
+EXPERIENCE_DTYPE = np.dtype(
+    [
+        ("frame", "<f4", (FEATURES,)),
+        ("action", "<f4", (SLOTS,)),
+        ("reward", "<f4"),
+        ("first", "?"),
+        ("terminated", "?"),
+        ("truncated", "?"),
+        ("exploratory", "?"),
+        ("lane", "<u4"),
+        ("lanes", "<u4"),
+        ("episode", "<i8"),  # unique per lane, increasing
+        ("step", "<i8"),  # within the episode; 0 where first
+        ("market_step", "<i8"),
+        ("policy_version", "<i8"),  # 0 = acted without a policy (random)
+        ("policy_trainer", "S16"),
+        ("ts_event", "<i8"),
+        ("ts_published", "<i8"),
+        ("equity", "<f8"),
+        ("data_age_s", "<f4"),
+        ("policy_age_s", "<f4"),
+    ],
+    align=True,
+)
+
+# What happened to the system; kept by the daemon, read by meshctl and the recorder.
+EVENT_DTYPE = np.dtype(
+    [
+        ("ts", "<i8"),  # wall clock, ns
+        ("kind", "S24"),
+        ("severity", "S8"),  # info, warning, error
+        ("worker", "S32"),
+        ("pid", "<i4"),
+        ("incident", "<i4"),
+        ("value", "<f8"),
+        ("text", "S256"),  # UTF-8, cut at a character boundary
+    ],
+    align=True,
+)
+
+
+class BrokerAddress(msgspec.Struct, frozen=True):
+    """Where the embedded broker and its schema registry listen (cell `broker`)."""
+
+    bootstrap_servers: str
+    registry_url: str
+    topics: dict[str, int] = {}  # topic -> partitions
+
+
+class IngestStatus(msgspec.Struct):
+    """Counters of an ingest worker (cell `status/<name>`), since the segment was created."""
+
+    consumed: int = 0
+    published: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+    conflated: int = 0
+    skipped: int = 0
+    lost: int = 0
+    fallback_decoded: int = 0
+    spooled: int = 0
+    state: str = "starting"  # starting, running, degraded: <why>
+    lag: dict[str, int] = {}
+    gates: dict[str, int] = {}
+    errors: dict[str, int] = {}
+    rate: float = 0.0
+    last_error: str = ""
+    #: offsets passed, per "topic/partition": the next offset to consume
+    positions: dict[str, int] = {}
+
+
+class ReplayerStatus(msgspec.Struct):
+    """What a replayer has sent (cell `status/<name>`)."""
+
+    produced: int = 0
+    failed: int = 0
+    rows_read: int = 0
+    loops: int = 0
+    finished: bool = False
+    market_time_ns: int = 0
+    speed: float = 0.0
+    source: str = ""
+
+
+class FeederStatus(msgspec.Struct):
+    """What the feeder does (cell `status/<name>`)."""
+
+    state: str = "starting"  # starting, acting, holding: <why>
+    market_steps: int = 0
+    experience: int = 0
+    episodes: int = 0
+    gated: int = 0
+    holds: int = 0
+    acting_trainer: str = ""
+    acting_version: int = 0
+    policy_age_s: float = 0.0
+    data_age_s: float = 0.0
+    mean_reward: float = 0.0
+    mean_equity: float = 0.0
+    slots: list[str] = []
+
+
+class TrainerStatus(msgspec.Struct):
+    """What a trainer does (cell `status/<name>`)."""
+
+    state: str = "starting"  # starting, waiting: <why>, training, evaluating, rolled back: <why>
+    updates: int = 0
+    experience: int = 0
+    version: int = 0
+    score: float = float("nan")
+    critic_loss: float = float("nan")
+    actor_loss: float = float("nan")
+    updates_per_s: float = 0.0
+    rollbacks: int = 0
+    resumed_from: str = ""  # shared memory, disk: <file>, or empty for a fresh start
+    run_id: str = ""
+    tracking: str = ""
+
+
+class WorkerStatus(msgspec.Struct):
+    """One row of `SupervisorStatus`."""
+
+    name: str
+    kind: str
+    pid: int
+    state: str
+    restarts: int
+    reason: str = ""
+    since: float = 0.0  # wall clock seconds of the last state change
+    required: bool = True
+    group: str = ""
+
+
+class Incident(msgspec.Struct):
+    """One failure of a worker from its detection to its end."""
+
+    worker: str
+    kind: str  # exited, killed, hung, not ready, memory, quarantined, ...
+    at: float  # wall clock seconds
+    detected_s: float = 0.0  # from the fault (as far as it can be known) to its detection
+    running_s: float = -1.0  # from the detection to ready again; -1 = not yet
+    evidence: str = ""
+    locks_broken: list[str] = []
+    leases_broken: list[str] = []
+    report: str = ""  # path of the crash report
+
+
+class SupervisorStatus(msgspec.Struct):
+    """What the daemon knows (cell `supervisor`); readable while it is dead."""
+
+    pid: int
+    start_time: int
+    since: float
+    version: str
+    profile: str
+    state: str  # starting, healthy, degraded, stopping
+    ready: bool = False
+    safe_state: str = ""  # empty: acting is allowed; else why it is not
+    workers: list[WorkerStatus] = []
+    incidents: list[Incident] = []
+    control: str = ""  # path of the control socket
+    logs: str = ""  # directory of the workers' logs
