@@ -1,0 +1,193 @@
+"""`Settings`: all sections, their sources and which of them wins.
+
+Defaults < TOML profile < .env < environment (MESH__SECTION__KEY) < systemd credentials < --set.
+One pass reports every problem; nothing starts on a configuration that has one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from config import sources
+from config.logging import LoggingConfig
+from config.mesh import MeshConfig
+from config.problems import MASK, ConfigProblems, Problem, from_validation, is_secret
+from config.production import refusals
+from config.sources import Gathered, KeyPath
+
+_SHORT = {"prod": "production", "dev": "development"}
+
+
+class Settings(BaseModel):
+    """Everything that can be set, checked, frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: Literal["demo", "development", "production"] = Field(
+        default="development",
+        description="Where this runs; production refuses what is only fit for a desk. "
+        "The variable ENVIRONMENT sets it too (prod and dev are understood).",
+    )
+    debug: bool = Field(default=False, description="Show internals in errors.")
+    run_directory: Path = Field(
+        default=Path(".run"),
+        description="Directory for what outlives a process: logs, crash reports, checkpoints, "
+        "spools, the control socket.",
+    )
+    mesh: MeshConfig = MeshConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _spelt_out(cls, value: object) -> object:
+        return _SHORT.get(value, value) if isinstance(value, str) else value
+
+    def masked(self) -> dict[str, Any]:
+        """All settings as JSON values, secrets masked."""
+        dumped: dict[str, Any] = _mask(self.model_dump(mode="json"))
+        return dumped
+
+    def fingerprint(self) -> str:
+        """16 hex digits that differ when any setting (but a secret) differs."""
+        text = json.dumps(self.masked(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_settings(
+    profile: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Settings:
+    """Gather, merge and check all sources.
+
+    `profile` is a shipped name or the path of a TOML file; without one the defaults stand.
+    `overrides` are `section.key=value` texts. `environ` stands for os.environ, `directory` for
+    the working directory (where .env is looked for). Raises ConfigProblems with all problems.
+    """
+    gathered = gather(profile, overrides, environ=environ, directory=directory)
+    return build(gathered, "" if profile is None else str(profile))
+
+
+def gather(
+    profile: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Gathered:
+    """Read every source in the order of precedence; problems are collected, not raised."""
+    environ = os.environ if environ is None else environ
+    directory = Path.cwd() if directory is None else directory
+    gathered = Gathered()
+    problems = gathered.problems
+    if profile is not None:
+        gathered.assign(sources.from_toml(sources.profile_file(profile), problems))
+    declared = list(gathered.tree.get(sources.WORKERS, {}))
+    dotenv = sources.from_dotenv(directory / ".env", problems)
+    gathered.assign(sources.from_variables(dotenv, Settings, ".env", problems))
+    gathered.assign(sources.from_variables(environ, Settings, "environment", problems))
+    credentials = environ.get("CREDENTIALS_DIRECTORY", "")
+    gathered.assign(sources.from_credentials(credentials, Settings, problems))
+    gathered.assign(sources.from_overrides(overrides, Settings, problems))
+    problems += sources.unknown_workers(gathered, declared)
+    return gathered
+
+
+def build(gathered: Gathered, profile: str = "") -> Settings:
+    """Validate what was gathered; raises ConfigProblems with everything that is wrong."""
+    problems = list(gathered.problems)
+    tree = _with_worker_list(gathered.tree)
+    settings: Settings | None
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        problems += [_problem(each, gathered) for each in error.errors()]
+        settings = _without_faults(gathered.tree, error)
+    if settings is not None:
+        problems += refusals(settings)
+    if problems or settings is None:
+        raise ConfigProblems(problems, profile)
+    return settings
+
+
+def _with_worker_list(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with [workers.NAME] tables as the list that the model holds."""
+    named = tree.get(sources.WORKERS)
+    if not isinstance(named, dict):
+        return dict(tree)
+    listed = [
+        {"name": name, **spec} if isinstance(spec, dict) else spec for name, spec in named.items()
+    ]
+    return {**tree, sources.WORKERS: listed}
+
+
+def _without_faults(tree: dict[str, Any], error: ValidationError) -> Settings | None:
+    """Settings with every faulty key at its default, so that the rules judge the rest too."""
+    trimmed = json.loads(json.dumps(tree, default=str))
+    for each in error.errors():
+        path = _path(each["loc"], tree)
+        node: Any = trimmed
+        for part in path[:-1]:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(path[-1], None)
+    try:
+        return Settings.model_validate(_with_worker_list(trimmed))
+    except ValidationError:
+        return None
+
+
+def _path(location: Sequence[int | str], tree: Mapping[str, Any]) -> KeyPath:
+    """Where an error lies, with a worker's name instead of its position."""
+    parts = [str(part) for part in location]
+    named = tree.get(sources.WORKERS)
+    if parts[:1] == [sources.WORKERS] and len(parts) > 1 and isinstance(named, dict):
+        parts[1] = list(named)[int(parts[1])]
+    return tuple(parts)
+
+
+def _problem(error: Any, gathered: Gathered) -> Problem:
+    """One pydantic error as a Problem, with the origin of the value and what is known there."""
+    path = _path(error["loc"], gathered.tree)
+    known, description = _surroundings(error["loc"])
+    return from_validation(
+        error,
+        key=".".join(path),
+        origin=gathered.origin(path),
+        description=description,
+        known=known,
+    )
+
+
+def _surroundings(location: Sequence[int | str]) -> tuple[list[str], str]:
+    """The keys beside the one at `location`, and its description."""
+    model: type[BaseModel] | None = Settings
+    known: list[str] = []
+    description = ""
+    for part in location:
+        if isinstance(part, int) or model is None:
+            continue
+        known = list(model.model_fields)
+        field = model.model_fields.get(part)
+        description = (field.description or "") if field else ""
+        model = sources.model_of(field.annotation) if field else None
+    return known, description
+
+
+def _mask(value: Any) -> Any:
+    """`value` with everything below a secret key masked."""
+    if isinstance(value, dict):
+        return {
+            key: MASK if is_secret(key) and below not in ("", None) else _mask(below)
+            for key, below in value.items()
+        }
+    return [_mask(each) for each in value] if isinstance(value, list) else value
