@@ -99,13 +99,23 @@ def shown(key: str, value: object) -> str:
     if is_secret(key):
         return MASK
     if isinstance(value, Mapping):
-        text = repr({k: MASK if is_secret(str(k)) else v for k, v in value.items()})
+        text = repr(masked(value))
     elif isinstance(value, str):
         text = f'"{value}"'
     else:
         text = str(value)
     text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def masked(value: Any) -> Any:
+    """`value` with everything below a secret key masked."""
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if is_secret(str(key)) and below not in ("", None) else masked(below)
+            for key, below in value.items()
+        }
+    return [masked(each) for each in value] if isinstance(value, list) else value
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -116,28 +126,36 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def from_validation(
-    error: ErrorDetails, *, key: str, origin: str, description: str, known: Sequence[str]
+    error: ErrorDetails,
+    *,
+    key: str,
+    value: object,
+    misspelt: str,
+    origin: str,
+    description: str,
+    known: Sequence[str],
 ) -> Problem:
     """Translate one pydantic error about `key` into a Problem.
 
-    `description` is the field's own (it names units and meaning), `known` are the keys beside it.
+    `description` is the field's own (it names units and meaning), `misspelt` the part of the key
+    that is at fault, `known` are the names it could have been.
     """
     kind = error["type"]
     context: dict[str, Any] = error.get("ctx", {})
     if kind == "extra_forbidden":
         return Problem(
             key,
-            shown(key, error["input"]),
+            shown(key, value),
             "no such setting",
-            nearest(key.rpartition(".")[2], known),
+            nearest(misspelt, known),
             origin,
         )
     remedy = _REMEDIES.get(kind, "correct it").format_map(_Defaulting(context))
     if description:
         remedy += f" [{description}]"
-    value = "" if kind == "missing" else shown(key, error["input"])
+    text = "" if kind == "missing" else shown(key, value)
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return Problem(key, value, reason[:1].lower() + reason[1:], remedy, origin)
+    return Problem(key, text, reason[:1].lower() + reason[1:], remedy, origin)
 
 
 class _Defaulting(dict[str, Any]):

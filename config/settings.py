@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from config import sources
 from config.logging import LoggingConfig
 from config.mesh import MeshConfig
-from config.problems import MASK, ConfigProblems, Problem, from_validation, is_secret
+from config.problems import ConfigProblems, Problem, from_validation, masked
 from config.production import refusals
 from config.sources import Gathered, KeyPath
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _SHORT = {"prod": "production", "dev": "development"}
 
@@ -51,7 +54,7 @@ class Settings(BaseModel):
 
     def masked(self) -> dict[str, Any]:
         """All settings as JSON values, secrets masked."""
-        dumped: dict[str, Any] = _mask(self.model_dump(mode="json"))
+        dumped: dict[str, Any] = masked(self.model_dump(mode="json"))
         return dumped
 
     def fingerprint(self) -> str:
@@ -110,7 +113,8 @@ def build(gathered: Gathered, profile: str = "") -> Settings:
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        problems += [_problem(each, gathered) for each in error.errors()]
+        for each in error.errors():
+            problems += _problems(each, gathered)
         settings = _without_faults(gathered.tree, error)
     if settings is not None:
         problems += refusals(settings)
@@ -155,17 +159,30 @@ def _path(location: Sequence[int | str], tree: Mapping[str, Any]) -> KeyPath:
     return tuple(parts)
 
 
-def _problem(error: Any, gathered: Gathered) -> Problem:
-    """One pydantic error as a Problem, with the origin of the value and what is known there."""
+def _problems(error: ErrorDetails, gathered: Gathered) -> Iterator[Problem]:
+    """One pydantic error as Problems: an unknown table is one for each value given in it."""
     path = _path(error["loc"], gathered.tree)
     known, description = _surroundings(error["loc"])
-    return from_validation(
-        error,
-        key=".".join(path),
-        origin=gathered.origin(path),
-        description=description,
-        known=known,
-    )
+    given = [path]
+    if error["type"] == "extra_forbidden":
+        given = [each for each in gathered.origins if each[: len(path)] == path] or given
+    for each in given:
+        yield from_validation(
+            error,
+            value=error["input"] if each == path else _value(gathered.tree, each),
+            key=".".join(each),
+            misspelt=path[-1],
+            origin=gathered.origin(each),
+            description=description,
+            known=known,
+        )
+
+
+def _value(tree: Any, path: KeyPath) -> Any:
+    """What `tree` holds at `path`; None where a later source replaced the table it lay in."""
+    for part in path:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _surroundings(location: Sequence[int | str]) -> tuple[list[str], str]:
@@ -181,13 +198,3 @@ def _surroundings(location: Sequence[int | str]) -> tuple[list[str], str]:
         description = (field.description or "") if field else ""
         model = sources.model_of(field.annotation) if field else None
     return known, description
-
-
-def _mask(value: Any) -> Any:
-    """`value` with everything below a secret key masked."""
-    if isinstance(value, dict):
-        return {
-            key: MASK if is_secret(key) and below not in ("", None) else _mask(below)
-            for key, below in value.items()
-        }
-    return [_mask(each) for each in value] if isinstance(value, list) else value
