@@ -1,0 +1,374 @@
+"""The style of this project, tested: layout, import direction, sizes, names, words.
+
+Each rule is one test over every file of the project, so that a failure names all places at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SKIPPED = {".git", ".venv", ".run", "build", "dist", "results", "__pycache__"}
+FUNCTION_LINES = 70
+MODULE_LINES = 600
+SUPERVISOR_LINES = 500
+README_LINES = 200
+
+#: What each room may import of ours; the longest matching name decides. A worker's package may
+#: import itself and the libraries that all workers share.
+SHARED = {"workers.base", "workers.records", "workers.trading_env"}
+ALLOWED = {
+    "mesh": {"mesh"},
+    "mesh.ctl": {"mesh"},
+    "config": {"config"},
+    "workers": {"workers", "mesh", "config"},
+    "workers.trading_env": {"workers.trading_env", "workers.records", "mesh", "config"},
+    "supervisor": {"workers", "mesh", "config"},
+}
+#: Heavy libraries, and the only places that may load them.
+CONFINED = {
+    "torch": ("workers.trainer", "workers.nursery"),
+    "stable_baselines3": ("workers.trainer", "workers.nursery"),
+    "mlflow": ("workers.trainer", "workers.nursery"),
+    "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
+    "pydantic": ("config",),
+}
+#: Where the environment is read besides config/, and why.
+ENVIRONMENT_READERS = {
+    "setup.py": "the compiler and the sanitizer of a build",
+}
+#: Where wall-clock seconds are taken: records and incidents carry them.
+WALL_CLOCK = {
+    "supervisor.py": "incidents and status carry wall-clock stamps",
+}
+HYPE = re.compile(
+    r"\b(blazing|robust(?! (mutex|futex|list))|seamless|enterprise|production-ready|comprehensive|"
+    r"state[- ]of[- ]the[- ]art|cutting-edge|leverage|world-class|effortless|supercharge)\b",
+    re.IGNORECASE,
+)
+VERB_CLASSES = re.compile(
+    r"(Manager|Handler|Helper|Helpers|Engine|Orchestrator|Bus|Hub|Util|Utils)$"
+)
+JUNK_DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc", "shm_manager"}
+UNFINISHED = re.compile(
+    r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b"
+)
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root|home/\w+|opt/(pypi|wheels))(/|\b)")
+EXEMPTION = re.compile(r"#\s*(noqa|type:\s*ignore)(?P<rest>[^\n]*)")
+EXEMPTION_WITH_REASON = re.compile(
+    r"(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*|\[[\w, -]+\])\s*[-#(:]*\s*\w.{5,}"
+)
+MEMORY_ORDERS = re.compile(
+    r"\b(memory_order_\w+|__atomic_\w+|atomic_(load|store|fetch|exchange)\w*)"
+)
+
+
+@cache
+def files(*suffixes):
+    """Every file of the project with one of `suffixes`, sorted."""
+    found = (path for path in ROOT.rglob("*") if path.suffix in suffixes and path.is_file())
+    return sorted(p for p in found if not SKIPPED & set(p.relative_to(ROOT).parts))
+
+
+def sources(*rooms):
+    """Python files of `rooms` (all rooms when none is named)."""
+    return [p for p in files(".py") if not rooms or p.relative_to(ROOT).parts[0] in rooms]
+
+
+OURS = ("mesh", "workers", "config", "supervisor.py")
+
+
+def name(path):
+    """Path of a file as the project writes it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def module(path):
+    """Dotted name of the module in `path`."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def tree(path):
+    """Syntax tree of `path`."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def nodes(path, *kinds):
+    """Every node of `kinds` in `path`."""
+    return [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+
+
+def imports(path):
+    """(dotted name, line) of everything that `path` imports, `from a import b` as a.b."""
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+            continue
+        package = module(path) if path.name == "__init__.py" else module(path).rpartition(".")[0]
+        for _ in range(node.level - 1):
+            package = package.rpartition(".")[0]
+        start = f"{package}.{node.module or ''}".strip(".") if node.level else node.module
+        yield from ((f"{start}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def within(dotted, package):
+    """Whether `dotted` is `package` or lies in it."""
+    return dotted == package or dotted.startswith(package + ".")
+
+
+def may_import(importer, imported):
+    """Whether the module `importer` may import `imported`, one of ours."""
+    room = max((room for room in ALLOWED if within(importer, room)), key=len)
+    if not any(within(imported, allowed) for allowed in ALLOWED[room]):
+        return False
+    package = ".".join(importer.split(".")[:2])
+    if not (ROOT / package.replace(".", "/")).is_dir() or not within(imported, "workers"):
+        return True  # not a worker's package, or nothing that belongs to a worker
+    return within(imported, package) or any(within(imported, shared) for shared in SHARED)
+
+
+def test_imports_run_downwards():
+    """mesh imports nothing of ours, no worker imports another worker's inside."""
+    rooms = {"mesh", "workers", "config", "supervisor", "tests", "bench"}
+    wrong = [
+        f"{name(path)}:{line}: {imported}"
+        for path in sources(*OURS)
+        for imported, line in imports(path)
+        if imported.split(".")[0] in rooms and not may_import(module(path), imported)
+    ]
+    assert not wrong
+
+
+def test_heavy_libraries_stay_in_their_rooms():
+    """torch belongs to the trainer, Kafka to those who speak it, pydantic to the settings."""
+    wrong = [
+        f"{name(path)}:{line}: {imported}"
+        for path in sources(*OURS)
+        for imported, line in imports(path)
+        for library, homes in CONFINED.items()
+        if within(imported, library) and not any(within(module(path), home) for home in homes)
+    ]
+    assert not wrong
+
+
+def test_functions_fit_on_a_page():
+    """No function is longer than a person reads at once."""
+    wrong = [
+        f"{name(path)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in sources()
+        for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef)
+        if node.end_lineno - node.lineno + 1 > FUNCTION_LINES
+    ]
+    assert not wrong
+
+
+def test_modules_are_small():
+    """A file is one concept; the supervisor is one a person can read through."""
+    limits = {"supervisor.py": SUPERVISOR_LINES}
+    wrong = [
+        f"{name(path)}: {lines} lines"
+        for path in files(".py", ".c", ".h")
+        if (lines := path.read_text().count("\n")) > limits.get(name(path), MODULE_LINES)
+    ]
+    assert not wrong
+
+
+def test_files_have_a_name_for_what_they_hold():
+    """No junk drawers."""
+    assert not [name(path) for path in files(".py") if path.stem in JUNK_DRAWERS]
+
+
+def test_classes_are_named_for_things():
+    """A class is a thing of this field, not a manager of others."""
+    wrong = [
+        f"{name(path)}:{node.lineno}: {node.name}"
+        for path in sources()
+        for node in nodes(path, ast.ClassDef)
+        if VERB_CLASSES.search(node.name)
+    ]
+    assert not wrong
+
+
+def text_findings(pattern, *suffixes, but=()):
+    """file:line: text of every match of `pattern`."""
+    return [
+        f"{name(path)}:{number}: {match.group(0)}"
+        for path in files(*suffixes)
+        if path != Path(__file__) and name(path) not in but
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if (match := pattern.search(line))
+    ]
+
+
+TEXT = (".py", ".pyi", ".c", ".h", ".md", ".toml", ".service", ".sh")
+
+
+def test_prose_is_plain():
+    """No advertising."""
+    assert not text_findings(HYPE, *TEXT)
+
+
+def test_nothing_is_left_unfinished():
+    """No reminders in the code: they belong into an issue."""
+    assert not text_findings(UNFINISHED, *TEXT)
+
+
+def test_no_pictographs():
+    """Plain text everywhere."""
+    assert not text_findings(re.compile("[\U0001f300-\U0001faff\u2705\u274c\u2728]"), *TEXT)
+
+
+def test_no_path_of_one_machine():
+    """The project works wherever it is cloned."""
+    assert not text_findings(MACHINE_PATHS, *TEXT)
+
+
+def test_every_exemption_has_code_and_reason():
+    """A `noqa` or `type: ignore` says which rule it breaks and why."""
+    wrong = [
+        f"{name(path)}:{number}: {line.strip()}"
+        for path in files(".py", ".pyi")
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if (match := EXEMPTION.search(line)) and not EXEMPTION_WITH_REASON.search(match["rest"])
+    ]
+    assert not wrong
+
+
+def test_every_lint_rule_left_out_has_a_reason():
+    """The ignore lists of pyproject.toml explain themselves, line by line."""
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    wrong = [line for line in lines if re.match(r'\s+"[A-Z]+\d*",?\s*$', line)]
+    assert not wrong
+
+
+def test_memory_orders_live_in_one_file():
+    """Whoever reviews the protocol reads one header."""
+    wrong = text_findings(MEMORY_ORDERS, ".c", ".h", but=("mesh/_core/atomics.h",))
+    assert not [finding for finding in wrong if not finding.startswith("tests/")]
+
+
+def called(path):
+    """(dotted text, line) of every call in `path`."""
+    return [(ast.unparse(node.func), node.lineno) for node in nodes(path, ast.Call)]
+
+
+def test_intervals_are_monotonic():
+    """The wall clock jumps: it stamps records (time_ns) and measures nothing."""
+    wrong = [
+        f"{name(path)}:{line}"
+        for path in sources(*OURS)
+        for function, line in called(path)
+        if function == "time.time" and name(path) not in WALL_CLOCK
+    ]
+    assert not wrong
+
+
+def test_environment_is_read_by_config_alone():
+    """Settings have one way in; everything else is given its values."""
+    wrong = [
+        f"{name(path)}:{node.lineno}"
+        for path in sources("mesh", "workers", "supervisor.py")
+        for node in nodes(path, ast.Attribute)
+        if ast.unparse(node) in {"os.environ", "os.getenv"}
+        and name(path) not in ENVIRONMENT_READERS
+    ]
+    assert not wrong
+
+
+def test_tests_wait_on_conditions():
+    """No test sleeps: it waits for what it wants to see, with a watchdog."""
+    wrong = [
+        f"{name(path)}:{line}"
+        for path in sources("tests")
+        for function, line in called(path)
+        if function.rpartition(".")[2] == "sleep"
+    ]
+    assert not wrong
+
+
+def test_tests_use_the_real_thing():
+    """No mocks, and no patching of our own modules."""
+    mocks = [
+        f"{name(path)}:{line}"
+        for path in sources("tests")
+        for imported, line in imports(path)
+        if "mock" in imported.split(".")
+    ]
+    patches = [
+        f"{name(path)}:{line}"
+        for path in sources("tests")
+        for function, line in called(path)
+        if function == "monkeypatch.setattr"
+    ]
+    assert not mocks + patches
+
+
+def test_every_test_says_what_it_shows():
+    """A docstring for each test: the behaviour, in words."""
+    wrong = [
+        f"{name(path)}:{node.lineno}: {node.name}"
+        for path in sources("tests")
+        for node in nodes(path, ast.FunctionDef)
+        if node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+    assert not wrong
+
+
+def test_every_mesh_module_has_its_tests():
+    """tests/mesh mirrors mesh."""
+    modules = [path for path in sources("mesh") if path.parent == ROOT / "mesh"]
+    wrong = [
+        name(path)
+        for path in modules
+        if not path.stem.startswith("_") and not (ROOT / f"tests/mesh/test_{path.stem}.py").exists()
+    ]
+    assert not wrong
+
+
+def test_no_module_is_dead():
+    """Every module is used by another one, a profile or a command table."""
+    texts = {
+        p: p.read_text() for p in files(".py", ".toml") if p.relative_to(ROOT).parts[0] != "tests"
+    }
+    wrong = []
+    for path in sources(*OURS):
+        dotted = module(path)
+        package, _, last = dotted.rpartition(".")
+        if path.stem in {"__init__", "__main__"} or dotted == "supervisor":
+            continue
+        used = re.compile(
+            rf"\b{re.escape(dotted)}\b|from {re.escape(package)} import [^#]*?\b{last}\b"
+            rf"|from \.+ import [^#]*?\b{last}\b|\.{last} import",
+            re.DOTALL,
+        )
+        if not any(used.search(text) for other, text in texts.items() if other != path):
+            wrong.append(dotted)
+    assert not wrong
+
+
+def test_readme_is_short():
+    """A newcomer reads it to the end."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+def test_makefile_lists_itself():
+    """`make` alone shows every target, and there are few of them."""
+    text = (ROOT / "Makefile").read_text()
+    listed = set(re.findall(r"^([a-z][a-z%-]*):.*#- ", text, re.MULTILINE))
+    declared = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    assert declared - listed <= {"help", "uninstall"}
+    assert len(listed) <= 12
+
+
+@pytest.mark.parametrize("room", ["mesh", "config", "workers", "tests", "bench", "docs", "systemd"])
+def test_the_rooms_are_there(room):
+    """The top level reads like the design."""
+    assert (ROOT / room).is_dir()
