@@ -151,15 +151,25 @@ def from_dotenv(path: Path, problems: list[Problem]) -> dict[str, str]:
 
 
 def from_variables(
-    variables: Mapping[str, str], model: type[BaseModel], where: str, problems: list[Problem]
+    variables: Mapping[str, str],
+    model: type[BaseModel],
+    where: str,
+    problems: list[Problem],
+    workers: Sequence[str] = (),
 ) -> list[Assignment]:
-    """MESH__SECTION__KEY variables, and ENVIRONMENT, out of all `variables` there are."""
+    """MESH__SECTION__KEY variables, and ENVIRONMENT, out of all `variables` there are.
+
+    A shell cannot export a dash: TD3_0 names the worker td3-0 of `workers`.
+    """
+    exportable = {name.lower().replace("-", "_"): name for name in workers}
     found: list[Assignment | None] = []
     for name, text in variables.items():
         if name == "ENVIRONMENT":
             found.append(Assignment(("environment",), text, f"{where} {name}"))
         elif name.upper().startswith(PREFIX):
             parts = [part.lower() for part in name[len(PREFIX) :].split("__")]
+            if parts[0] == WORKERS and len(parts) > 1:
+                parts[1] = exportable.get(parts[1].replace("-", "_"), parts[1])
             found.append(_assignment(parts, text, model, f"{where} {name}", problems))
     return [assignment for assignment in found if assignment is not None]
 
