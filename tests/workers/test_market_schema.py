@@ -12,7 +12,7 @@ from workers import market_schema as schema
 
 def test_a_published_quote_is_readable_through_the_reader_schema():
     """What publishers write resolves; what they leave out reads as null."""
-    quote = {name: 1.5 for name in ("bid", "ask", "last", "implied_volatility", "delta")}
+    quote = dict.fromkeys(("bid", "ask", "last", "implied_volatility", "delta"), 1.5)
     quote |= {"gamma": math.inf, "vega": 0.0, "theta": -1.0, "volume": 3, "open_interest": 4}
     quote |= {"symbol": "GOOG", "timestamp": 1_450_967_400_000_000_000}
     body = io.BytesIO()
