@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-g"]
@@ -23,7 +24,8 @@ def missing_tool() -> str | None:
     """Name what the build lacks, with the package that brings it (None when nothing is missing)."""
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     if shutil.which(compiler.split()[0]) is None and shutil.which("cc") is None:
-        return f"no C compiler ({compiler.split()[0]!r} is not on PATH): apt-get install gcc libc6-dev"
+        name = compiler.split()[0]
+        return f"no C compiler ({name!r} is not on PATH): apt-get install gcc libc6-dev"
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return f"no Python headers for {version}: apt-get install python{version}-dev"
@@ -41,7 +43,8 @@ setup(
             name,
             sources,
             depends=[str(path) for path in Path(sources[0]).parent.glob("*.h")],
-            extra_compile_args=FLAGS + extra,
+            # -isystem: their warnings are theirs
+            extra_compile_args=[*FLAGS, "-isystem", np.get_include(), *extra],
             extra_link_args=extra,
         )
         for name, sources in EXTENSIONS.items()

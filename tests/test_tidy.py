@@ -42,6 +42,8 @@ CONFINED = {
 ENVIRONMENT_READERS = {
     "setup.py": "the compiler and the sanitizer of a build",
 }
+#: Entry points and contracts between processes: used by workers, not by other modules of a room.
+CONTRACTS = {"supervisor", "workers.records", "workers.market_schema"}
 #: Where wall-clock seconds are taken: records and incidents carry them.
 WALL_CLOCK = {
     "supervisor.py": "incidents and status carry wall-clock stamps",
@@ -341,7 +343,7 @@ def test_no_module_is_dead():
     for path in sources(*OURS):
         dotted = module(path)
         package, _, last = dotted.rpartition(".")
-        if path.stem in {"__init__", "__main__"} or dotted == "supervisor":
+        if path.stem in {"__init__", "__main__"} or dotted in CONTRACTS:
             continue
         used = re.compile(
             rf"\b{re.escape(dotted)}\b|from {re.escape(package)} import [^#]*?\b{last}\b"

@@ -93,7 +93,7 @@ MARKET_DTYPE = np.dtype(
         ("bid_size", "<f8", (SLOTS,)),
         ("ask_size", "<f8", (SLOTS,)),
         ("price", "<f8", (SLOTS,)),  # the mark used for valuation, always finite
-        ("previous_price", "<f8", (SLOTS,)),  # of the contract that left the slot at a roll, else price
+        ("previous_price", "<f8", (SLOTS,)),  # at a roll that of the contract that left, else price
         ("rolled", "?", (SLOTS,)),  # the slot changed its contract in this state
         ("tradeable", "?", (SLOTS,)),  # both sides quoted and fresh
         ("greeks", "<f8", (SLOTS, GREEKS)),

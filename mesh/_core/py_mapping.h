@@ -1,0 +1,304 @@
+/* A mapped segment file, shared by everything that works on it.
+ *
+ * Errors are raised by the segment's Python side (`on_error(code)`), which knows its name, path
+ * and schema and so can say what happened, where, and what to do. */
+#ifndef MESH_PY_MAPPING_H
+#define MESH_PY_MAPPING_H
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "futex.h"
+#include "layout.h"
+#include "lease.h"
+
+#define MESH_GIL_BYTES 65536u /* larger copies let other threads run */
+#define MESH_READ_TRIES 1000000
+
+enum mesh_problem {
+    MESH_NOT_WRITTEN = 1,
+    MESH_LEASE_LOST = 2,
+    MESH_CORRUPT = 3,
+    MESH_RETIRED = 4,
+    MESH_CLOSED = 5,
+    MESH_FULL = 6,
+    MESH_NOT_WRITER = 7,
+    MESH_CHECKSUM = 8,
+};
+
+static uint64_t fork_count; /* how often this process is a fork away from the import */
+static void count_fork(void) { fork_count++; }
+
+typedef struct {
+    PyObject_HEAD
+    uint8_t *base;
+    mesh_readers *readers;
+    size_t total_size;
+    size_t readers_offset;
+    int writable;         /* data mapped for writing */
+    int readers_writable; /* the readers' page is */
+    int closed;
+    int users;   /* threads inside without the GIL */
+    int exports; /* buffers handed out */
+    uint64_t lease_epoch; /* 0 = not the writer */
+    uint64_t lease_fork;
+    PyObject *on_error;
+} mapping_object;
+
+static PyTypeObject mapping_type;
+
+static inline mesh_control *control_of(const mapping_object *m) {
+    return (mesh_control *)(void *)(m->base + MESH_CONTROL_OFFSET);
+}
+
+static PyObject *problem(mapping_object *m, int code) {
+    PyObject *result = PyObject_CallFunction(m->on_error, "i", code);
+    if (result != NULL) {
+        Py_DECREF(result);
+        PyErr_Format(PyExc_SystemError, "mesh problem %d was not raised", code);
+    }
+    return NULL;
+}
+
+static inline int read_problem(const mapping_object *m) {
+    if (m->closed) return MESH_CLOSED;
+    return mesh_load(&control_of(m)->retired) != 0 ? MESH_RETIRED : 0;
+}
+
+/* 0 if this process may publish: asked before anything is written and again before the commit. */
+static inline int write_problem(const mapping_object *m) {
+    if (m->closed) return MESH_CLOSED;
+    if (m->lease_epoch == 0) return MESH_NOT_WRITER;
+    if (mesh_load(&control_of(m)->epoch) != m->lease_epoch || m->lease_fork != fork_count)
+        return MESH_LEASE_LOST;
+    return mesh_load(&control_of(m)->retired) != 0 ? MESH_RETIRED : 0;
+}
+
+static inline void published(mapping_object *m) {
+    mesh_wake_waiting(&m->readers->waiting, &control_of(m)->published);
+}
+
+static inline void count_reader(mapping_object *m, uint64_t *counter, uint64_t n) {
+    if (m->readers_writable) mesh_add(counter, n);
+}
+
+static void unmap(mapping_object *m) {
+    if (m->base != NULL) munmap(m->base, m->total_size);
+    m->base = NULL;
+}
+
+static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
+    int fd, writable, readers_writable;
+    Py_ssize_t total, readers;
+    PyObject *on_error;
+    static char *names[] = {"fd", "total_size", "readers_offset", "writable", "readers_writable",
+                            "on_error", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "innppO", names, &fd, &total, &readers, &writable,
+                                     &readers_writable, &on_error))
+        return NULL;
+    if (readers < (Py_ssize_t)MESH_PAGE || readers % MESH_PAGE || total != readers + MESH_PAGE)
+        return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total, readers);
+    mapping_object *m = (mapping_object *)type->tp_alloc(type, 0);
+    if (m == NULL) return NULL;
+    int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+    uint8_t *base = mmap(NULL, (size_t)total, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
+    if (base != MAP_FAILED && readers_writable != writable) {
+        protection = PROT_READ | (readers_writable ? PROT_WRITE : 0);
+        if (mmap(base + readers, MESH_PAGE, protection, MAP_SHARED | MAP_POPULATE | MAP_FIXED, fd,
+                 readers) == MAP_FAILED) {
+            munmap(base, (size_t)total);
+            base = MAP_FAILED;
+        }
+    }
+    if (base == MAP_FAILED) {
+        Py_DECREF(m);
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    m->base = base;
+    m->readers = (mesh_readers *)(void *)(base + readers);
+    m->total_size = (size_t)total;
+    m->readers_offset = (size_t)readers;
+    m->writable = writable;
+    m->readers_writable = readers_writable;
+    m->on_error = Py_NewRef(on_error);
+    return (PyObject *)m;
+}
+
+static int mapping_traverse(mapping_object *m, visitproc visit, void *arg) {
+    Py_VISIT(m->on_error);
+    return 0;
+}
+
+static int mapping_clear(mapping_object *m) {
+    Py_CLEAR(m->on_error);
+    return 0;
+}
+
+static void mapping_dealloc(mapping_object *m) {
+    PyObject_GC_UnTrack(m);
+    unmap(m);
+    mapping_clear(m);
+    Py_TYPE(m)->tp_free((PyObject *)m);
+}
+
+static int mapping_buffer(mapping_object *m, Py_buffer *view, int flags) {
+    if (m->closed) {
+        PyErr_SetString(PyExc_BufferError, "the segment is closed");
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, (PyObject *)m, m->base, (Py_ssize_t)m->total_size, !m->writable,
+                          flags) < 0)
+        return -1;
+    m->exports++;
+    return 0;
+}
+
+static void mapping_release_buffer(mapping_object *m, Py_buffer *view) {
+    (void)view;
+    m->exports--;
+    if (m->closed && m->exports == 0 && m->users == 0) unmap(m);
+}
+
+static PyObject *mapping_close(mapping_object *m, PyObject *unused) {
+    (void)unused;
+    m->closed = 1;
+    m->lease_epoch = 0;
+    if (m->exports == 0 && m->users == 0) unmap(m);
+    Py_RETURN_NONE;
+}
+
+/* lease_take(pid, start_time): become the owner; the caller holds the directory's lock. */
+static PyObject *mapping_lease_take(mapping_object *m, PyObject *args) {
+    unsigned int pid;
+    unsigned long long start_time;
+    if (!PyArg_ParseTuple(args, "IK", &pid, &start_time)) return NULL;
+    if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
+    mesh_lease_set(control_of(m), pid, start_time, mesh_monotonic_ns());
+    m->lease_epoch = mesh_load(&control_of(m)->epoch);
+    m->lease_fork = fork_count;
+    Py_RETURN_NONE;
+}
+
+/* lease_drop(): nobody is the owner. Also what breaks a dead owner's lease (`broken`). */
+static PyObject *mapping_lease_drop(mapping_object *m, PyObject *args) {
+    int broken;
+    if (!PyArg_ParseTuple(args, "p", &broken)) return NULL;
+    if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
+    mesh_lease_set(control_of(m), 0, 0, mesh_monotonic_ns());
+    if (broken) mesh_add(&control_of(m)->breaks, 1);
+    m->lease_epoch = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *mapping_lease(mapping_object *m, PyObject *unused) {
+    (void)unused;
+    if (m->closed) return problem(m, MESH_CLOSED);
+    mesh_owner owner;
+    uint64_t epoch = mesh_lease_get(control_of(m), &owner);
+    return Py_BuildValue("KIKL", (unsigned long long)epoch, owner.pid,
+                         (unsigned long long)owner.start_time, (long long)owner.since_ns);
+}
+
+static PyObject *mapping_retire(mapping_object *m, PyObject *unused) {
+    (void)unused;
+    if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
+    mesh_store_release(&control_of(m)->retired, 1);
+    mesh_futex_wake_all((const uint32_t *)(const void *)&control_of(m)->published);
+    Py_RETURN_NONE;
+}
+
+/* counters() -> (published, intent, rows, retired, breaks, retries, laps, lost) */
+static PyObject *mapping_counters(mapping_object *m, PyObject *unused) {
+    (void)unused;
+    if (m->closed) return problem(m, MESH_CLOSED);
+    const mesh_control *c = control_of(m);
+    return Py_BuildValue(
+        "KKKKKKKK", (unsigned long long)mesh_load_acquire(&c->published),
+        (unsigned long long)mesh_load(&c->intent), (unsigned long long)mesh_load(&c->rows),
+        (unsigned long long)mesh_load(&c->retired), (unsigned long long)mesh_load(&c->breaks),
+        (unsigned long long)mesh_load(&m->readers->retries),
+        (unsigned long long)mesh_load(&m->readers->laps),
+        (unsigned long long)mesh_load(&m->readers->lost));
+}
+
+/* One sleep on the published word; the slices bound what a writer killed before its wake costs. */
+static void sleep_slice(mapping_object *m, uint64_t above, int64_t left_ns) {
+    const uint64_t *word = &control_of(m)->published;
+    int64_t slice = m->readers_writable ? 250000000 : 1000000; /* cannot announce: look often */
+    if (m->readers_writable) mesh_announce_wait(&m->readers->waiting);
+    uint64_t now = mesh_load_acquire(word);
+    if (now > above || mesh_load(&control_of(m)->retired) != 0) return;
+    (void)mesh_futex_wait((const uint32_t *)(const void *)word, (uint32_t)now,
+                          left_ns < slice ? left_ns : slice);
+}
+
+/* wait(above, timeout_s, spin_s) -> bool: until published > above. */
+static PyObject *mapping_wait(mapping_object *m, PyObject *const *args, Py_ssize_t n) {
+    if (n != 3) return PyErr_Format(PyExc_TypeError, "wait takes 3 arguments, got %zd", n);
+    uint64_t above = PyLong_AsUnsignedLongLong(args[0]);
+    double timeout = PyFloat_AsDouble(args[1]), spin = PyFloat_AsDouble(args[2]);
+    if (PyErr_Occurred()) return NULL;
+    if (!(timeout >= 0)) return PyErr_Format(PyExc_ValueError, "timeout must be >= 0 seconds");
+    int64_t start = mesh_monotonic_ns();
+    int64_t deadline = timeout > 9e9 ? INT64_MAX : start + (int64_t)(timeout * 1e9);
+    int64_t spin_until = start + (int64_t)(spin * 1e9);
+    for (;;) {
+        int code = read_problem(m);
+        if (code != 0) return problem(m, code);
+        const uint64_t *word = &control_of(m)->published;
+        if (mesh_load_acquire(word) > above) Py_RETURN_TRUE;
+        int64_t now = mesh_monotonic_ns();
+        if (now >= deadline) Py_RETURN_FALSE;
+        m->users++;
+        Py_BEGIN_ALLOW_THREADS
+        while (now < spin_until && mesh_load_acquire(word) <= above) now = mesh_monotonic_ns();
+        if (now < deadline && mesh_load_acquire(word) <= above) sleep_slice(m, above, deadline - now);
+        Py_END_ALLOW_THREADS
+        m->users--;
+        if (PyErr_CheckSignals() < 0) return NULL;
+    }
+}
+
+static PyObject *mapping_published(mapping_object *m, void *unused) {
+    (void)unused;
+    int code = read_problem(m);
+    if (code != 0) return problem(m, code);
+    return PyLong_FromUnsignedLongLong(mesh_load_acquire(&control_of(m)->published));
+}
+
+static PyObject *mapping_is_writer(mapping_object *m, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(write_problem(m) == 0);
+}
+
+static PyMethodDef mapping_methods[] = {
+    {"close", (PyCFunction)mapping_close, METH_NOARGS, NULL},
+    {"lease_take", (PyCFunction)mapping_lease_take, METH_VARARGS, NULL},
+    {"lease_drop", (PyCFunction)mapping_lease_drop, METH_VARARGS, NULL},
+    {"lease", (PyCFunction)mapping_lease, METH_NOARGS, NULL},
+    {"retire", (PyCFunction)mapping_retire, METH_NOARGS, NULL},
+    {"counters", (PyCFunction)mapping_counters, METH_NOARGS, NULL},
+    {"wait", (PyCFunction)(void (*)(void))mapping_wait, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef mapping_getset[] = {
+    {"published", (getter)mapping_published, NULL, NULL, NULL},
+    {"is_writer", (getter)mapping_is_writer, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyBufferProcs mapping_buffer_procs = {(getbufferproc)mapping_buffer,
+                                             (releasebufferproc)mapping_release_buffer};
+static PyTypeObject mapping_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "mesh._core._native.Mapping",
+    .tp_basicsize = sizeof(mapping_object),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = mapping_new,
+    .tp_dealloc = (destructor)mapping_dealloc,
+    .tp_traverse = (traverseproc)mapping_traverse,
+    .tp_clear = (inquiry)mapping_clear,
+    .tp_methods = mapping_methods,
+    .tp_getset = mapping_getset,
+    .tp_as_buffer = &mapping_buffer_procs,
+};
+
+#endif

@@ -1,0 +1,289 @@
+/* Cells and tensors: the value in slots behind the segment's published version. */
+#ifndef MESH_PY_SLOTS_H
+#define MESH_PY_SLOTS_H
+
+#include "py_records.h"
+#include "seqlock.h"
+
+typedef struct {
+    PyObject_HEAD
+    mapping_object *mapping;
+    mesh_slots slots;
+    record_type type; /* descr NULL: bytes */
+    size_t room;
+    uint8_t *scratch;
+} slots_object;
+
+static PyObject *slots_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
+    PyObject *mapping, *dtype;
+    Py_ssize_t data, stride, count, room;
+    static char *names[] = {"mapping", "data_offset", "stride", "slots", "record_size", "dtype",
+                            NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnO", names, &mapping_type, &mapping, &data,
+                                     &stride, &count, &room, &dtype))
+        return NULL;
+    mapping_object *m = (mapping_object *)mapping;
+    if (data < 0 || count < 2 || room < 1 || stride < room + (Py_ssize_t)sizeof(mesh_slot) ||
+        (size_t)(data + count * stride) > m->readers_offset)
+        return PyErr_Format(PyExc_ValueError, "slots outside the segment");
+    slots_object *s = (slots_object *)type->tp_alloc(type, 0);
+    if (s == NULL) return NULL;
+    s->mapping = (mapping_object *)Py_NewRef(mapping);
+    s->slots = (mesh_slots){&control_of(m)->published, m->base + data, (uint64_t)stride,
+                            (uint64_t)count};
+    s->room = (size_t)room;
+    s->scratch = PyMem_Malloc(s->room);
+    if (s->scratch == NULL || (dtype != Py_None && record_type_set(&s->type, dtype) < 0)) {
+        Py_DECREF(s);
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
+    return (PyObject *)s;
+}
+
+static void slots_dealloc(slots_object *s) {
+    record_type_clear(&s->type);
+    PyMem_Free(s->scratch);
+    Py_XDECREF(s->mapping);
+    Py_TYPE(s)->tp_free((PyObject *)s);
+}
+
+static PyObject *slots_publish(slots_object *s, const void *payload, size_t bytes) {
+    mapping_object *m = s->mapping;
+    int code = write_problem(m);
+    if (code != 0) return problem(m, code);
+    uint64_t version;
+    mesh_slot *slot = mesh_slots_begin(&s->slots, &version);
+    mesh_copy_in(mesh_slot_payload(slot), payload, bytes);
+    code = write_problem(m); /* fenced meanwhile: publish nothing */
+    if (code != 0) return problem(m, code);
+    mesh_slots_commit(&s->slots, slot, version, bytes, 0);
+    published(m);
+    return PyLong_FromUnsignedLongLong(version);
+}
+
+/* write(record) -> version */
+static PyObject *slots_write(slots_object *s, PyObject *record) {
+    Py_ssize_t count;
+    void *bytes = record_bytes(&s->type, record, &count, 0);
+    if (bytes == NULL) return NULL;
+    if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
+    return slots_publish(s, bytes, s->type.size);
+}
+
+/* write_bytes(encoded) -> version */
+static PyObject *slots_write_bytes(slots_object *s, PyObject *encoded) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(encoded, &view, PyBUF_SIMPLE) < 0) return NULL;
+    PyObject *version = NULL;
+    if ((size_t)view.len > s->room)
+        PyErr_Format(PyExc_ValueError, "the encoded value has %zd bytes, the cell holds %zu",
+                     view.len, s->room);
+    else
+        version = slots_publish(s, view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    return version;
+}
+
+/* The newest value into `out`: its version, or 0 with the problem raised. */
+static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
+    mapping_object *m = s->mapping;
+    int code = read_problem(m);
+    int64_t version = MESH_BUSY;
+    for (int tries = 0; code == 0 && tries < MESH_READ_TRIES; tries++) {
+        version = mesh_slots_read(&s->slots, out, s->room, bytes);
+        if (version != MESH_BUSY) break;
+        count_reader(m, &m->readers->retries, 1);
+    }
+    if (code == 0 && version > 0) return (uint64_t)version;
+    if (code == 0) code = version == MESH_NEVER_WRITTEN ? MESH_NOT_WRITTEN : MESH_CORRUPT;
+    problem(m, code);
+    return 0;
+}
+
+static PyObject *versioned(uint64_t version, PyObject *value) {
+    if (value == NULL) return NULL;
+    return Py_BuildValue("KN", (unsigned long long)version, value);
+}
+
+/* read(out=None) -> (version, record); `out` is filled where given */
+static PyObject *slots_read(slots_object *s, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    PyObject *out = argument(args, n, names, 0, "out");
+    size_t bytes = 0;
+    Py_ssize_t count = 1;
+    void *target = s->scratch;
+    if (out != NULL && out != Py_None) {
+        target = record_bytes(&s->type, out, &count, 1);
+        if (target == NULL) return NULL;
+        if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
+    }
+    uint64_t version = slots_fetch(s, target, &bytes);
+    if (version == 0) return NULL;
+    if (target != s->scratch) return versioned(version, Py_NewRef(out));
+    return versioned(version, PyArray_Scalar(s->scratch, s->type.descr, NULL));
+}
+
+/* read_bytes() -> (version, bytes) */
+static PyObject *slots_read_bytes(slots_object *s, PyObject *unused) {
+    (void)unused;
+    size_t bytes = 0;
+    uint64_t version = slots_fetch(s, s->scratch, &bytes);
+    if (version == 0) return NULL;
+    return versioned(version, PyBytes_FromStringAndSize((char *)s->scratch, (Py_ssize_t)bytes));
+}
+
+/* Arrays one after another, each at the next multiple of 64; what one step of a copy is. */
+#define MESH_BLOCK 16384u
+
+static void copy_checked(void *to, const void *from, size_t bytes, int in,
+                         mesh_checksum_state *check) {
+    const uint8_t *source = from;
+    uint8_t *target = to;
+    while (bytes > 0) {
+        size_t block = bytes < MESH_BLOCK ? bytes : MESH_BLOCK;
+        if (in) mesh_copy_in(target, source, block);
+        else mesh_copy_out(target, source, block);
+        mesh_checksum_update(check, in ? source : target, block); /* the private side: in cache */
+        source += block;
+        target += block;
+        bytes -= block;
+    }
+}
+
+typedef struct {
+    void **data;
+    size_t *bytes;
+    Py_ssize_t count;
+    size_t total;
+} array_list;
+
+static int arrays_of(slots_object *s, PyObject *arrays, array_list *list, int writable) {
+    Py_ssize_t n = PyTuple_GET_SIZE(arrays);
+    list->data = PyMem_Calloc((size_t)n + 1, sizeof(void *));
+    list->bytes = PyMem_Calloc((size_t)n + 1, sizeof(size_t));
+    list->count = n;
+    list->total = 0;
+    if (list->data == NULL || list->bytes == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int flags = writable ? NPY_ARRAY_CARRAY : NPY_ARRAY_C_CONTIGUOUS;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyArrayObject *a = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
+        if (!PyArray_Check(a) || (PyArray_FLAGS(a) & flags) != flags) {
+            PyErr_Format(PyExc_TypeError, "array %zd is no %sC-contiguous array", i,
+                         writable ? "writable " : "");
+            return -1;
+        }
+        list->data[i] = PyArray_DATA(a);
+        list->bytes[i] = (size_t)PyArray_NBYTES(a);
+        list->total += (list->bytes[i] + 63) / 64 * 64;
+    }
+    if (list->total == s->room) return 0;
+    PyErr_Format(PyExc_ValueError, "the arrays take %zu bytes, the segment holds %zu", list->total,
+                 s->room);
+    return -1;
+}
+
+static void arrays_free(array_list *list) {
+    PyMem_Free(list->data);
+    PyMem_Free(list->bytes);
+}
+
+static uint64_t arrays_copy(const array_list *list, uint8_t *payload, int in) {
+    mesh_checksum_state check = {{0}, {0}, 0};
+    for (Py_ssize_t i = 0; i < list->count; i++) {
+        if (in) copy_checked(payload, list->data[i], list->bytes[i], 1, &check);
+        else copy_checked(list->data[i], payload, list->bytes[i], 0, &check);
+        payload += (list->bytes[i] + 63) / 64 * 64;
+    }
+    return mesh_checksum_final(&check);
+}
+
+/* publish_arrays(tuple of arrays) -> version */
+static PyObject *slots_publish_arrays(slots_object *s, PyObject *arrays) {
+    mapping_object *m = s->mapping;
+    if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
+    int code = write_problem(m);
+    if (code != 0) return problem(m, code);
+    array_list list;
+    if (arrays_of(s, arrays, &list, 0) < 0) {
+        arrays_free(&list);
+        return NULL;
+    }
+    uint64_t version, check;
+    mesh_slot *slot = mesh_slots_begin(&s->slots, &version);
+    PyThreadState *state = list.total > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
+    m->users++;
+    check = arrays_copy(&list, mesh_slot_payload(slot), 1);
+    m->users--;
+    if (state != NULL) PyEval_RestoreThread(state);
+    arrays_free(&list);
+    code = write_problem(m);
+    if (code != 0) return problem(m, code);
+    mesh_slots_commit(&s->slots, slot, version, list.total, check);
+    published(m);
+    return PyLong_FromUnsignedLongLong(version);
+}
+
+/* read_arrays(tuple of arrays) -> version */
+static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
+    mapping_object *m = s->mapping;
+    if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
+    array_list list;
+    if (arrays_of(s, arrays, &list, 1) < 0) {
+        arrays_free(&list);
+        return NULL;
+    }
+    int code = read_problem(m);
+    uint64_t version = 0, check = 0, expected = 0;
+    int done = 0;
+    for (int tries = 0; code == 0 && !done && tries < MESH_READ_TRIES; tries++) {
+        mesh_slot *slot = mesh_slots_open(&s->slots, &version);
+        if (version == 0) break;
+        if (slot != NULL) {
+            expected = mesh_load(&slot->checksum);
+            m->users++;
+            PyThreadState *state = list.total > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
+            check = arrays_copy(&list, mesh_slot_payload(slot), 0);
+            done = mesh_slots_valid(slot, version);
+            if (state != NULL) PyEval_RestoreThread(state);
+            m->users--;
+        }
+        if (!done) count_reader(m, &m->readers->retries, 1);
+    }
+    arrays_free(&list);
+    if (code == 0 && !done) code = version == 0 ? MESH_NOT_WRITTEN : MESH_CORRUPT;
+    if (code == 0 && check != expected) code = MESH_CHECKSUM;
+    return code != 0 ? problem(m, code) : PyLong_FromUnsignedLongLong(version);
+}
+
+/* is_intact(version) -> bool: may what was borrowed at `version` be trusted up to now? */
+static PyObject *slots_is_intact(slots_object *s, PyObject *arg) {
+    uint64_t version = PyLong_AsUnsignedLongLong(arg);
+    if (PyErr_Occurred()) return NULL;
+    int code = read_problem(s->mapping);
+    if (code != 0) return problem(s->mapping, code);
+    return PyBool_FromLong(version != 0 &&
+                           mesh_slots_valid(mesh_slot_of(&s->slots, version), version));
+}
+
+static PyMethodDef slots_methods[] = {
+    {"write", (PyCFunction)slots_write, METH_O, NULL},
+    {"write_bytes", (PyCFunction)slots_write_bytes, METH_O, NULL},
+    {"read", (PyCFunction)(void (*)(void))slots_read, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"read_bytes", (PyCFunction)slots_read_bytes, METH_NOARGS, NULL},
+    {"publish_arrays", (PyCFunction)slots_publish_arrays, METH_O, NULL},
+    {"read_arrays", (PyCFunction)slots_read_arrays, METH_O, NULL},
+    {"is_intact", (PyCFunction)slots_is_intact, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyTypeObject slots_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "mesh._core._native.Slots",
+    .tp_basicsize = sizeof(slots_object),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = slots_new,
+    .tp_dealloc = (destructor)slots_dealloc,
+    .tp_methods = slots_methods,
+};
+
+#endif

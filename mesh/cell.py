@@ -1,0 +1,75 @@
+"""The latest value: a msgspec Struct or a numpy record.
+
+Serves I1 and I2: a read is never torn and never blocks the writer, and a writer killed at any
+instruction leaves the last value readable. The protocol is in `_core/seqlock.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from mesh._core import _native
+from mesh.schema import schema_of
+from mesh.segment import Segment
+from mesh.segment_file import LINE, MSGPACK, NUMPY, SegmentFile, Shape, round_up
+
+T = TypeVar("T")
+KIND = 1
+SLOT_HEAD = 32
+
+
+def cell_shape(kind: type[Any] | np.dtype[Any], max_bytes: int) -> Shape:
+    """Give the shape of a cell; `max_bytes` bounds the msgpack form of a Struct."""
+    record = isinstance(kind, np.dtype)
+    size = kind.itemsize if isinstance(kind, np.dtype) else max_bytes
+    stride = round_up(SLOT_HEAD + round_up(size, 8), LINE)
+    encoding = NUMPY if record else MSGPACK
+    return Shape(KIND, encoding, schema_of(kind), 2, size, stride, 1, 2 * stride)
+
+
+class Cell(Segment, Generic[T]):
+    """One value, its versions counted from 1."""
+
+    #: Publish a value and give its version. Raises LeaseLost when this is not the writer.
+    write: Callable[[T], int]
+    #: Give (version, value); `read(out=record)` fills a record of yours. Raises NotWritten.
+    read: Callable[..., tuple[int, T]]
+
+    def __init__(self, file: SegmentFile, kind: type[T] | np.dtype[Any]) -> None:
+        """Bind the native calls: an operation is one call into C."""
+        super().__init__(file)
+        i = file.identity
+        dtype = kind if isinstance(kind, np.dtype) else None
+        slots = _native.Slots(file.mapping, i.data_offset, i.stride, i.slots, i.record_size, dtype)
+        if isinstance(kind, np.dtype):
+            self.write, self.read = slots.write, slots.read
+            return
+        encode = msgspec.msgpack.Encoder().encode
+        decode = cast("Callable[[bytes], T]", msgspec.msgpack.Decoder(kind).decode)
+        write, read = slots.write_bytes, slots.read_bytes
+
+        def write_struct(value: T) -> int:
+            return write(encode(value))
+
+        def read_struct() -> tuple[int, T]:
+            version, encoded = read()
+            return version, decode(encoded)
+
+        self.write, self.read = write_struct, read_struct
+
+    @property
+    def version(self) -> int:
+        """Version of the newest value, 0 before the first write."""
+        return self._file.mapping.published
+
+    def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
+        """Wait until a version above `version` is there; False after `timeout` seconds.
+
+        Sleeps on a futex after `spin` seconds of looking. Raises SegmentMissing when the segment
+        is replaced meanwhile.
+        """
+        return self._file.mapping.wait(version, timeout, spin)

@@ -1,0 +1,119 @@
+"""A broadcast stream of fixed-size records; each reader has its own cursor.
+
+Serves I5: sequences have neither gap nor repeat, whatever happens to the writer, and a reader
+that was overtaken learns exactly how many records it lost. The protocol is in `_core/ring.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from mesh._core import _native
+from mesh.schema import schema_of
+from mesh.segment import Segment
+from mesh.segment_file import LINE, NUMPY, SegmentFile, Shape, round_up
+
+KIND = 3
+JOURNAL_HEAD = 32
+
+
+def ring_shape(dtype: np.dtype[Any], capacity: int, state_bytes: int) -> Shape:
+    """Give the shape of a ring of `capacity` records. Raises ValueError for impossible sizes."""
+    if capacity < 1 or state_bytes < 0 or dtype.itemsize < 1:
+        raise ValueError(
+            f"a ring needs capacity >= 1, state_bytes >= 0 and records, got {capacity}, "
+            f"{state_bytes} and dtype {dtype}"
+        )
+    stride = round_up(dtype.itemsize, 8)
+    journal = 2 * round_up(JOURNAL_HEAD + state_bytes, LINE) if state_bytes else 0
+    return Shape(
+        KIND, NUMPY, schema_of(dtype), 0, dtype.itemsize, stride, capacity, capacity * stride,
+        journal, state_bytes,
+    )  # fmt: skip
+
+
+class Ring(Segment):
+    """A ring of records; sequences count from 0, sequence s lies in slot s % capacity."""
+
+    #: publish(records, state=None) -> sequence of the last record. `state` (bytes) is committed
+    #: together with the records, which may be none. Raises LeaseLost when not the writer.
+    publish: Callable[..., int]
+
+    def __init__(self, file: SegmentFile, dtype: np.dtype[Any]) -> None:
+        """Bind the native calls; a writer first repairs what a dead one left."""
+        super().__init__(file)
+        i = file.identity
+        self.dtype = dtype
+        self.capacity = i.capacity
+        self._ring = _native.Ring(
+            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype
+        )
+        self.publish = self._ring.publish
+        if file.mapping.is_writer:
+            self._ring.recover()
+
+    @property
+    def published(self) -> int:
+        """Number of records ever published."""
+        return self._file.mapping.published
+
+    @property
+    def oldest(self) -> int:
+        """Oldest sequence that is still whole."""
+        return self._ring.oldest
+
+    def state(self) -> bytes | None:
+        """Give the state committed with the newest records; None where there is none."""
+        return self._ring.state()
+
+    def view(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Give the slots, shape (capacity,), read-only and not copied.
+
+        What was taken from a sequence is whole if `oldest`, asked afterwards, is not above it.
+        """
+        i = self._file.identity
+        view = np.ndarray(
+            (self.capacity,), self.dtype, memoryview(self._file.mapping), i.data_offset, (i.stride,)
+        )
+        view.flags.writeable = False
+        return view
+
+    def reader(self, start: int | Literal["latest", "oldest"] = "latest") -> RingReader:
+        """Give a reader that starts behind the newest record, at the oldest, or at a sequence."""
+        first = self.published if start == "latest" else self.oldest
+        return RingReader(self._file, self._ring, start if isinstance(start, int) else first)
+
+
+class RingReader:
+    """A cursor of its own: `sequence` is read next; `lost` and `lapped` count what it missed."""
+
+    #: read(max_records=4096) -> owned array, shape (n,); read(out=array) -> n, the part filled.
+    read: Callable[..., Any]
+
+    def __init__(self, file: SegmentFile, ring: _native.Ring, sequence: int) -> None:
+        """Start at `sequence`."""
+        self._file = file
+        self._reader = _native.RingReader(ring, sequence)
+        self.read = self._reader.read
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the record that is read next."""
+        return self._reader.sequence
+
+    @property
+    def lost(self) -> int:
+        """Records overwritten before this reader came to them."""
+        return self._reader.lost
+
+    @property
+    def lapped(self) -> int:
+        """How often the writer overtook this reader."""
+        return self._reader.lapped
+
+    def wait_published(self, timeout: float, *, spin: float = 0.0) -> bool:
+        """Wait until there is something to read; False after `timeout` seconds."""
+        return self._file.mapping.wait(self._reader.sequence, timeout, spin)

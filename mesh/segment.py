@@ -1,0 +1,73 @@
+"""What every kind of segment has in common: a name, a writer, a version, statistics, an end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.segment_file import KINDS, SegmentFile
+
+if TYPE_CHECKING:
+    from mesh.process_identity import ProcessIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStatistics:
+    """Counters of a segment since its creation, and its size in bytes."""
+
+    published: int
+    retries: int
+    laps: int
+    lost: int
+    breaks: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """What the head of a segment says; sizes in bytes, `generation` in wall-clock ns."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    record_size: int
+    capacity: int
+    schema: str
+    generation: int
+    owner: ProcessIdentity | None
+    published: int
+
+
+class Segment:
+    """An attached segment. Its owner may publish; everybody else reads."""
+
+    def __init__(self, file: SegmentFile) -> None:
+        """Wrap an open file; the kinds add what they do."""
+        self._file = file
+        self.name = file.name
+
+    @property
+    def info(self) -> SegmentInfo:
+        """The head as it is now. Raises LeaseLost after close()."""
+        identity = self._file.identity
+        return SegmentInfo(
+            self.name,
+            KINDS[identity.kind],
+            identity.total_size,
+            identity.record_size,
+            identity.capacity,
+            self._file.schema,
+            identity.generation,
+            self._file.owner(),
+            self._file.mapping.counters()[0],
+        )
+
+    def statistics(self) -> SegmentStatistics:
+        """Give the counters. Raises LeaseLost after close()."""
+        published, _, _, _, breaks, retries, laps, lost = self._file.mapping.counters()
+        size = self._file.identity.total_size
+        return SegmentStatistics(published, retries, laps, lost, breaks, size)
+
+    def close(self) -> None:
+        """End the lease, if it is ours, and the attachment. Reading afterwards is an error."""
+        self._file.close()

@@ -1,0 +1,119 @@
+"""A named set of arrays under one version: policy weights, learner state.
+
+Serves I1 and I2: all arrays are of one version, never a mix, and carry a checksum. Three slots,
+so that a reader has more than one publish interval for its copy. See `_core/seqlock.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from mesh._core import _native
+from mesh.errors import NotWritten, Overtaken, SchemaMismatch
+from mesh.schema import schema_of
+from mesh.segment import Segment
+from mesh.segment_file import ARRAYS, LINE, SegmentFile, Shape, round_up
+
+KIND = 4
+SLOTS = 3
+SLOT_HEAD = 32
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def tensors_shape(like: Mapping[str, Array]) -> Shape:
+    """Give the shape of a set of arrays like these. Raises ValueError for an empty set."""
+    size = sum(round_up(array.nbytes, 64) for array in like.values())
+    if size == 0:
+        raise ValueError("tensors need at least one array with a byte in it")
+    stride = round_up(SLOT_HEAD + size, LINE)
+    return Shape(KIND, ARRAYS, schema_of(like), SLOTS, size, stride, 1, SLOTS * stride)
+
+
+class Tensors(Segment):
+    """Arrays by name; versions count from 1."""
+
+    def __init__(self, file: SegmentFile, like: Mapping[str, Array]) -> None:
+        """Bind to arrays of these names, dtypes and shapes."""
+        super().__init__(file)
+        i = file.identity
+        self._like = {name: np.empty_like(array, order="C") for name, array in like.items()}
+        self._slots = _native.Slots(
+            file.mapping, i.data_offset, i.stride, i.slots, i.record_size, None
+        )
+
+    @property
+    def version(self) -> int:
+        """Newest version, 0 before the first publish."""
+        return self._file.mapping.published
+
+    def publish(self, arrays: Mapping[str, Array]) -> int:
+        """Publish all arrays as one version and give it.
+
+        Raises SchemaMismatch for other names, dtypes or shapes, LeaseLost when not the writer.
+        """
+        return self._slots.publish_arrays(self._ordered(arrays))
+
+    def read(self, out: Mapping[str, Array] | None = None) -> tuple[int, dict[str, Array]]:
+        """Give (version, arrays), copied into `out` where given. Raises NotWritten, Corrupt."""
+        target = out or {name: np.empty_like(array) for name, array in self._like.items()}
+        ordered = self._ordered(target)
+        return self._slots.read_arrays(ordered), dict(zip(self._like, ordered, strict=True))
+
+    @contextmanager
+    def borrow(self) -> Iterator[TensorsView]:
+        """Lend the newest version without a copy; Overtaken at the end if it was overwritten."""
+        version = self.version
+        if version == 0:
+            raise NotWritten(f"{self.name}: nothing was published yet")
+        i = self._file.identity
+        offset = i.data_offset + version % SLOTS * i.stride + SLOT_HEAD
+        views: dict[str, Array] = {}
+        for name, array in self._like.items():
+            view = np.ndarray(array.shape, array.dtype, memoryview(self._file.mapping), offset)
+            view.flags.writeable = False
+            views[name] = view
+            offset += round_up(array.nbytes, 64)
+        yield TensorsView(version, views)
+        if not self._slots.is_intact(version):
+            raise Overtaken(f"{self.name}: version {version} was overwritten while borrowed")
+
+    def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
+        """Wait until a version above `version` is there; False after `timeout` seconds."""
+        return self._file.mapping.wait(version, timeout, spin)
+
+    def _ordered(self, arrays: Mapping[str, Array]) -> tuple[Array, ...]:
+        ordered = tuple(arrays[name] for name in self._like if name in arrays)
+        same = len(ordered) == len(arrays) == len(self._like) and all(
+            array.dtype == like.dtype and array.shape == like.shape
+            for array, like in zip(ordered, self._like.values(), strict=True)
+        )
+        if not same:
+            raise SchemaMismatch(
+                f"{self.name}: arrays {schema_of(arrays)}, the segment holds {self._file.schema}"
+            )
+        return tuple(np.ascontiguousarray(a) if not a.flags.c_contiguous else a for a in ordered)
+
+
+class TensorsView(Mapping[str, Array]):
+    """Read-only views of one version, valid inside the `with` that lent them."""
+
+    def __init__(self, version: int, views: dict[str, Array]) -> None:
+        """Hold the views of `version`."""
+        self.version = version
+        self._views = views
+
+    def __getitem__(self, name: str) -> Array:
+        """Give the array of that name."""
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names."""
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        """Give the number of arrays."""
+        return len(self._views)
