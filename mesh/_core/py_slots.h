@@ -101,8 +101,16 @@ static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
 }
 
 static PyObject *versioned(uint64_t version, PyObject *value) {
-    if (value == NULL) return NULL;
-    return Py_BuildValue("KN", (unsigned long long)version, value);
+    PyObject *number = value == NULL ? NULL : PyLong_FromUnsignedLongLong(version);
+    PyObject *pair = number == NULL ? NULL : PyTuple_New(2);
+    if (pair == NULL) {
+        Py_XDECREF(number);
+        Py_XDECREF(value);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(pair, 0, number);
+    PyTuple_SET_ITEM(pair, 1, value);
+    return pair;
 }
 
 /* read(out=None) -> (version, record); `out` is filled where given */
