@@ -20,6 +20,7 @@ from mesh.errors import (
 from mesh.process_identity import ProcessIdentity
 from mesh.ring import Ring, RingReader
 from mesh.segment import SegmentInfo, SegmentStatistics
+from mesh.table import Table
 from mesh.tensors import Tensors, TensorsView
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SegmentInfo",
     "SegmentMissing",
     "SegmentStatistics",
+    "Table",
     "Tensors",
     "TensorsView",
 ]

@@ -15,6 +15,7 @@ from mesh.errors import AccessDenied, MeshError, SegmentExists
 from mesh.ring import Ring, ring_shape
 from mesh.segment import Segment, SegmentInfo
 from mesh.segment_file import SegmentFile, Shape, create, directory_lock, file_name
+from mesh.table import Table, table_shape
 from mesh.tensors import Array, Tensors, tensors_shape
 
 if TYPE_CHECKING:
@@ -59,6 +60,21 @@ class Mesh:
         if create and capacity is None:
             raise ValueError(f"ring {name!r}: create=True needs a capacity in records")
         return Ring(self._open(name, shape, create=create, exclusive=exclusive), dtype)
+
+    def table(
+        self,
+        name: str,
+        dtype: np.dtype[Any],
+        *,
+        rows: int | None = None,
+        create: bool = False,
+        exclusive: bool = False,
+    ) -> Table:
+        """Open a table; with `create` as its writer, of at most `rows` keys."""
+        if create and rows is None:
+            raise ValueError(f"table {name!r}: create=True needs a number of rows")
+        shape = table_shape(dtype, 1 if rows is None else rows)
+        return Table(self._open(name, shape, create=create, exclusive=exclusive), dtype)
 
     def tensors(
         self,

@@ -44,7 +44,7 @@ PAGE = 4096
 LINE = 128
 SCHEMA_OFFSET = 1024
 IDENTITY = struct.Struct("<QIIIIQQQQQQQQQQQQII16s16s")
-KINDS = {1: "cell", 3: "ring", 4: "tensors"}
+KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors"}
 NUMPY, MSGPACK, ARRAYS = 0, 1, 2
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
 
@@ -215,6 +215,7 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
         3: (Corrupt, "the bytes contradict themselves; remove the segment and restart its writer"),
         4: (SegmentMissing, "the segment was replaced or removed; attach again"),
         5: (LeaseLost, "this object was closed; open the segment again"),
+        6: (MeshFull, "every row is taken; make the table with more rows"),
         7: (LeaseLost, "attached read-only; open it with create=True to be its writer"),
         8: (Corrupt, "the arrays do not match their checksum; restart the segment's writer"),
     }

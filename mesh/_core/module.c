@@ -9,6 +9,7 @@
 #include "py_records.h"
 #include "py_ring.h"
 #include "py_slots.h"
+#include "py_table.h"
 
 /* checksum(bytes) -> int */
 static PyObject *module_checksum(PyObject *self, PyObject *data) {
@@ -53,7 +54,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     import_array();
     PyObject *module = PyModule_Create(&module_definition);
     if (module == NULL) return NULL;
-    PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type, &reader_type};
+    PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type, &reader_type, &table_type};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0) return NULL;
     if (pthread_atfork(NULL, NULL, count_fork) != 0) return PyErr_NoMemory();
