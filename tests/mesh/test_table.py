@@ -64,7 +64,7 @@ def test_bad_keys_and_full_tables_are_refused(mesh):
 
 @pytest.mark.crash
 def test_i2_killed_writer_leaves_whole_rows(mesh):
-    """SIGKILL at random points: every row is whole and found by its key, the next writer goes on."""
+    """SIGKILL at random points: every row is whole and found by its key, the next one goes on."""
     dice = random.Random(3)  # a fixed seed: the points differ by scheduling anyway
     for _ in range(40):
         ready, tell = os.pipe()
