@@ -9,6 +9,7 @@ from mesh.errors import (
     LayoutMismatch,
     LeaseHeld,
     LeaseLost,
+    LockTimeout,
     MeshError,
     MeshFull,
     NotWritten,
@@ -17,9 +18,11 @@ from mesh.errors import (
     SegmentExists,
     SegmentMissing,
 )
+from mesh.heartbeats import Heartbeat, HeartbeatRow, Heartbeats, Phase
 from mesh.process_identity import ProcessIdentity
 from mesh.ring import Ring, RingReader
 from mesh.segment import SegmentInfo, SegmentStatistics
+from mesh.spinlock import Owner, SpinLock
 from mesh.table import Table
 from mesh.tensors import Tensors, TensorsView
 
@@ -27,15 +30,21 @@ __all__ = [
     "AccessDenied",
     "Cell",
     "Corrupt",
+    "Heartbeat",
+    "HeartbeatRow",
+    "Heartbeats",
     "InvalidName",
     "LayoutMismatch",
     "LeaseHeld",
     "LeaseLost",
+    "LockTimeout",
     "Mesh",
     "MeshError",
     "MeshFull",
     "NotWritten",
     "Overtaken",
+    "Owner",
+    "Phase",
     "ProcessIdentity",
     "Ring",
     "RingReader",
@@ -44,6 +53,7 @@ __all__ = [
     "SegmentInfo",
     "SegmentMissing",
     "SegmentStatistics",
+    "SpinLock",
     "Table",
     "Tensors",
     "TensorsView",

@@ -5,16 +5,21 @@ Serves I4 (one writer) and I7 (a process that starts again finds what it left).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mesh.attach import Attached, attached
 from mesh.cell import Cell, cell_shape
-from mesh.errors import AccessDenied, MeshError, SegmentExists
+from mesh.errors import AccessDenied, LayoutMismatch, LeaseHeld, MeshError, SegmentExists
+from mesh.heartbeats import Heartbeats, heartbeats_shape
+from mesh.process_identity import ProcessIdentity
 from mesh.ring import Ring, ring_shape
 from mesh.segment import Segment, SegmentInfo
 from mesh.segment_file import SegmentFile, Shape, create, directory_lock, file_name
+from mesh.spinlock import SpinLock, lock_shape
 from mesh.table import Table, table_shape
 from mesh.tensors import Array, Tensors, tensors_shape
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
+HEARTBEATS = "heartbeats"
 
 
 class Mesh:
@@ -87,6 +93,82 @@ class Mesh:
         """Open a set of arrays with the names, dtypes and shapes of `like`."""
         shape = tensors_shape(like)
         return Tensors(self._open(name, shape, create=create, exclusive=exclusive), like)
+
+    def lock(self, name: str, *, owner_name: str = "", timeout: float = 10.0) -> SpinLock:
+        """Open a lock, making it where it is not there; `timeout` s is that of `with`."""
+        path = self.path / file_name(name)
+        self._make(path, lock_shape(), exclusive=False)
+        file = SegmentFile(name, path, writable=False)
+        file.expect(5, None)
+        return SpinLock(file, owner_name=owner_name or f"pid {os.getpid()}", timeout=timeout)
+
+    def heartbeats(self, *, create: bool = False, rows: int = 64) -> Heartbeats:
+        """Open the heartbeats, with `create` making them for up to `rows` workers."""
+        path = self.path / HEARTBEATS
+        if create:
+            self._make(path, heartbeats_shape(rows), exclusive=False)
+        file = SegmentFile(HEARTBEATS, path, writable=True)
+        file.expect(6, None)
+        return Heartbeats(file)
+
+    def attach(self, name: str) -> Attached:
+        """Open any segment read-only by what its head says. Raises SegmentMissing, Corrupt."""
+        return attached(SegmentFile(name, self.path / file_name(name), writable=False))
+
+    def break_leases(self, dead: ProcessIdentity) -> list[str]:
+        """Free every lease and lock of a dead process; give their names.
+
+        Raises LeaseHeld while that process lives: stop it first and wait for its end.
+        """
+        if dead.is_alive():
+            raise LeaseHeld(f"{self.path}: {dead} lives; its leases are broken after its end only")
+        broken = []
+        for info in self.segments():
+            path = self.path / file_name(info.name)
+            if info.kind == "lock":
+                lock = self.lock(info.name)
+                owner = lock.owner()
+                if owner is not None and owner.identity == dead and lock.break_stale():
+                    broken.append(info.name)
+                lock.close()
+            elif info.owner == dead:
+                file = SegmentFile(info.name, path, writable=True)
+                with directory_lock(self.path):
+                    if file.owner() == dead:
+                        file.mapping.lease_drop(True)
+                        broken.append(info.name)
+                file.mapping.close()
+        return broken
+
+    def sweep(self) -> list[str]:
+        """Remove what dead processes left half made and what an earlier boot left; give names."""
+        removed = []
+        paths = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        for path in paths:
+            if not self._is_leftover(path):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                removed.append(path.name)
+        return removed
+
+    @staticmethod
+    def _is_leftover(path: Path) -> bool:
+        if path.name.startswith(".new-"):
+            try:
+                ProcessIdentity.of(int(path.name.split("-")[1]))
+            except (ProcessLookupError, ValueError):
+                return True
+            return False
+        if path.name.startswith(".") or not path.is_file():
+            return False
+        try:
+            SegmentFile(path.name.replace("+", "/"), path, writable=False).mapping.close()
+        except LayoutMismatch:
+            return True
+        except MeshError:
+            return False
+        return False
 
     def segments(self) -> Iterator[SegmentInfo]:
         """Give every readable segment of the directory; other files are passed over."""

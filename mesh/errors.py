@@ -44,6 +44,10 @@ class MeshFull(MeshError):
     """The file system has no room for the segment."""
 
 
+class LockTimeout(MeshError):
+    """The lock was not free in time; the message names its owner and whether it lives."""
+
+
 class AccessDenied(MeshError):
     """The directory or the segment may not be opened by this user."""
 

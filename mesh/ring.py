@@ -81,6 +81,16 @@ class Ring(Segment):
         view.flags.writeable = False
         return view
 
+    def gather(
+        self, sequences: np.ndarray[Any, Any], field: str, out: np.ndarray[Any, Any]
+    ) -> bool:
+        """Copy `field` of the records of `sequences` (int64) into `out`, shape of both in front.
+
+        False when one of them was not there any more: `out` must then not be used.
+        """
+        out[...] = self.view()[field][sequences % self.capacity]
+        return bool(sequences.size == 0 or sequences.min() >= self.oldest)
+
     def reader(self, start: int | Literal["latest", "oldest"] = "latest") -> RingReader:
         """Give a reader that starts behind the newest record, at the oldest, or at a sequence."""
         first = self.published if start == "latest" else self.oldest

@@ -44,7 +44,7 @@ PAGE = 4096
 LINE = 128
 SCHEMA_OFFSET = 1024
 IDENTITY = struct.Struct("<QIIIIQQQQQQQQQQQQII16s16s")
-KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors"}
+KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors", 5: "lock", 6: "heartbeats"}
 NUMPY, MSGPACK, ARRAYS = 0, 1, 2
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
 

@@ -5,6 +5,7 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "py_lock.h"
 #include "py_mapping.h"
 #include "py_records.h"
 #include "py_ring.h"
@@ -54,7 +55,8 @@ PyMODINIT_FUNC PyInit__native(void) {
     import_array();
     PyObject *module = PyModule_Create(&module_definition);
     if (module == NULL) return NULL;
-    PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type, &reader_type, &table_type};
+    PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type, &reader_type, &table_type,
+                             &lock_type,    &heart_type};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0) return NULL;
     if (pthread_atfork(NULL, NULL, count_fork) != 0) return PyErr_NoMemory();

@@ -16,21 +16,23 @@
 
 static inline uint32_t mesh_lock_owner_index(uint64_t word) { return (uint32_t)word; }
 
-static inline int mesh_lock_try(mesh_lock *lock, uint32_t index, int64_t now_ns) {
+/* 1 = acquired; *held is then the word that says so, the only one its owner may free. */
+static inline int mesh_lock_try(mesh_lock *lock, uint32_t index, int64_t now_ns, uint64_t *held) {
     uint64_t word = mesh_load(&lock->word);
     if (mesh_lock_owner_index(word) != 0) return 0;
     mesh_store((uint64_t *)(void *)&lock->owner[index].since_ns, (uint64_t)now_ns);
-    return mesh_cas(&lock->word, word, (word & ~UINT64_C(0xFFFFFFFF)) | (index + 1u));
+    *held = (word & ~UINT64_C(0xFFFFFFFF)) | (index + 1u);
+    return mesh_cas(&lock->word, word, *held);
 }
 
 /* 1 = acquired, 0 = timed out. Spins, then sleeps in slices (a dead owner never wakes anybody). */
 static inline int mesh_lock_acquire(mesh_lock *lock, uint32_t index, int64_t deadline_ns,
-                                    int64_t slice_ns) {
+                                    int64_t slice_ns, uint64_t *held) {
     for (int i = 0; i < MESH_SPINS; i++)
-        if (mesh_lock_try(lock, index, mesh_monotonic_ns())) return 1;
+        if (mesh_lock_try(lock, index, mesh_monotonic_ns(), held)) return 1;
     for (;;) {
         int64_t now = mesh_monotonic_ns();
-        if (mesh_lock_try(lock, index, now)) return 1;
+        if (mesh_lock_try(lock, index, now, held)) return 1;
         if (now >= deadline_ns) return 0;
         mesh_announce_wait(&lock->waiting);
         uint64_t word = mesh_load(&lock->word);

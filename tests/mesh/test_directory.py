@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
-from mesh import ProcessIdentity, SegmentMissing
+from mesh import LayoutMismatch, LeaseLost, ProcessIdentity, SegmentMissing
+from mesh._core import _native
+from mesh.segment_file import IDENTITY, SegmentFile
+from tests.processes import child
 
 
 def test_segments_are_listed_from_their_heads(mesh):
@@ -24,3 +29,58 @@ def test_removed_segment_says_so(mesh):
     mesh.unlink("r")
     with pytest.raises(SegmentMissing, match="attach again"):
         _ = reader.published
+
+
+def test_i3_leases_of_a_dead_process_are_broken_and_counted(mesh):
+    """Every lease and lock of the dead one is freed, named and counted; others are left alone."""
+    mine = mesh.ring("mine", np.dtype("<f8"), capacity=4, create=True)
+
+    def body(tell):
+        rings = [mesh.ring(f"r{i}", np.dtype("<f8"), capacity=4, create=True) for i in range(2)]
+        mesh.lock("l").acquire(1.0)
+        tell(str(len(rings)))
+        signal.pause()
+
+    with child(body) as process:
+        process.started()
+        dead = ProcessIdentity.of(process.pid)
+        process.kill()
+    assert sorted(mesh.break_leases(dead)) == ["l", "r0", "r1"]
+    assert mesh.break_leases(dead) == []
+    assert mesh.attach("r0").statistics().breaks == 1
+    assert mesh.attach("r0").info.owner is None
+    assert mine.publish(np.zeros(1)) == 0
+
+
+def test_i3_writer_whose_lease_was_broken_publishes_nothing(mesh):
+    """A fenced writer gets LeaseLost and what readers see stays as it was."""
+    old = mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
+    old.publish(np.ones(1))
+    new = SegmentFile("r", mesh.path / "r", writable=True)
+    new.mapping.lease_drop(True)
+    with pytest.raises(LeaseLost):
+        old.publish(np.ones(1))
+    assert mesh.attach("r").published == 1
+
+
+def test_leftovers_of_the_dead_are_swept(mesh):
+    """Half-made files of processes that are gone are removed; segments stay."""
+    mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
+    (mesh.path / ".new-999999999-1-x").write_bytes(b"half")
+    assert mesh.sweep() == [".new-999999999-1-x"]
+    assert [info.name for info in mesh.segments()] == ["r"]
+
+
+def test_stale_mesh_of_another_boot_is_swept(mesh):
+    """A segment made before the last boot is refused by name and removed by a sweep."""
+    mesh.ring("r", np.dtype("<f8"), capacity=4, create=True).close()
+    path = mesh.path / "r"
+    data = bytearray(path.read_bytes())
+    data[IDENTITY.size - 16 : IDENTITY.size] = b"another boot ..."
+    data[IDENTITY.size : IDENTITY.size + 8] = _native.checksum(
+        bytes(data[: IDENTITY.size])
+    ).to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(LayoutMismatch, match="last boot"):
+        mesh.attach("r")
+    assert mesh.sweep() == ["r"]

@@ -1,0 +1,43 @@
+"""Open a segment by what its head says, without the code that wrote it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from mesh.cell import Cell
+from mesh.errors import Corrupt
+from mesh.heartbeats import Heartbeats
+from mesh.ring import Ring
+from mesh.schema import dtype_of
+from mesh.segment_file import KINDS, MSGPACK, SegmentFile
+from mesh.spinlock import SpinLock
+from mesh.table import Table
+from mesh.tensors import Tensors
+
+Attached = Cell[Any] | Ring | Table | Tensors | SpinLock | Heartbeats
+
+
+def attached(file: SegmentFile) -> Attached:
+    """Give the segment of an open file; cells of Structs are read as dicts. Raises Corrupt."""
+    kind = KINDS.get(file.identity.kind)
+    try:
+        if kind == "cell" and file.identity.encoding == MSGPACK:
+            return Cell(file, dict)
+        if kind == "tensors":
+            arrays = json.loads(file.schema)["arrays"]
+            return Tensors(
+                file, {n: np.empty(a["shape"], np.dtype(a["dtype"])) for n, a in arrays.items()}
+            )
+        if kind == "lock":
+            return SpinLock(file, owner_name="", timeout=0.0)
+        if kind == "heartbeats":
+            return Heartbeats(file)
+        dtype = dtype_of(file.schema)
+        if kind == "cell":
+            return Cell(file, dtype)
+        return Table(file, dtype) if kind == "table" else Ring(file, dtype)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"{file.path}: its head describes no {kind}: {error}") from error

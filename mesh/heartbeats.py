@@ -1,0 +1,146 @@
+"""One row a worker: who it is, what it is doing since when, and how far it got.
+
+Written from the worker's own loop, never by a helper thread: liveness is progress. A beat is one
+write without a system call; a row belongs to one live process (I4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from mesh._core import _native
+from mesh.errors import InvalidName, LeaseHeld, MeshFull
+from mesh.process_identity import ProcessIdentity
+from mesh.segment import Segment
+from mesh.segment_file import LINE, NUMPY, SegmentFile, Shape, directory_lock, round_up
+
+KIND = 6
+RECORD = 64
+STRIDE = round_up(32 + RECORD, LINE)
+ROW_STRIDE = 64 + 2 * STRIDE
+NAME_BYTES = 32
+
+
+class Phase(IntEnum):
+    """What a worker is doing."""
+
+    GONE = 0
+    STARTING = 1
+    WORKING = 2
+    WAITING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatRow:
+    """One row as it was read; times are CLOCK_MONOTONIC nanoseconds."""
+
+    worker: str
+    pid: int
+    start_time: int
+    phase: Phase
+    phase_since_ns: int
+    expect_s: float
+    beats: int
+    progress: int
+    beat_ns: int
+    ready: bool
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        """The process that claimed the row."""
+        return ProcessIdentity(self.pid, self.start_time)
+
+
+def heartbeats_shape(rows: int) -> Shape:
+    """Give the shape for `rows` workers."""
+    if rows < 1:
+        raise ValueError(f"heartbeats need rows >= 1, got {rows}")
+    schema = '{"heartbeats":1}'
+    return Shape(KIND, NUMPY, schema, 2, RECORD, STRIDE, rows, rows * ROW_STRIDE)
+
+
+class Heartbeats(Segment):
+    """The rows of all workers."""
+
+    def __init__(self, file: SegmentFile) -> None:
+        """Bind for reading and for claims."""
+        super().__init__(file)
+        self._hearts = self._native()
+
+    def rows(self) -> tuple[HeartbeatRow, ...]:
+        """Give every row, each whole."""
+        return tuple(
+            HeartbeatRow(
+                key.decode("utf-8", "replace"), pid, start_time, Phase(phase), since, expect / 1e9,
+                beats, progress, beat, bool(ready),
+            )
+            for key, pid, phase, start_time, since, expect, beats, progress, beat, ready
+            in self._hearts.rows()
+        )  # fmt: skip
+
+    def claim(self, worker: str) -> Heartbeat:
+        """Take the row of `worker`. Raises LeaseHeld while another process has it, MeshFull."""
+        name = worker.encode()
+        if not 0 < len(name) <= NAME_BYTES:
+            raise InvalidName(f"worker name {worker!r}: 1 to {NAME_BYTES} bytes are allowed")
+        me = ProcessIdentity.current()
+        hearts = self._native()
+        with directory_lock(self._file.path.parent):
+            rows = self.rows()
+            at = next((i for i, row in enumerate(rows) if row.worker == worker), len(rows))
+            if at < len(rows) and rows[at].identity != me and rows[at].identity.is_alive():
+                raise LeaseHeld(
+                    f"heartbeat of {worker!r}: {rows[at].identity} has it, this is {me}; "
+                    "stop that process or take another name"
+                )
+            if not hearts.claim(at, name, me.pid, me.start_time):
+                raise MeshFull(
+                    f"{self.name}: all {len(rows)} rows are taken; make the mesh with more rows"
+                )
+        return Heartbeat(hearts)
+
+    def _native(self) -> _native.Hearts:
+        i = self._file.identity
+        return _native.Hearts(self._file.mapping, i.data_offset, i.stride, i.capacity)
+
+
+class Heartbeat:
+    """The row of this process."""
+
+    def __init__(self, hearts: _native.Hearts) -> None:
+        """Start in the phase `starting`, not ready, with progress 0."""
+        self._hearts = hearts
+        self._ready = False
+        self._progress = 0
+
+    @property
+    def progress(self) -> int:
+        """Progress as of the last beat."""
+        return self._progress
+
+    def starting(self, *, expect: float | None = None) -> None:
+        """Beat while starting; the next beat is due within `expect` seconds."""
+        self._beat(Phase.STARTING, expect)
+
+    def ready(self) -> None:
+        """Say that the worker is ready for what depends on it."""
+        self._ready = True
+        self._beat(Phase.WORKING, None)
+
+    def beat(self, *, progress: int, expect: float | None = None) -> None:
+        """Beat while working; `progress` only grows, `expect` seconds as in `starting`."""
+        self._progress = progress
+        self._beat(Phase.WORKING, expect)
+
+    def waiting(self, *, expect: float | None = None) -> None:
+        """Beat before waiting for input."""
+        self._beat(Phase.WAITING, expect)
+
+    def gone(self) -> None:
+        """Say good-bye: the process ends on purpose."""
+        self._ready = False
+        self._beat(Phase.GONE, None)
+
+    def _beat(self, phase: Phase, expect: float | None) -> None:
+        self._hearts.beat(phase, self._progress, int((expect or 0.0) * 1e9), self._ready)

@@ -1,0 +1,122 @@
+"""Short critical sections between processes, with a lock whose owner is always known.
+
+Serves I3: a lock is broken only when its owner is dead. See `_core/spinlock.h`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from mesh._core import _native
+from mesh.errors import LeaseLost, LockTimeout, MeshFull
+from mesh.process_identity import ProcessIdentity
+from mesh.segment import Segment
+from mesh.segment_file import NUMPY, SegmentFile, Shape, directory_lock
+
+KIND = 5
+
+
+def lock_shape() -> Shape:
+    """Give the shape of a lock: all of it lies in the page that every process may write."""
+    return Shape(KIND, NUMPY, '{"lock":1}', 0, 0, 0, 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a lock; `since_ns` is CLOCK_MONOTONIC nanoseconds."""
+
+    identity: ProcessIdentity
+    name: str
+    since_ns: int
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since it was acquired."""
+        return (time.monotonic_ns() - self.since_ns) / 1e9
+
+
+class SpinLock(Segment):
+    """A lock between processes; threads of one process need a lock of their own beside it."""
+
+    def __init__(self, file: SegmentFile, *, owner_name: str, timeout: float) -> None:
+        """Bind; `timeout` in seconds is that of the `with` statement."""
+        super().__init__(file)
+        self._lock = _native.Lock(file.mapping)
+        self._owner_name = owner_name
+        self._timeout = timeout
+
+    def acquire(self, timeout: float) -> None:
+        """Take the lock within `timeout` seconds. Raises LockTimeout naming the owner."""
+        if not self._lock.has_entry:
+            self._claim_entry()
+        if self._lock.acquire(timeout):
+            return
+        owner = self.owner()
+        if owner is None:
+            raise LockTimeout(f"{self.name}: not free within {timeout} s, free now; try again")
+        alive = owner.identity.is_alive()
+        remedy = "wait or stop it" if alive else "it is dead: break_stale() frees the lock"
+        raise LockTimeout(
+            f"{self.name}: not free within {timeout} s, held by {owner.name!r} {owner.identity} "
+            f"for {owner.held_s:.3f} s; {remedy}"
+        )
+
+    def release(self) -> None:
+        """Give the lock back. Raises LeaseLost when it is not (or no longer) held through this."""
+        if not self._lock.release():
+            raise LeaseLost(f"{self.name}: released without being held by this object")
+
+    def owner(self) -> Owner | None:
+        """Give who holds the lock, dead or alive; None when it is free."""
+        _, owner = self._judged()
+        return owner
+
+    def break_stale(self) -> Owner | None:
+        """Free the lock if its owner is dead and give that owner; None if free or its owner lives.
+
+        Of two processes that break one lock, one gets the owner and the other None.
+        """
+        word, owner = self._judged()
+        if owner is None or owner.identity.is_alive() or not self._lock.break_word(word):
+            return None
+        return owner
+
+    def lock_counters(self) -> tuple[int, int]:
+        """Give how often the lock was acquired and how often it was broken."""
+        return self._lock.counters()
+
+    def __enter__(self) -> Self:
+        """Acquire within the lock's timeout."""
+        self.acquire(self._timeout)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release."""
+        self.release()
+
+    def _judged(self) -> tuple[int, Owner | None]:
+        word, pid, start_time, since_ns, name = self._lock.owner()
+        if pid == 0:
+            return word, None
+        identity = ProcessIdentity(pid, start_time)
+        return word, Owner(identity, name.decode("utf-8", "replace"), since_ns)
+
+    def _claim_entry(self) -> None:
+        """Take an entry that is free or was left by a dead process that does not hold the lock."""
+        me = ProcessIdentity.current()
+        name = self._owner_name.encode()
+        with directory_lock(self._file.path.parent):
+            for index, (pid, start_time) in enumerate(self._lock.entries()):
+                if pid and ProcessIdentity(pid, start_time).is_alive():
+                    continue
+                if self._lock.claim(index, me.pid, me.start_time, name):
+                    return
+        raise MeshFull(f"{self.name}: every owner entry belongs to a live process; use fewer")
