@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from config import sources
 from config.logging import LoggingConfig
@@ -21,6 +21,8 @@ from config.mesh import MeshConfig
 from config.problems import ConfigProblems, Problem, from_validation, masked
 from config.production import refusals
 from config.sources import Gathered, KeyPath
+from config.supervisor import SupervisorConfig
+from config.worker_spec import WorkerSpec
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -46,11 +48,19 @@ class Settings(BaseModel):
     )
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
+    workers: tuple[WorkerSpec, ...] = ()
 
     @field_validator("environment", mode="before")
     @classmethod
     def _spelt_out(cls, value: object) -> object:
         return _SHORT.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _workers_fit_together(self) -> Settings:
+        if fault := _dependency_fault(self.workers):
+            raise ValueError(fault)
+        return self
 
     def masked(self) -> dict[str, Any]:
         """All settings as JSON values, secrets masked."""
@@ -61,6 +71,24 @@ class Settings(BaseModel):
         """16 hex digits that differ when any setting (but a secret) differs."""
         text = json.dumps(self.masked(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _dependency_fault(workers: Sequence[WorkerSpec]) -> str:
+    """What is wrong with names and dependencies of the workers; empty when nothing is."""
+    names = [spec.name for spec in workers]
+    for name in names:
+        if names.count(name) > 1:
+            return f"two workers are named {name!r}; rename one"
+    waiting = {spec.name: set(spec.depends_on) for spec in workers if spec.enabled}
+    for name, needs in waiting.items():
+        if missing := sorted(needs - waiting.keys()):
+            return f"worker {name!r} depends on {missing[0]!r}, which is not there or not enabled"
+    while waiting:
+        free = {name for name, needs in waiting.items() if not needs & waiting.keys()}
+        if not free:
+            return f"workers depend on each other in a circle: {', '.join(sorted(waiting))}"
+        waiting = {name: needs for name, needs in waiting.items() if name not in free}
+    return ""
 
 
 def load_settings(

@@ -1,0 +1,84 @@
+"""What the supervisor is told about one worker: how it starts, when it hangs, how it comes back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
+PositiveSeconds = Annotated[float, Field(gt=0.0, le=86400.0)]
+
+
+class RestartConfig(BaseModel):
+    """Backoff after a death, and when to give up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first_delay_s: Seconds = Field(
+        default=0.0, description="Seconds before the restart after a first death."
+    )
+    base_delay_s: PositiveSeconds = Field(
+        default=0.1, description="Seconds before the restart after a second death; then doubled."
+    )
+    max_delay_s: PositiveSeconds = Field(
+        default=30.0, description="Longest delay in seconds between two restarts."
+    )
+    jitter: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.2, description="Share of the delay that is random, so that workers spread out."
+    )
+    healthy_s: PositiveSeconds = Field(
+        default=30.0, description="Seconds of running after which earlier deaths are forgotten."
+    )
+    intensity: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=6, description="More deaths than this within period_s: quarantined."
+    )
+    period_s: PositiveSeconds = Field(
+        default=60.0, description="Seconds over which deaths are counted for the intensity."
+    )
+
+
+class WorkerSpec(BaseModel):
+    """One worker of the system."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = Field(
+        description="Name of the worker: its heartbeat row, log file and status cell."
+    )
+    worker: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(
+        description="Where its class is: package.module:Class; imported in its own process only."
+    )
+    enabled: bool = Field(default=True, description="False: it is not started.")
+    required: bool = Field(
+        default=True, description="Whether the system is ready and healthy only with it."
+    )
+    depends_on: tuple[str, ...] = Field(
+        default=(), description="Workers that must be ready before this one is started."
+    )
+    start_deadline_s: PositiveSeconds = Field(
+        default=60.0, description="Seconds from its start within which it must be ready."
+    )
+    heartbeat_deadline_s: PositiveSeconds = Field(
+        default=2.0, description="Seconds without a beat after which it counts as hung."
+    )
+    stop_grace_s: Seconds = Field(
+        default=10.0, description="Seconds between SIGTERM and SIGKILL when it is stopped."
+    )
+    restart: RestartConfig = RestartConfig()
+    memory_limit_bytes: Annotated[int, Field(ge=1 << 24)] | None = Field(
+        default=None, description="Address space the process may take, bytes; empty: no limit."
+    )
+    cpu_affinity: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="Processors it may run on; empty: all."
+    )
+    nice: Annotated[int, Field(ge=-20, le=19)] = Field(
+        default=0, description="Scheduling priority, 19 the most modest."
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables for this process alone."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Values for this worker alone, by key of its section (another seed, say).",
+    )

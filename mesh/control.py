@@ -1,0 +1,76 @@
+"""Requests and replies of the daemon's control socket, and how they travel.
+
+One request and one reply a connection, each one packet (SOCK_SEQPACKET keeps them whole and
+bounded, so there is no framing to get wrong). The socket lies in the mesh directory and is
+private to its user; who asks is taken from SO_PEERCRED, never from the request.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+import msgspec
+
+from mesh.errors import MeshError
+
+SOCKET = ".control"
+VERSION = 1
+MAX_BYTES = 65536
+_PEER = struct.Struct("iII")
+
+
+class ControlRequest(msgspec.Struct, frozen=True):
+    """What is asked: `command` is start, stop, restart, reset or shutdown."""
+
+    command: str
+    worker: str = ""
+    version: int = VERSION
+
+
+class ControlReply(msgspec.Struct, frozen=True):
+    """The answer: whether it was accepted, and a line for people."""
+
+    ok: bool
+    text: str
+    version: int = VERSION
+
+
+class ControlUnavailable(MeshError):
+    """No daemon answers at the control socket."""
+
+
+def ask(mesh: Path, request: ControlRequest, timeout: float = 5.0) -> ControlReply:
+    """Send `request` to the daemon of a mesh directory; raises ControlUnavailable."""
+    path = mesh / SOCKET
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.settimeout(timeout)
+            client.connect(str(path))
+            client.send(msgspec.msgpack.encode(request))
+            return msgspec.msgpack.decode(client.recv(MAX_BYTES), type=ControlReply)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ControlUnavailable(
+            f"{path}: no daemon answers ({error}); start it: meshd --profile NAME"
+        ) from error
+
+
+def listen(mesh: Path) -> socket.socket:
+    """Open the daemon's socket, private to its user; a leftover of a dead daemon is replaced."""
+    path = mesh / SOCKET
+    path.unlink(missing_ok=True)
+    server = socket.socket(
+        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
+    server.bind(str(path))
+    path.chmod(0o600)
+    server.listen(16)
+    return server
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """Give (pid, uid) of the process at the other end (SO_PEERCRED)."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid, uid, _ = _PEER.unpack(raw)
+    return pid, uid

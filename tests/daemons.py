@@ -1,0 +1,110 @@
+"""A real daemon for a test: started on a mesh of its own, watched through shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mesh import Mesh, MeshError
+
+ROOT = Path(__file__).parent.parent
+WATCHDOG_S = 60.0
+
+
+def until(what, condition, watchdog=WATCHDOG_S):
+    """Give the first true value of `condition()`, or fail naming `what` after the watchdog."""
+    deadline = time.monotonic() + watchdog
+    while time.monotonic() < deadline:
+        with contextlib.suppress(MeshError, KeyError, StopIteration):
+            if value := condition():
+                return value
+        select.select([], [], [], 0.01)
+    raise AssertionError(f"never: {what}")
+
+
+class Daemon:
+    """`meshd` with a profile of the test's own."""
+
+    def __init__(self, directory, workers, extra=""):
+        self.directory = Path(directory)
+        self.mesh_path = Path(tempfile.mkdtemp(prefix="meshd-test-", dir="/dev/shm"))
+        self.mesh_path.rmdir()
+        self.profile = self.directory / "profile.toml"
+        self.profile.write_text(
+            f'run_directory = "{self.directory}/run"\n'
+            f'[mesh]\npath = "{self.mesh_path}"\n{extra}\n{workers}'
+        )
+        self.mesh = Mesh(self.mesh_path)
+        self.log = self.directory / "meshd.log"
+        self.process = None
+
+    def start(self):
+        """Start the daemon (again) and wait until it shows itself in the mesh."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor", "--profile", str(self.profile)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until("daemon in the mesh", lambda: self.status()["pid"] == self.process.pid)
+
+    def status(self):
+        """SupervisorStatus as meshctl reads it."""
+        return self.mesh.attach("supervisor").read()[1]
+
+    def worker(self, name):
+        """The status row of one worker."""
+        return next(w for w in self.status()["workers"] if w["name"] == name)
+
+    def running(self, name, *, other_than=0):
+        """Wait until the worker runs (as another process than `other_than`) and give its pid."""
+        return until(
+            f"{name} running",
+            lambda: (
+                self.worker(name)["state"] == "running"
+                and self.worker(name)["pid"] not in {0, other_than}
+                and self.worker(name)["pid"]
+            ),
+        )
+
+    def stop(self):
+        """Stop in an orderly way and give the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WATCHDOG_S)
+
+    def clean(self):
+        """Kill whatever is left, remove the mesh."""
+        pids = []
+        with contextlib.suppress(MeshError):
+            pids = [row.pid for row in self.mesh.heartbeats().rows() if row.identity.is_alive()]
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.mesh_path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def daemon(directory, workers, extra=""):
+    """A started daemon that leaves nothing behind."""
+    one = Daemon(directory, workers, extra)
+    try:
+        one.start()
+        yield one
+    except AssertionError:
+        sys.stderr.write(one.log.read_text())
+        raise
+    finally:
+        one.clean()

@@ -1,0 +1,214 @@
+"""The common life of a worker process: signals, heartbeat, crash report, orderly end.
+
+A worker implements `setup`, `step` and `teardown`. The heartbeat is written from this loop and by
+no helper thread, so that a beat means that a step came back: liveness is progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from setproctitle import setproctitle
+
+from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
+from mesh import Heartbeat, Mesh, MeshError
+from workers.crash_report import stack_file, write_report
+from workers.log import configure_logging
+
+if TYPE_CHECKING:
+    import structlog
+
+    from config.worker_spec import WorkerSpec
+
+EXIT_CRASHED = 70  # EX_SOFTWARE of sysexits.h
+EXIT_MESH = 73  # EX_CANTCREAT: the mesh refused
+
+
+class WorkerContext:
+    """What a worker is given: its spec, the settings, the mesh, a logger and its heartbeat."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        settings: Settings,
+        mesh: Mesh,
+        heartbeat: Heartbeat,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        """Gather what base has opened."""
+        self.spec = spec
+        self.settings = settings
+        self.mesh = mesh
+        self.heartbeat = heartbeat
+        self.log = log
+        self.name = spec.name
+        self.stop_signal = 0
+
+    def stopping(self) -> bool:
+        """Tell whether the worker was asked to end; long steps look at it."""
+        return self.stop_signal != 0
+
+    @contextmanager
+    def expect(self, seconds: float) -> Iterator[None]:
+        """Announce that the next beat may take `seconds`; without it the default deadline holds."""
+        self.heartbeat.beat(progress=self.heartbeat.progress, expect=seconds)
+        yield
+        self.heartbeat.beat(progress=self.heartbeat.progress)
+
+
+class Worker(ABC):
+    """One process of the system. Errors it cannot handle end it: the supervisor starts it again."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        """Keep the context; nothing is opened before `setup`."""
+        self.context = context
+
+    def setup(self) -> None:  # noqa: B027 - a hook, empty on purpose
+        """Open what the worker needs; it counts as ready when this returns."""
+
+    @abstractmethod
+    def step(self) -> int:
+        """Do a bounded piece of work and give the progress made (0 = waited for input).
+
+        Returns within about 0.1 s when there is nothing to do; longer work is announced.
+        """
+
+    def teardown(self) -> None:  # noqa: B027 - a hook, empty on purpose
+        """Close what `setup` opened: an orderly end, within the stop grace of the spec."""
+
+    def last_inputs(self) -> dict[str, Any]:
+        """Give what a crash report should show of the latest input (JSON values)."""
+        return {}
+
+
+def run_worker(spec: WorkerSpec, settings: Settings) -> NoReturn:
+    """Be the worker of `spec` in this process until its end; exits with a code that says how."""
+    code = EXIT_CRASHED
+    log = configure_logging(settings.logging, worker=spec.name, pid=os.getpid())
+    try:
+        code = _live(spec, settings, log)
+    except MeshError as error:
+        log.error("the mesh refused", error=str(error), kind=type(error).__name__)  # noqa: TRY400 - the text has it all
+        _report(spec, settings, error, {})
+        code = EXIT_MESH
+    except ConfigProblems as error:
+        log.error(str(error))  # noqa: TRY400 - the text has it all
+        code = EXIT_CONFIGURATION
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _live(spec: WorkerSpec, settings: Settings, log: structlog.typing.FilteringBoundLogger) -> int:
+    setproctitle(f"tradingmesh: {spec.name}")
+    mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
+    heartbeat = mesh.heartbeats(create=True, rows=settings.supervisor.rows).claim(spec.name)
+    heartbeat.starting(expect=spec.start_deadline_s)
+    context = WorkerContext(spec, settings, mesh, heartbeat, log)
+    _listen(context)
+    worker: Worker | None = None
+    try:
+        worker = _resolve(spec.worker)(context)
+        worker.setup()
+        log.info("ready")
+        heartbeat.ready()
+        _loop(worker, context)
+        heartbeat.beat(progress=heartbeat.progress, expect=spec.stop_grace_s + 1.0)
+        worker.teardown()
+    except (MeshError, ConfigProblems):
+        raise
+    except Exception as error:
+        inputs = worker.last_inputs() if worker is not None else {}
+        _report(spec, settings, error, inputs)
+        log.exception("crashed")
+        return EXIT_CRASHED
+    heartbeat.gone()
+    log.info("stopped", signal=context.stop_signal)
+    return 0
+
+
+def _loop(worker: Worker, context: WorkerContext) -> None:
+    total = 0
+    while not context.stopping():
+        done = worker.step()
+        total += done
+        if done > 0:
+            context.heartbeat.beat(progress=total)
+        else:
+            context.heartbeat.waiting()
+
+
+def _listen(context: WorkerContext) -> None:
+    """Signals only set a flag; SIGUSR2 dumps the stacks, in C, even of a hung interpreter."""
+
+    def stop(number: int, _frame: object) -> None:
+        context.stop_signal = number
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if _has_supervisor() else stop)
+    directory = context.settings.run_directory / "crashes"
+    directory.mkdir(parents=True, exist_ok=True)
+    stacks = stack_file(directory, context.name, os.getpid()).open("w")
+    faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
+    faulthandler.enable()
+
+
+def _has_supervisor() -> bool:
+    """In a child of the daemon Ctrl-C is the daemon's business, not the worker's."""
+    return os.getpgrp() != os.getpid()
+
+
+def _report(
+    spec: WorkerSpec, settings: Settings, error: BaseException, inputs: dict[str, Any]
+) -> None:
+    """Write the crash report of this process."""
+    write_report(
+        settings.run_directory / "crashes",
+        spec.name,
+        os.getpid(),
+        {
+            "kind": "exception",
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exception(error),
+            "configuration": settings.fingerprint(),
+            "inputs": inputs,
+        },
+    )
+
+
+def _resolve(where: str) -> type[Worker]:
+    """Import `package.module:Class`; only ever in the worker's own process."""
+    module, _, name = where.partition(":")
+    found: type[Worker] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def main(kind: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the first worker of package `workers.<kind>` alone: `python -m workers.<kind>`."""
+    parser = argparse.ArgumentParser(prog=f"python -m workers.{kind}")
+    parser.add_argument("--profile", default=None, help="shipped name or TOML file")
+    parser.add_argument("--name", default=None, help="which worker of the profile")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load_settings(arguments.profile, arguments.set)
+    except ConfigProblems as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(EXIT_CONFIGURATION)
+    for spec in settings.workers:
+        wanted = arguments.name in {None, spec.name}
+        if wanted and spec.worker.startswith(f"workers.{kind}."):
+            run_worker(spec, settings)
+    sys.stderr.write(f"the profile has no worker of workers.{kind}; add one to [workers]\n")
+    sys.exit(EXIT_CONFIGURATION)
