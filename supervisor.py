@@ -47,7 +47,8 @@ from workers.tracked import NEVER, Tracked
 EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
 EXIT_MESH = 73  # EX_CANTCREAT
 STATUS_BYTES = 1 << 17
-FAREWELL_S = 1.0  # for the stack dump of a hung worker
+FAREWELL_S = 0.05  # for the stack dump of a hung worker
+STARTING_LOOK_S = 0.005  # between two looks for the readiness of a worker that starts
 
 
 class Supervisor:
@@ -114,7 +115,9 @@ class Supervisor:
     def _turn(self) -> None:
         now = self.clock()
         due = min((min(w.deadline, w.kill_at) for w in self.workers.values()), default=now + 1)
-        timeout = max(0.0, min(due - now, self.settings.supervisor.watch_interval_s))
+        starting = any(w.state is State.STARTING for w in self.workers.values())
+        look = STARTING_LOOK_S if starting else self.settings.supervisor.watch_interval_s
+        timeout = max(0.0, min(due - now, look))
         for key, _ in self.selector.select(timeout):
             key.data(key.fileobj)
         now = self.clock()
@@ -193,7 +196,7 @@ class Supervisor:
         """Ask for the stacks, and kill a moment later; a stopped process cannot answer anyhow."""
         if worker.kill_at == NEVER:
             self._signal(worker, signal.SIGUSR2)
-            worker.kill_at = self.clock() + min(FAREWELL_S, 0.05)
+            worker.kill_at = self.clock() + FAREWELL_S
             worker.deadline = NEVER
 
     def _signal(self, worker: Tracked, number: signal.Signals) -> None:

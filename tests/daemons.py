@@ -68,14 +68,13 @@ class Daemon:
 
     def running(self, name, *, other_than=0):
         """Wait until the worker runs (as another process than `other_than`) and give its pid."""
-        return until(
-            f"{name} running",
-            lambda: (
-                self.worker(name)["state"] == "running"
-                and self.worker(name)["pid"] not in {0, other_than}
-                and self.worker(name)["pid"]
-            ),
-        )
+
+        def pid():
+            row = self.worker(name)  # one read: state and pid of the same moment
+            fresh = row["pid"] not in {0, other_than}
+            return row["pid"] if row["state"] == "running" and fresh else 0
+
+        return until(f"{name} running", pid)
 
     def stop(self):
         """Stop in an orderly way and give the exit code."""
