@@ -33,6 +33,7 @@ from workers.crash_report import stack_file, write_report
 from workers.lifecycle import ALIVE, Action, Event, State, transition
 from workers.liveness import processor_of
 from workers.log import configure_logging
+from workers.nursery import Nurseries, adopt_orphans
 from workers.records import (
     EVENT_DTYPE,
     EVENTS,
@@ -41,7 +42,7 @@ from workers.records import (
     SupervisorStatus,
 )
 from workers.restart_policy import Death, Quarantine, decide
-from workers.spawn import spawn
+from workers.spawn import reap_strangers, spawn, told
 from workers.tracked import NEVER, Tracked
 
 EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
@@ -92,6 +93,8 @@ class Supervisor:
         )
         self.workers = {s.name: Tracked(s, time.time()) for s in settings.workers if s.enabled}
         self._adopt()
+        adopt_orphans()
+        self.nurseries = Nurseries(settings, self.selector, self.logs, clock)
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -123,6 +126,7 @@ class Supervisor:
         now = self.clock()
         self._watch(now)
         self._timers(now)
+        self.nurseries.tend()
         self._start_what_is_free()
         self._publish()
 
@@ -133,6 +137,9 @@ class Supervisor:
 
     def _drain_signals(self, fd: object) -> None:
         for number in os.read(cast("int", fd), 512):
+            if number == signal.SIGCHLD:
+                tracked = {w.identity.pid for w in self.workers.values() if w.identity}
+                reap_strangers(tracked | self.nurseries.pids())
             if number in {signal.SIGTERM, signal.SIGINT} and not self.stopping:
                 self.shutdown()
 
@@ -165,12 +172,14 @@ class Supervisor:
 
     def _spawn(self, worker: Tracked) -> None:
         log = self.logs / f"{worker.name}.log"
-        pid = spawn(worker.spec, self.settings, log)
+        identity = self.nurseries.bear(worker.spec, log)
+        if identity is None:
+            identity = ProcessIdentity.of(spawn(worker.spec, self.settings, log))
         worker.ours = True
         worker.ready_at = NEVER
-        self._track(worker, ProcessIdentity.of(pid), os.pidfd_open(pid))
+        self._track(worker, identity, os.pidfd_open(identity.pid))
         worker.deadline = self.clock() + worker.spec.start_deadline_s
-        self.log.info("spawned", name=worker.name, child=pid)
+        self.log.info("spawned", name=worker.name, child=identity.pid)
 
     def _track(self, worker: Tracked, identity: ProcessIdentity, pidfd: int) -> None:
         worker.identity, worker.pidfd = identity, pidfd
@@ -211,7 +220,7 @@ class Supervisor:
         how = "ended while adopted"
         if worker.ours:
             _, status = os.waitpid(identity.pid, 0)
-            how = _told(os.waitstatus_to_exitcode(status))
+            how = told(os.waitstatus_to_exitcode(status))
         worker.reason = worker.reason or how
         worker.died_at = self.clock()
         self.apply(worker, Event.EXITED)
@@ -318,7 +327,8 @@ class Supervisor:
                     self.apply(worker, Event.STOP)
             elif worker.state is State.WAITING:
                 needs = [self.workers[name] for name in worker.spec.depends_on]
-                if all(w.state is State.RUNNING for w in needs):
+                ready = all(w.state is State.RUNNING for w in needs)
+                if ready and not self.nurseries.is_warming(worker.spec.nursery):
                     self.apply(worker, Event.START)
 
     def _adopt(self) -> None:
@@ -427,6 +437,7 @@ class Supervisor:
 
     def _close(self) -> None:
         self.event("ended", "info")
+        self.nurseries.close()
         self.now_status.state = "down"
         self.status.write(self.now_status)
         self.server.close()
@@ -438,11 +449,6 @@ class Supervisor:
 
 def _note(_number: int, _frame: object) -> None:
     """Signals arrive through the wake-up descriptor; the handler only has to exist."""
-
-
-def _told(code: int) -> str:
-    """Say an exit code for people."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _refused(uid: int) -> ControlReply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -48,6 +48,11 @@ class WorkerSpec(BaseModel):
     )
     worker: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(
         description="Where its class is: package.module:Class; imported in its own process only."
+    )
+    nursery: Literal["", "learner", "plain"] = Field(
+        default="",
+        description="Warm process it is forked from: learner has torch and stable-baselines3; "
+        "empty: from the daemon.",
     )
     enabled: bool = Field(default=True, description="False: it is not started.")
     required: bool = Field(

@@ -43,6 +43,7 @@ ENVIRONMENT_READERS = {
     "setup.py": "the compiler and the sanitizer of a build",
     "supervisor.py": "the notify socket that a service manager hands to its child",
     "workers/spawn.py": "writes the child's own environment; reads nothing",
+    "workers/nursery.py": "writes its own environment before imports that start threads",
 }
 #: Entry points and contracts between processes: used by workers, not by other modules of a room.
 CONTRACTS = {"supervisor", "workers.records", "workers.market_schema"}

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from workers.base import run_worker
 
@@ -27,19 +27,29 @@ def spawn(spec: WorkerSpec, settings: Settings, log: Path) -> int:
     if pid != 0:
         return pid
     try:
-        _leave_daemon(log)
-        _apply_limits(spec)
-        run_worker(spec, settings)
+        leave_parent(log)
+        become(spec, settings)
     finally:
         os._exit(70)
 
 
-def _leave_daemon(log: Path) -> None:
+def become(spec: WorkerSpec, settings: Settings) -> NoReturn:
+    """Be the worker in this process, within its limits."""
+    _apply_limits(spec)
+    run_worker(spec, settings)
+
+
+def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
+    """Leave the parent's signals and descriptors (but `keep`) behind; output goes to `log`."""
     signal.set_wakeup_fd(-1)
     for number in _DEFAULT:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # mappings need no descriptor
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # mappings need none
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -48,6 +58,23 @@ def _leave_daemon(log: Path) -> None:
     os.close(out)
     os.close(null)
     os.environ.pop("NOTIFY_SOCKET", None)
+
+
+def told(code: int) -> str:
+    """Say an exit code for people; negative: the signal."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def reap_strangers(known: set[int]) -> None:
+    """Reap children that nobody tracks (orphans a subreaper was given); `known` are left alone."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in known:
+            return
+        os.waitpid(found.si_pid, 0)
 
 
 def _apply_limits(spec: WorkerSpec) -> None:
