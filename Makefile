@@ -66,6 +66,7 @@ demo: build #- the whole loop on synthetic data, then meshctl top (DATA=path: re
 
 docs: $(STAMP) #- write the generated pages of docs/
 	@$(BIN)/python -m config.reference > docs/configuration.md
+	@$(BIN)/python -m workers.lifecycle_page > docs/lifecycle.md
 
 install: #- systemd units, users and a virtualenv in PREFIX (DESTDIR); `uninstall` takes them away
 	@systemd/install.sh "$(DESTDIR)" "$(PREFIX)" "$(PYTHON)"

@@ -29,7 +29,7 @@ from setproctitle import setproctitle
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
 from mesh import LeaseHeld, Mesh, MeshError, ProcessIdentity
 from mesh.control import MAX_BYTES, SOCKET, ControlReply, ControlRequest, listen, peer
-from workers.crash_report import stack_file, write_report
+from workers.crash_report import reported_error, stack_file, write_report
 from workers.lifecycle import ALIVE, Action, Event, State, transition
 from workers.liveness import processor_of
 from workers.log import configure_logging
@@ -220,7 +220,9 @@ class Supervisor:
         how = "ended while adopted"
         if worker.ours:
             _, status = os.waitpid(identity.pid, 0)
+            crashes = self.run_directory / "crashes"
             how = told(os.waitstatus_to_exitcode(status))
+            how += reported_error(crashes, worker.name, identity.pid)
         worker.reason = worker.reason or how
         worker.died_at = self.clock()
         self.apply(worker, Event.EXITED)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from config import sources
 from config.logging import LoggingConfig
@@ -56,11 +56,12 @@ class Settings(BaseModel):
     def _spelt_out(cls, value: object) -> object:
         return _SHORT.get(value, value) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _workers_fit_together(self) -> Settings:
-        if fault := _dependency_fault(self.workers):
+    @field_validator("workers")
+    @classmethod
+    def _workers_fit_together(cls, workers: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
+        if fault := _dependency_fault(workers):
             raise ValueError(fault)
-        return self
+        return workers
 
     def masked(self) -> dict[str, Any]:
         """All settings as JSON values, secrets masked."""

@@ -45,8 +45,8 @@ ENVIRONMENT_READERS = {
     "workers/spawn.py": "writes the child's own environment; reads nothing",
     "workers/nursery.py": "writes its own environment before imports that start threads",
 }
-#: Entry points and contracts between processes: used by workers, not by other modules of a room.
-CONTRACTS = {"supervisor", "workers.records", "workers.market_schema"}
+#: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.
+CONTRACTS = {"supervisor", "workers.lifecycle_page", "workers.records", "workers.market_schema"}
 #: Where wall-clock seconds are taken: records and incidents carry them.
 WALL_CLOCK = {
     "supervisor.py": "incidents and status carry wall-clock stamps",

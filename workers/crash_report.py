@@ -28,3 +28,11 @@ def write_report(directory: Path, worker: str, pid: int, content: dict[str, Any]
 def stack_file(directory: Path, worker: str, pid: int) -> Path:
     """Give the file into which a worker dumps its stacks when it is asked to (SIGUSR2)."""
     return directory / f".stack-{worker}-{pid}"
+
+
+def reported_error(directory: Path, worker: str, pid: int) -> str:
+    """Give the error line of the report that process `pid` wrote about itself; empty: none."""
+    for path in sorted(directory.glob(f"{worker}-*-{pid}.json"), reverse=True):
+        error = json.loads(path.read_text(encoding="utf-8")).get("error", "")
+        return f": {error}" if error else ""
+    return ""

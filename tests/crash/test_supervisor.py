@@ -129,7 +129,9 @@ restart = { base_delay_s = 0.01, intensity = 3 }
     )
     with daemon(tmp_path, workers) as one:
         until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
-        assert "exit code 70; 4 deaths in 60 s, 3 are allowed" in one.worker("bad")["reason"]
+        assert one.worker("bad")["reason"] == (
+            "exit code 70: ValueError: this worker always fails; 4 deaths in 60 s, 3 are allowed"
+        )
         one.running("second")
         reports = sorted((tmp_path / "run" / "crashes").glob("bad-*.json"))
         report = json.loads(reports[0].read_text())
