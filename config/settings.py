@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from config import sources
+from config.broker import BrokerConfig
+from config.kafka import KafkaConfig
 from config.logging import LoggingConfig
 from config.mesh import MeshConfig
 from config.problems import ConfigProblems, Problem, from_validation, masked
@@ -49,6 +51,8 @@ class Settings(BaseModel):
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    broker: BrokerConfig = BrokerConfig()
     workers: tuple[WorkerSpec, ...] = ()
 
     @field_validator("environment", mode="before")

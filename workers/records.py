@@ -159,6 +159,7 @@ class BrokerAddress(msgspec.Struct, frozen=True):
     bootstrap_servers: str
     registry_url: str
     topics: dict[str, int] = {}  # topic -> partitions
+    incarnation: str = ""  # another one: offsets start again
 
 
 class IngestStatus(msgspec.Struct):

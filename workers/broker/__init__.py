@@ -1,0 +1,1 @@
+"""An embedded Kafka-protocol broker and schema registry, for demos and tests."""

@@ -1,0 +1,5 @@
+"""Run the broker alone."""
+
+from workers.base import main
+
+main("broker")
