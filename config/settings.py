@@ -22,6 +22,7 @@ from config.logging import LoggingConfig
 from config.mesh import MeshConfig
 from config.problems import ConfigProblems, Problem, from_validation, masked
 from config.production import refusals
+from config.replayer import ReplayerConfig
 from config.sources import Gathered, KeyPath
 from config.supervisor import SupervisorConfig
 from config.worker_spec import WorkerSpec
@@ -53,6 +54,7 @@ class Settings(BaseModel):
     supervisor: SupervisorConfig = SupervisorConfig()
     kafka: KafkaConfig = KafkaConfig()
     broker: BrokerConfig = BrokerConfig()
+    replayer: ReplayerConfig = ReplayerConfig()
     workers: tuple[WorkerSpec, ...] = ()
 
     @field_validator("environment", mode="before")

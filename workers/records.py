@@ -195,6 +195,9 @@ class ReplayerStatus(msgspec.Struct):
     market_time_ns: int = 0
     speed: float = 0.0
     source: str = ""
+    position: int = 0  # next row of the source
+    incarnation: str = ""  # of the broker that `delivered` counts for
+    delivered: int = 0  # to this incarnation
 
 
 class FeederStatus(msgspec.Struct):

@@ -1,0 +1,1 @@
+"""Publishes recorded or synthetic market data as Avro at a chosen speed."""

@@ -1,0 +1,5 @@
+"""Run the replayer alone."""
+
+from workers.base import main
+
+main("replayer")
