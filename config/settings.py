@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from config import sources
 from config.broker import BrokerConfig
+from config.ingest import IngestConfig
 from config.kafka import KafkaConfig
 from config.logging import LoggingConfig
 from config.mesh import MeshConfig
@@ -54,6 +55,7 @@ class Settings(BaseModel):
     supervisor: SupervisorConfig = SupervisorConfig()
     kafka: KafkaConfig = KafkaConfig()
     broker: BrokerConfig = BrokerConfig()
+    ingest: IngestConfig = IngestConfig()
     replayer: ReplayerConfig = ReplayerConfig()
     workers: tuple[WorkerSpec, ...] = ()
 

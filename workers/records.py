@@ -182,6 +182,7 @@ class IngestStatus(msgspec.Struct):
     last_error: str = ""
     #: offsets passed, per "topic/partition": the next offset to consume
     positions: dict[str, int] = {}
+    incarnation: str = ""  # of the broker that the positions belong to
 
 
 class ReplayerStatus(msgspec.Struct):

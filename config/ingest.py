@@ -1,0 +1,90 @@
+"""Ingest: batches, quality gates, dead letters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Policy = Literal["flag", "drop", "dead_letter"]
+GATES = (
+    "nonfinite",
+    "negative",
+    "crossed",
+    "locked",
+    "zero_bid",
+    "wide",
+    "iv_range",
+    "greek_sign",
+    "future",
+    "backwards",
+    "duplicate",
+    "jump",
+)
+
+
+class IngestConfig(BaseModel):
+    """How messages become rows of the ring `ticks` and of the table `quotes`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=2000, description="Most messages taken at once."
+    )
+    ring_capacity: Annotated[int, Field(ge=1024, le=1 << 26)] = Field(
+        default=1 << 17, description="Records kept in the ring `ticks`."
+    )
+    quotes: Annotated[int, Field(ge=16, le=1 << 20)] = Field(
+        default=8192, description="Instruments the table `quotes` has room for."
+    )
+    gates: dict[
+        Literal[
+            "nonfinite",
+            "negative",
+            "crossed",
+            "locked",
+            "zero_bid",
+            "wide",
+            "iv_range",
+            "greek_sign",
+            "future",
+            "backwards",
+            "duplicate",
+            "jump",
+        ],
+        Policy,
+    ] = Field(
+        default_factory=dict,
+        description="What happens to a row that a gate flags: flag (published with the bit set), "
+        "drop, dead_letter; flag where nothing is said.",
+    )
+    wide_share: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.5, description="Spread above this share of the mid is flagged wide."
+    )
+    iv_max: Annotated[float, Field(gt=0.0)] = Field(
+        default=5.0, description="Implied volatility above this (5 = 500 %) is flagged."
+    )
+    future_s: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0,
+        description="Event time this many seconds after the publisher's receipt is flagged.",
+    )
+    jump_share: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.5, description="Mid that moved by more than this share since the last one."
+    )
+    registry_backoff_s: Annotated[float, Field(gt=0.0, le=60.0)] = Field(
+        default=0.5, description="Seconds between two tries while the registry is unreachable."
+    )
+    unknown_schema_s: Annotated[float, Field(gt=0.0, le=86400.0)] = Field(
+        default=60.0, description="Seconds for which an unknown schema id is not asked for again."
+    )
+    dead_letter_timeout_s: Annotated[float, Field(gt=0.0, le=300.0)] = Field(
+        default=5.0,
+        description="Seconds within which a dead letter must be delivered, else it "
+        "is spooled locally.",
+    )
+    spool_bytes: Annotated[int, Field(ge=4096)] = Field(
+        default=64 << 20, description="Largest local spool of dead letters; full, ingest pauses."
+    )
+    latency_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = Field(
+        default=10.0, description="Milliseconds a fetch may wait for more messages."
+    )

@@ -1,0 +1,1 @@
+"""Kafka to shared memory: decoded, judged, accounted for, exactly once."""

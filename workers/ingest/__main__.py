@@ -1,0 +1,5 @@
+"""Run ingest alone."""
+
+from workers.base import main
+
+main("ingest")

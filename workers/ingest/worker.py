@@ -1,0 +1,289 @@
+"""Ingest: from Kafka to the ring `ticks` and the table `quotes`, each offset exactly once.
+
+A batch is passed in this order: dead letters made safe, rows published together with the new
+positions and counters (one commit, `Ring.publish(state=...)`), quotes updated. Killed anywhere,
+the next ingest finds the positions that belong to what the ring shows; the quotes are made good
+from the newest records.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from mesh import NotWritten, SegmentMissing
+from workers.base import Worker
+from workers.ingest.consumer import BrokerUnavailable, PartitionReader, place
+from workers.ingest.dead_letter import DeadLetter, DeadLetters
+from workers.ingest.decode import Decoder, Poison, Rows
+from workers.ingest.errors import ErrorClass, RegistryUnavailable, SinkFull
+from workers.ingest.gates import Gates, counts
+from workers.ingest.registry import SchemaRegistry
+from workers.records import (
+    BROKER,
+    QUOTES,
+    TICK_DTYPE,
+    TICKS,
+    BrokerAddress,
+    IngestStatus,
+    status_segment,
+)
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+WAIT_S = 0.1
+STATE_BYTES = 1 << 15
+STATUS_BYTES = 1 << 15
+STATUS_EVERY_S = 0.05
+
+
+class IngestWorker(Worker):
+    """One process owns all partitions of its topics."""
+
+    def setup(self) -> None:
+        """Take ring, table and status over, and go on from what they hold."""
+        context = self.context
+        self._settings = context.settings
+        self._config = context.settings.ingest
+        mesh, config = context.mesh, self._config
+        self._ring = mesh.ring(
+            TICKS, TICK_DTYPE, capacity=config.ring_capacity, state_bytes=STATE_BYTES, create=True
+        )
+        self._quotes = mesh.table(QUOTES, TICK_DTYPE, rows=config.quotes, create=True)
+        self._cell = mesh.cell(
+            status_segment(context.name), IngestStatus, create=True, max_bytes=STATUS_BYTES
+        )
+        state = self._ring.state()
+        self._status = msgspec.msgpack.decode(state, type=IngestStatus) if state else IngestStatus()
+        self._make_quotes_good()
+        self._gates = Gates(config)
+        self._gates.remember(self._quotes.snapshot())
+        self._reader: PartitionReader | None = None
+        self._decoder: Decoder | None = None
+        self._dead: DeadLetters | None = None
+        self._held: list[Message] = []
+        self._retry_at = 0.0
+        self._told_at = 0.0
+        self._rate = (time.monotonic(), self._status.consumed)
+
+    def step(self) -> int:
+        """Pass one batch."""
+        if time.monotonic() < self._retry_at or not self._connected():
+            self._tell()
+            signal.sigtimedwait([signal.SIGURG], WAIT_S)
+            return 0
+        reader, decoder, dead = self._reader, self._decoder, self._dead
+        if reader is None or decoder is None or dead is None:
+            raise AssertionError("connected without a reader")
+        messages = self._held or reader.read(min(self._config.batch, self._ring.capacity), WAIT_S)
+        self._status.lost += reader.lost
+        reader.lost = 0
+        if not messages:
+            self._tell()
+            return 0
+        self._held = messages
+        try:
+            passed = self._pass(messages, decoder, dead)
+        except RegistryUnavailable as error:
+            self._pause("registry", str(error))
+            return 0
+        except SinkFull as error:
+            self._pause("sink", str(error))
+            return 0
+        self._held = []
+        self._status.state = "running"
+        self._tell()
+        return passed
+
+    def teardown(self) -> None:
+        """Leave the brokers; the ring already holds where to go on."""
+        self._tell(now=True)
+        if self._reader is not None:
+            self._reader.close()
+        if self._dead is not None:
+            self._dead.close()
+
+    def last_inputs(self) -> dict[str, Any]:
+        """Give the positions, for the crash report."""
+        return {"positions": self._status.positions, "held": len(self._held)}
+
+    # --- connections ----------------------------------------------------------------------
+
+    def _connected(self) -> bool:
+        """Be connected to the brokers that are there now."""
+        address = self._address()
+        if address is None:
+            self._pause("transport", "no broker is announced in the mesh yet")
+            return False
+        if self._reader is not None and address.incarnation == self._status.incarnation:
+            return True
+        if self._reader is not None:
+            self._reader.close()
+            self._reader, self._held = None, []
+        if address.incarnation != self._status.incarnation:
+            self._status.incarnation, self._status.positions = address.incarnation, {}
+        kafka = self._settings.kafka
+        options = {"bootstrap.servers": address.bootstrap_servers, **kafka.options}
+        try:
+            self._reader = PartitionReader(
+                {"fetch.wait.max.ms": int(self._config.latency_ms), **options},
+                kafka.topics,
+                self._status.positions,
+                timeout_s=kafka.connect_timeout_s,
+            )
+        except BrokerUnavailable as error:
+            self._pause("transport", str(error))
+            return False
+        directory = self._settings.run_directory / self.context.name
+        registry = SchemaRegistry(
+            address.registry_url, directory / "schemas", self._config.unknown_schema_s
+        )
+        self._decoder = Decoder(registry)
+        self._dead = DeadLetters(
+            options,
+            kafka.dead_letter_topic,
+            directory / "dead_letters.jsonl",
+            limit=self._config.spool_bytes,
+            timeout_s=self._config.dead_letter_timeout_s,
+        )
+        self._status.state = "running"
+        return True
+
+    def _address(self) -> BrokerAddress | None:
+        kafka = self._settings.kafka
+        if "mesh" not in {kafka.bootstrap_servers, kafka.registry_url}:
+            return BrokerAddress(kafka.bootstrap_servers, kafka.registry_url)
+        try:
+            return self.context.mesh.cell(BROKER, BrokerAddress).read()[1]
+        except (SegmentMissing, NotWritten):
+            return None
+
+    def _pause(self, kind: str, text: str) -> None:
+        """Note why nothing can be done now, and when to try again."""
+        status = self._status
+        if status.last_error != text:
+            self.context.log.warning("paused", kind=kind, error=text)
+        status.errors[kind] = status.errors.get(kind, 0) + 1
+        status.last_error = text
+        status.state = f"degraded: {kind}"
+        self._retry_at = time.monotonic() + self._config.registry_backoff_s
+        self._tell(now=True)
+
+    # --- one batch ------------------------------------------------------------------------
+
+    def _pass(self, messages: list[Message], decoder: Decoder, dead: DeadLetters) -> int:
+        """Make one batch part of the mesh; raises before anything is passed."""
+        messages = [m for m in messages if self._is_new(m)]
+        if not messages:
+            return 0
+        rows, verdicts = decoder.decode([_raw(m.value()) for m in messages])
+        good = [m for m, verdict in zip(messages, verdicts, strict=True) if verdict is None]
+        self._stamp(rows, good)
+        self._gates.flag(rows)
+        gated = self._gates.dead(rows)
+        letters = [_letter(m, v) for m, v in zip(messages, verdicts, strict=True) if v is not None]
+        letters += [
+            _letter(m, Poison(ErrorClass.GATE, f"flags {int(row['flags']):#x}"))
+            for m, row, wrong in zip(good, rows, gated, strict=True)
+            if wrong
+        ]
+        if letters or dead.spooled:
+            limit = self._config.dead_letter_timeout_s * 2 + 5.0
+            with self.context.expect(limit):
+                dead.keep(letters)
+        dropped = self._gates.dropped(rows)
+        kept = np.ascontiguousarray(rows[~(gated | dropped)])
+        status = self._counted(messages, rows, letters, int(dropped.sum()), dead)
+        self._ring.publish(kept, state=msgspec.msgpack.encode(status))
+        self._status = status
+        if kept.size:
+            self._quotes.write_batch(kept["symbol"], kept)
+        return len(messages)
+
+    def _is_new(self, message: Message) -> bool:
+        """Tell whether an offset was not passed before (a seek may deliver it again)."""
+        at = place(str(message.topic()), int(message.partition() or 0))
+        return int(message.offset() or 0) >= self._status.positions.get(at, 0)
+
+    def _stamp(self, rows: Rows, messages: list[Message]) -> None:
+        topics = self._settings.kafka.topics
+        rows["topic"] = [topics.index(str(m.topic())) for m in messages]
+        rows["partition"] = [m.partition() for m in messages]
+        rows["offset"] = [m.offset() for m in messages]
+        rows["ts_ingest"] = time.time_ns()
+
+    def _counted(
+        self,
+        messages: list[Message],
+        rows: Rows,
+        letters: list[DeadLetter],
+        dropped: int,
+        dead: DeadLetters,
+    ) -> IngestStatus:
+        """Give the status after this batch: consumed = published + dead-lettered + dropped."""
+        new = msgspec.structs.replace(
+            self._status,
+            positions=dict(self._status.positions),
+            gates=dict(self._status.gates),
+            errors=dict(self._status.errors),
+        )
+        for message in messages:
+            at = place(str(message.topic()), int(message.partition() or 0))
+            new.positions[at] = int(message.offset() or 0) + 1
+        new.consumed += len(messages)
+        new.dead_lettered += len(letters)
+        new.dropped += dropped
+        new.published += len(messages) - len(letters) - dropped
+        new.spooled = dead.spooled
+        for name, count in counts(rows).items():
+            new.gates[name] = new.gates.get(name, 0) + count
+        for letter in letters:
+            new.errors[letter.kind] = new.errors.get(letter.kind, 0) + 1
+            new.last_error = letter.text
+        return new
+
+    # --- what others see ------------------------------------------------------------------
+
+    def _tell(self, *, now: bool = False) -> None:
+        moment = time.monotonic()
+        if not now and moment - self._told_at < STATUS_EVERY_S:
+            return
+        self._told_at = moment
+        since, consumed = self._rate
+        if moment - since >= 1.0:
+            self._status.rate = (self._status.consumed - consumed) / (moment - since)
+            self._rate = moment, self._status.consumed
+        if self._reader is not None:
+            self._status.lag = self._reader.lag(self._status.positions)
+            for name, count in self._reader.errors.items():
+                self._status.errors[name] = count
+        self._cell.write(self._status)
+
+    def _make_quotes_good(self) -> None:
+        """Write the newest records again: a kill may have come between ring and quotes."""
+        reader = self._ring.reader(max(self._ring.oldest, self._ring.published - 65536))
+        while (rows := reader.read(max_records=8192)).size:
+            self._quotes.write_batch(rows["symbol"], rows)
+
+
+def _letter(message: Message, poison: Poison) -> DeadLetter:
+    headers = message.headers()
+    return DeadLetter(
+        str(message.topic()),
+        int(message.partition() or 0),
+        int(message.offset() or 0),
+        _raw(message.key()),
+        _raw(message.value()),
+        list(headers) if isinstance(headers, list) else [],
+        poison.kind.value,
+        str(poison)[:1000],
+    )
+
+
+def _raw(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
