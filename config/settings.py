@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from config import sources
 from config.broker import BrokerConfig
+from config.feeder import FeederConfig
 from config.ingest import IngestConfig
 from config.kafka import KafkaConfig
 from config.logging import LoggingConfig
@@ -26,6 +27,7 @@ from config.production import refusals
 from config.replayer import ReplayerConfig
 from config.sources import Gathered, KeyPath
 from config.supervisor import SupervisorConfig
+from config.trading import TradingConfig
 from config.worker_spec import WorkerSpec
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Settings(BaseModel):
     kafka: KafkaConfig = KafkaConfig()
     broker: BrokerConfig = BrokerConfig()
     ingest: IngestConfig = IngestConfig()
+    trading: TradingConfig = TradingConfig()
+    feeder: FeederConfig = FeederConfig()
     replayer: ReplayerConfig = ReplayerConfig()
     workers: tuple[WorkerSpec, ...] = ()
 

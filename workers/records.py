@@ -94,6 +94,7 @@ MARKET_DTYPE = np.dtype(
         ("ask_size", "<f8", (SLOTS,)),
         ("price", "<f8", (SLOTS,)),  # the mark used for valuation, always finite
         ("previous_price", "<f8", (SLOTS,)),  # at a roll that of the contract that left, else price
+        ("previous_half_spread", "<f8", (SLOTS,)),  # of that contract; 0 when it was settled
         ("rolled", "?", (SLOTS,)),  # the slot changed its contract in this state
         ("tradeable", "?", (SLOTS,)),  # both sides quoted and fresh
         ("greeks", "<f8", (SLOTS, GREEKS)),

@@ -1,0 +1,1 @@
+"""Quotes to market states to experience: the live trading environment."""

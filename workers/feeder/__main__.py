@@ -1,0 +1,5 @@
+"""Run the feeder alone."""
+
+from workers.base import main
+
+main("feeder")

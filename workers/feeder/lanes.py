@@ -1,0 +1,173 @@
+"""The paper portfolios: stepped together, each with noise of its own, resumed after a kill."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from workers.records import EXPERIENCE_DTYPE, SLOTS, WINDOW
+from workers.trading_env.market_block import MarketBlock
+from workers.trading_env.policy_numpy import act
+from workers.trading_env.simulation import Simulation
+
+if TYPE_CHECKING:
+    from config.feeder import FeederConfig
+    from config.trading import TradingConfig
+    from workers.feeder.policies import Policy
+
+Array = np.ndarray[Any, np.dtype[Any]]
+RANDOM_DEVIATION = 0.6  # of actions before there is a policy
+
+
+class LaneState(msgspec.Struct):
+    """Everything of the lanes that the experience ring does not hold, committed with it."""
+
+    accounts: bytes
+    steps: list[int]
+    limits: list[int]
+    episodes: list[int]
+    fresh: list[bool]
+    market_step: int
+
+
+class Lanes:
+    """L lanes of one market."""
+
+    def __init__(self, config: FeederConfig, trading: TradingConfig) -> None:
+        """Start all lanes fresh; the first record of each is then a `first` one."""
+        self.count = config.lanes
+        self._config = config
+        self._trading = trading
+        self.simulation = Simulation(self.count, trading)
+        self._dice = np.random.default_rng(config.seed + time.time_ns() % (1 << 32))
+        self._episodes = np.zeros(self.count, np.int64)
+        self._limits = self._dice.integers(config.episode_steps // 2, config.episode_steps + 1,
+                                           self.count)  # fmt: skip
+        self._fresh = np.ones(self.count, bool)
+        self._noise = np.zeros((self.count, SLOTS))
+        greedy = round(config.greedy_share * self.count)
+        noisy = np.linspace(0.0, config.exploration, self.count - greedy + 1)[1:]
+        self._deviation = np.concatenate([np.zeros(greedy), noisy])[:, None]
+        self.previous: Array | None = None
+
+    def begin(self, state: Array) -> Array:
+        """Start every lane at `state` (MARKET_DTYPE, shape ()); gives the `first` records."""
+        block = MarketBlock.of(state.reshape(1), self._trading)
+        self.simulation.reset(block, np.zeros(self.count, np.int64))
+        self._episodes += 1
+        self._fresh[:] = False
+        self.previous = state
+        records = self._records(state, None, np.zeros((self.count, SLOTS), np.float32))
+        records["first"] = True
+        return records
+
+    def step(self, state: Array, policy: Policy | None, *, hold: bool) -> Array:
+        """Act on the previous state, move to `state`, give one record a lane (L,)."""
+        if self.previous is None:
+            return self.begin(state)
+        block = MarketBlock.of(np.stack([self.previous, state]), self._trading)
+        actions = self.simulation.held_actions() if hold else self._decide(policy)
+        now = np.zeros(self.count, np.int64)
+        fresh = self._fresh.copy()
+        outcome = self.simulation.step(block, now, now + 1, actions, fresh)
+        self._episodes += fresh
+        self._limits[fresh] = self._config.episode_steps
+        steps = self.simulation.steps
+        truncated = ~outcome.ruined & (steps >= self._limits)
+        records = self._records(state, policy, actions)
+        records["reward"] = outcome.reward
+        records["first"] = fresh
+        records["terminated"] = outcome.ruined
+        records["truncated"] = truncated
+        records["action"][fresh] = 0.0
+        self._fresh = outcome.ruined | truncated
+        self.previous = state
+        return records
+
+    def save(self) -> bytes:
+        """Give what is committed together with the records of this step."""
+        step = -1 if self.previous is None else int(self.previous["step"])
+        return msgspec.msgpack.encode(
+            LaneState(
+                self.simulation.accounts.to_bytes(),
+                self.simulation.steps.tolist(),
+                self._limits.tolist(),
+                self._episodes.tolist(),
+                self._fresh.tolist(),
+                step,
+            )
+        )
+
+    def resume(self, state: bytes, market: Array, records: Array) -> bool:
+        """Go on from a saved state; False when it does not fit (other lanes, market lapped).
+
+        `market` are market states that may hold the saved step, `records` the newest experience,
+        oldest first. Without a fit every lane starts a new episode, which is marked as such.
+        """
+        saved = msgspec.msgpack.decode(state, type=LaneState)
+        self._episodes[:] = max(saved.episodes, default=0)
+        at = np.flatnonzero(market["step"] == saved.market_step)
+        windows = _windows(records, self.count)
+        if len(saved.steps) != self.count or at.size == 0 or windows is None:
+            return False
+        try:
+            self.simulation.accounts.from_bytes(saved.accounts)
+        except ValueError:
+            return False
+        self.simulation.windows.restore(windows)
+        self.simulation.steps[:] = saved.steps
+        self._limits[:], self._episodes[:] = saved.limits, saved.episodes
+        self._fresh[:] = saved.fresh
+        self.previous = market[at[-1]]
+        return True
+
+    def _decide(self, policy: Policy | None) -> Array:
+        memory = self._config.noise_memory
+        draw = self._dice.standard_normal((self.count, SLOTS))
+        self._noise = memory * self._noise + np.sqrt(1.0 - memory**2) * draw
+        if policy is None:
+            return np.clip(RANDOM_DEVIATION * self._noise, -1.0, 1.0).astype(np.float32)
+        wanted = act(policy.layers, self.simulation.windows.view())
+        return np.clip(wanted + self._deviation * self._noise, -1.0, 1.0).astype(np.float32)
+
+    def _records(self, state: Array, policy: Policy | None, actions: Array) -> Array:
+        now = time.time_ns()
+        records = np.zeros(self.count, EXPERIENCE_DTYPE)
+        records["frame"] = self.simulation.windows.newest
+        records["action"] = actions
+        records["lane"] = np.arange(self.count)
+        records["lanes"] = self.count
+        records["episode"] = self._episodes
+        records["step"] = self.simulation.steps
+        records["market_step"] = state["step"]
+        records["ts_event"], records["ts_published"] = state["ts_event"], now
+        records["equity"] = self.simulation.accounts.equity
+        records["data_age_s"] = state["age_s"]
+        records["exploratory"] = self._deviation[:, 0] > 0 if policy else True
+        if policy is not None:
+            records["policy_version"] = policy.version
+            records["policy_trainer"] = policy.trainer.encode()[:16]
+            records["policy_age_s"] = (now - policy.created_ns) / 1e9
+        return records
+
+
+def _windows(records: Array, lanes: int) -> Array | None:
+    """Rebuild the windows (L, 16, 100) from the newest experience, oldest record first."""
+    steps = records.size // lanes
+    if steps == 0 or (records["lanes"] != lanes).any():
+        return None
+    table = records[records.size - steps * lanes :].reshape(steps, lanes)
+    if (table["lane"] != np.arange(lanes)).any():
+        return None
+    windows = np.empty((lanes, WINDOW, table["frame"].shape[-1]), np.float32)
+    for lane in range(lanes):
+        mine = table[:, lane]
+        mine = mine[mine["episode"] == mine["episode"][-1]][-WINDOW:]
+        if mine.size < WINDOW and not mine["first"][0]:
+            return None
+        windows[lane, WINDOW - mine.size :] = mine["frame"]
+        windows[lane, : WINDOW - mine.size] = mine["frame"][0]
+    return windows

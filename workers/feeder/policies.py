@@ -1,0 +1,93 @@
+"""Whose policy acts: the newest usable one of the best trainer, read between two steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mesh import Corrupt, Mesh, NotWritten, SegmentMissing, Tensors
+from workers.records import LEADERBOARD, policy_segment
+from workers.trading_env.errors import InvalidPolicy
+from workers.trading_env.policy_numpy import checked, layers_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+LOOK_S = 0.5  # between two looks for segments that were not there
+
+
+class Policy:
+    """One published policy that may act."""
+
+    def __init__(self, trainer: str, version: int, arrays: dict[str, Array]) -> None:
+        """Refuse what must not act: raises InvalidPolicy."""
+        checked(arrays)
+        self.trainer = trainer
+        self.version = version
+        self.layers = layers_of(arrays)
+        self.created_ns = int(arrays["created_ns"])
+        self.score = float(arrays["score"])
+
+
+class Policies:
+    """The policies of some trainers; a refused or torn one leaves the last good one in place."""
+
+    def __init__(self, mesh: Mesh, trainers: Sequence[str], max_age_s: float) -> None:
+        """Follow `trainers`, in the order of preference; older than `max_age_s` nobody acts."""
+        self._mesh = mesh
+        self._trainers = trainers
+        self._max_age_ns = int(max_age_s * 1e9)
+        self._segments: dict[str, Tensors] = {}
+        self._versions: dict[str, int] = {}
+        self._good: dict[str, Policy] = {}
+        self._look_at = 0.0
+        self.refused = 0
+
+    def best(self) -> Policy | None:
+        """Give the policy to act with now; None: none is usable."""
+        self._attach()
+        for trainer in list(self._segments):
+            self._refresh(trainer)
+        oldest = time.time_ns() - self._max_age_ns
+        usable = {t: p for t, p in self._good.items() if p.created_ns >= oldest}
+        leader = self._leader()
+        if leader in usable:
+            return usable[leader]
+        return next((usable[t] for t in self._trainers if t in usable), None)
+
+    def _attach(self) -> None:
+        now = time.monotonic()
+        missing = [t for t in self._trainers if t not in self._segments]
+        if not missing or now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        for trainer in missing:
+            try:
+                found = self._mesh.attach(policy_segment(trainer))
+            except SegmentMissing:
+                continue
+            if isinstance(found, Tensors):
+                self._segments[trainer] = found
+
+    def _refresh(self, trainer: str) -> None:
+        segment = self._segments[trainer]
+        try:
+            if segment.version == self._versions.get(trainer, 0):
+                return
+            version, arrays = segment.read()
+            self._versions[trainer] = version
+            self._good[trainer] = Policy(trainer, version, arrays)
+        except (InvalidPolicy, Corrupt):
+            self.refused += 1
+        except NotWritten:
+            return
+        except SegmentMissing:  # replaced: attach again
+            del self._segments[trainer]
+
+    def _leader(self) -> str:
+        try:
+            _, board = self._mesh.attach(LEADERBOARD).read()  # type: ignore[union-attr] # a cell
+        except (SegmentMissing, NotWritten):
+            return ""
+        return str(board.get("best", ""))

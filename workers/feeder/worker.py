@@ -1,0 +1,198 @@
+"""The feeder: quotes become market states, market states become experience of many lanes.
+
+Paced by event time: a state whenever market time advanced by the configured interval, so that a
+replay faster than real time is neither stale nor skipped. Market state first, then the experience
+with the lanes' accounts in one commit: killed anywhere, the accounts go on where the ring ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mesh import NotWritten, SegmentMissing
+from workers.base import Worker
+from workers.feeder.lanes import Lanes
+from workers.feeder.policies import Policies
+from workers.records import (
+    EXPERIENCE,
+    EXPERIENCE_DTYPE,
+    MARKET,
+    MARKET_DTYPE,
+    QUOTES,
+    SUPERVISOR,
+    TICK_DTYPE,
+    TICKS,
+    WINDOW,
+    FeederStatus,
+    status_segment,
+)
+from workers.trading_env.errors import TradingEnvError
+from workers.trading_env.market_state import MarketState
+
+Array = np.ndarray[Any, np.dtype[Any]]
+WAIT_S = 0.1
+CHUNK = 4096
+STATES_A_STEP = 32
+TELL_S = 0.1
+SAFE_LOOK_S = 1.0
+LANE_STATE_BYTES = 1024  # a lane's account and counters, generously
+
+
+class FeederWorker(Worker):
+    """One market, L lanes."""
+
+    def setup(self) -> None:
+        """Take rings over, find ticks and quotes, go on where the experience ends."""
+        context = self.context
+        settings, mesh = context.settings, context.mesh
+        self._config = config = settings.feeder
+        self._market = mesh.ring(MARKET, MARKET_DTYPE, capacity=config.market_capacity, create=True)
+        self._experience = mesh.ring(
+            EXPERIENCE,
+            EXPERIENCE_DTYPE,
+            capacity=max(config.experience_capacity, 4 * WINDOW * config.lanes),
+            state_bytes=4096 + config.lanes * LANE_STATE_BYTES,
+            create=True,
+        )
+        self._cell = mesh.cell(
+            status_segment(context.name), FeederStatus, create=True, max_bytes=16384
+        )
+        try:
+            _, self._status = self._cell.read()
+        except NotWritten:
+            self._status = FeederStatus()
+        self._ticks = mesh.ring(TICKS, TICK_DTYPE).reader("latest")
+        self._lanes = Lanes(config, settings.trading)
+        self._state = MarketState(settings.trading, first_step=self._market.published)
+        self._resume()
+        self._state.take(mesh.table(QUOTES, TICK_DTYPE).snapshot())
+        self._policies = Policies(mesh, config.trainers, config.policy_max_age_s)
+        self._due = 0
+        self._since_state = time.monotonic()
+        self._since_tick = time.monotonic()
+        self._told = self._safe_at = 0.0
+        self._unsafe = ""
+        self._work: Iterator[int] = iter(())
+
+    def step(self) -> int:
+        """Take what is new and make the states that are due, a bounded number of them."""
+        made = sum(1 for _, _ in zip(range(STATES_A_STEP), self._work, strict=False))
+        if made < STATES_A_STEP:
+            self._ticks.wait_published(WAIT_S)
+            self._work = self._states(self._ticks.read(max_records=CHUNK))
+        self._tell()
+        return made
+
+    def teardown(self) -> None:
+        """Say the last word; the rings hold everything else."""
+        self._tell(now=True)
+
+    def last_inputs(self) -> dict[str, Any]:
+        """Give the newest market state, for the crash report."""
+        previous = self._lanes.previous
+        return {} if previous is None else {"market": str(previous)}
+
+    def _resume(self) -> None:
+        state = self._experience.state()
+        if state is None or self._experience.published == 0:
+            return
+        market = self._market.reader(self._market.oldest).read(max_records=self._market.capacity)
+        back = self._experience.published - WINDOW * self._config.lanes
+        records = self._experience.reader(max(self._experience.oldest, back)).read(
+            max_records=WINDOW * self._config.lanes
+        )
+        if self._lanes.resume(state, market, records) and self._lanes.previous is not None:
+            self._state.resume(self._lanes.previous)
+            self.context.log.info("resumed", market_step=int(self._lanes.previous["step"]))
+        else:
+            self.context.log.warning("episode boundary", why="the saved lanes do not fit")
+
+    def _states(self, ticks: Array) -> Iterator[int]:
+        """Take ticks in the order of arrival; yields after each state that was made."""
+        now = time.monotonic()
+        if ticks.size:
+            self._since_tick = now
+        interval = int(self._config.interval_s * 1e9)
+        while ticks.size:
+            late = np.flatnonzero(ticks["ts_event"] >= self._due) if self._due else np.arange(1)
+            if late.size == 0:
+                self._state.take(ticks)
+                break
+            self._state.take(ticks[: late[0]])
+            if self._due:
+                yield self._make()
+            self._due = int(ticks["ts_event"][late[0]]) + interval
+            self._state.take(ticks[late[0] : late[0] + 1])
+            ticks = ticks[late[0] + 1 :]
+        fresh = self._since_tick > self._since_state
+        if fresh and now - self._since_state >= self._config.max_wait_s:
+            yield self._make()
+
+    def _make(self) -> int:
+        """Make one market state and step every lane over it."""
+        self._since_state = time.monotonic()
+        state = self._state.state(time.time_ns())
+        if state is None:
+            self._status.state = "holding: no priced option is known yet"
+            return 0
+        policy = self._policies.best()
+        unsafe = self._safety()
+        hold = bool(unsafe) or bool(state["stale"])
+        try:
+            records = self._lanes.step(state, policy, hold=hold)
+        except TradingEnvError as error:
+            self._status.holds += 1
+            self._status.state = f"holding: {error}"
+            return 0
+        self._market.publish(state.reshape(1))
+        self._experience.publish(records, state=self._lanes.save())
+        self._account(state, records, policy is not None, unsafe)
+        if policy is not None:
+            self._status.acting_trainer = policy.trainer
+            self._status.acting_version = policy.version
+            self._status.policy_age_s = (time.time_ns() - policy.created_ns) / 1e9
+        return 1
+
+    def _account(self, state: Array, records: Array, has_policy: bool, unsafe: str) -> None:
+        status = self._status
+        status.market_steps += 1
+        status.experience += int(records.size)
+        status.episodes += int(records["first"].sum())
+        status.mean_reward = float(records["reward"].mean())
+        status.mean_equity = float(records["equity"].mean())
+        status.data_age_s = float(state["age_s"])
+        status.gated = self._policies.refused
+        status.slots = [name.decode() for name in state["contract"].tolist()]
+        if unsafe:
+            status.holds += 1
+            status.state = f"holding: {unsafe}"
+        elif state["stale"]:
+            status.holds += 1
+            status.state = f"holding: data is {float(state['age_s']):.0f} s old"
+        else:
+            status.state = "acting" if has_policy else "acting: at random, no policy yet"
+
+    def _safety(self) -> str:
+        """Give why acting is not safe; empty: it is. Asked of the daemon's status now and then."""
+        now = time.monotonic()
+        if now >= self._safe_at:
+            self._safe_at = now + SAFE_LOOK_S
+            try:
+                _, status = self.context.mesh.attach(SUPERVISOR).read()  # type: ignore[union-attr] # a cell
+                self._unsafe = str(status.get("safe_state", ""))
+            except (SegmentMissing, NotWritten):
+                self._unsafe = ""
+        return self._unsafe
+
+    def _tell(self, *, now: bool = False) -> None:
+        moment = time.monotonic()
+        quiet = moment - self._since_tick
+        if quiet > self._config.quiet_s:
+            self._status.state = f"holding: no tick for {quiet:.0f} s"
+        if now or moment - self._told >= TELL_S:
+            self._told = moment
+            self._cell.write(self._status)

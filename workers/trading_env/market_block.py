@@ -1,0 +1,210 @@
+"""Market states as the columns that the portfolio maths reads: validated once, at the edge.
+
+A `MarketBlock` holds T states as contiguous arrays. Whatever is wrong with a state is found here,
+so that no later line has to ask whether a number is one: a state that breaks a rule is a typed
+error, or is replaced by the last good one, marked stale, and not traded on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from workers.records import FEATURES, GREEKS, INDICATORS, MARKET_DTYPE, SLOTS
+from workers.trading_env.errors import BadMarketData, CorporateAction, NoMarketData
+
+if TYPE_CHECKING:
+    from config.trading import TradingConfig
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Where a feature lies in a frame.
+BALANCE = 0
+POSITIONS = slice(1, 1 + SLOTS)
+MONEYNESS = slice(1 + SLOTS, 1 + 2 * SLOTS)
+GREEK_FEATURES = slice(1 + 2 * SLOTS, 1 + 2 * SLOTS + SLOTS * GREEKS)
+INDICATOR_FEATURES = slice(GREEK_FEATURES.stop, GREEK_FEATURES.stop + INDICATORS)
+LARGEST = 1e12
+
+
+def bad_rows(states: Array) -> dict[str, Array]:
+    """Rules that market states (T,) break: rule -> bool (T,). Absent sides (NaN) are fine."""
+    empty = states["right"] == 0
+    price, strike = states["price"], states["strike"]
+    bid, ask = states["bid"], states["ask"]
+    tradeable = states["tradeable"]
+    with np.errstate(invalid="ignore"):
+        quoted = np.isfinite(bid) & np.isfinite(ask) & (bid >= 0) & (ask >= bid) & (ask < LARGEST)
+        rules = {
+            "underlying not positive and finite": ~_positive(states["underlying"]),
+            "price not finite or negative": ~(_sane(price)).all(1),
+            "previous price not finite or negative": (
+                ~(_sane(states["previous_price"]) & _sane(states["previous_half_spread"])).all(1)
+            ),
+            "strike not positive": ~(empty | _positive(strike)).all(1),
+            "right is none of -1, 0, 1": (np.abs(states["right"]) > 1).any(1),
+            "greek not finite": ~(np.isfinite(states["greeks"]).all(2) | empty).all(1),
+            "indicator not finite": ~np.isfinite(states["indicators"]).all(1),
+            "tradeable without a sane two-sided quote": (tradeable & ~(quoted & ~empty)).any(1),
+            "tradeable with the mark outside the quote": (
+                tradeable & ~((price >= bid - 1e-9) & (price <= ask + 1e-9))
+            ).any(1),
+            "size negative or NaN where tradeable": (
+                tradeable & ~((states["bid_size"] >= 0) & (states["ask_size"] >= 0))
+            ).any(1),
+        }
+    rules["time backwards"] = _backwards(states["ts_event"])
+    return rules
+
+
+def _positive(values: Array) -> Array:
+    result: Array = (values > 0) & (values < LARGEST)
+    return result
+
+
+def _sane(values: Array) -> Array:
+    result: Array = (values >= 0) & (values < LARGEST)
+    return result
+
+
+def _backwards(ts_event: Array) -> Array:
+    """Rows older than one before them."""
+    newest = np.maximum.accumulate(ts_event)
+    result: Array = ts_event < newest
+    return result
+
+
+def checked(states: Array, *, previous: Array | None = None, on_bad: str = "raise") -> Array:
+    """States (T,) of MARKET_DTYPE without a fault.
+
+    `previous` is the state before the first (a record or None). With `on_bad` "hold" a faulty
+    state becomes the last good one, stale, not tradeable and not rolled; a fault in front of the
+    first good state, and every fault with "raise", is BadMarketData.
+    """
+    if not isinstance(states, np.ndarray) or states.dtype != MARKET_DTYPE or states.ndim != 1:
+        kind = f"{getattr(states, 'dtype', type(states).__name__)}, {np.shape(states)}"
+        raise BadMarketData(f"market states must be MARKET_DTYPE of shape (T,), got {kind:.200}")
+    if states.size == 0:
+        raise NoMarketData("no market state was given; an episode needs at least two")
+    joined = states if previous is None else np.concatenate([np.atleast_1d(previous), states])
+    rules = bad_rows(joined)
+    bad = np.logical_or.reduce(list(rules.values()))
+    if not bad.any():
+        return states
+    first = int(np.flatnonzero(bad)[0])
+    broken = [rule for rule, rows in rules.items() if rows[first]]
+    ts_event = int(joined["ts_event"][first])
+    message = f"market state {first} (ts_event {ts_event}): {', '.join(broken)}"
+    if on_bad == "raise":
+        raise BadMarketData(f"{message}; correct the source or set trading.on_bad_data = hold")
+    if bad[0]:
+        raise BadMarketData(f"{message}; there is no earlier state to hold")
+    good = np.where(bad, 0, np.arange(joined.size))
+    held = joined[np.maximum.accumulate(good)]
+    held["step"], held["ts_published"] = joined["step"], joined["ts_published"]
+    held["stale"] |= bad
+    held["tradeable"] &= ~bad[:, None]
+    held["rolled"] &= ~bad[:, None]
+    held["previous_price"] = np.where(bad[:, None], held["price"], held["previous_price"])
+    held = _contracts_followed(held, bad)
+    return held if previous is None else held[1:]
+
+
+def _contracts_followed(held: Array, bad: Array) -> Array:
+    """Roll where a bad state swallowed the roll: the contract left goes at its last good mark."""
+    behind = np.flatnonzero(~bad[1:] & bad[:-1]) + 1
+    for row in behind:
+        before, now = held[row - 1], held[row]
+        moved = (before["contract"] != now["contract"]) & ~now["rolled"]
+        now["rolled"] |= moved
+        now["previous_price"] = np.where(moved, before["price"], now["previous_price"])
+    return held
+
+
+@dataclasses.dataclass(frozen=True)
+class MarketBlock:
+    """T states as columns; float64 (T, 10) but `features`, float32 (T, 100)."""
+
+    states: Array
+    price: Array
+    half_spread: Array
+    buy_limit: Array  # contracts that can be bought: 0 where held, infinite without partial fills
+    sell_limit: Array
+    rolled: Array  # bool (T, 10)
+    previous_price: Array
+    previous_half_spread: Array
+    features: Array  # columns 0 to 10 are the portfolio's and are 0 here
+
+    @classmethod
+    def of(cls, states: Array, config: TradingConfig, *, previous: Array | None = None) -> Self:
+        """Build from states (T,) of MARKET_DTYPE. Raises BadMarketData, CorporateAction."""
+        states = checked(states, previous=previous, on_bad=config.on_bad_data)
+        states = _terms_kept(states, config, previous)
+        open_for_trade = states["tradeable"] & ~(states["stale"] | states["closed"])[:, None]
+        half = np.where(open_for_trade, (states["ask"] - states["bid"]) * 0.5, 0.0)
+        limits = [
+            np.where(open_for_trade, states[size] if config.partial_fills else np.inf, 0.0)
+            for size in ("ask_size", "bid_size")
+        ]
+        return cls(
+            states=states,
+            price=np.ascontiguousarray(states["price"]),
+            half_spread=half,
+            buy_limit=limits[0],
+            sell_limit=limits[1],
+            rolled=np.ascontiguousarray(states["rolled"]),
+            previous_price=np.ascontiguousarray(states["previous_price"]),
+            previous_half_spread=np.ascontiguousarray(states["previous_half_spread"]),
+            features=market_features(states, config),
+        )
+
+    def __len__(self) -> int:
+        """Give the number of states."""
+        return int(self.states.size)
+
+
+def market_features(states: Array, config: TradingConfig) -> Array:
+    """Features of states (T,) as frames: float32 (T, 100), the portfolio's columns 0.
+
+    log(underlying / strike) of a slot that holds nothing is 0, as are its greeks.
+    """
+    frames = np.zeros((states.size, FEATURES), np.float32)
+    held = states["right"] != 0
+    strike = np.where(held, states["strike"], states["underlying"][:, None])
+    frames[:, MONEYNESS] = np.log(states["underlying"][:, None] / strike)
+    greeks = np.where(held[:, :, None], states["greeks"] * np.array(config.greek_scale), 0.0)
+    frames[:, GREEK_FEATURES] = np.tanh(greeks).reshape(states.size, -1)
+    frames[:, INDICATOR_FEATURES] = states["indicators"]
+    return frames
+
+
+def _terms_kept(states: Array, config: TradingConfig, previous: Array | None) -> Array:
+    """Refuse or close contracts whose terms changed; a changed contract must be marked rolled."""
+    joined = states if previous is None else np.concatenate([np.atleast_1d(previous), states])
+    before, now = joined[:-1], joined[1:]
+    same = (before["contract"] == now["contract"]) & ~now["rolled"]
+    terms = (before["strike"] != now["strike"]) | (before["right"] != now["right"])
+    replaced = same & terms & (before["right"] != 0)
+    unmarked = (before["contract"] != now["contract"]) & ~now["rolled"] & (before["right"] != 0)
+    if unmarked.any():
+        row, slot = np.argwhere(unmarked)[0]
+        raise BadMarketData(
+            f"state {row + 1}, slot {slot}: contract changed from "
+            f"{before['contract'][row, slot]!r} "
+            f"to {now['contract'][row, slot]!r} but is not marked as rolled"
+        )
+    if not replaced.any():
+        return states
+    row, slot = np.argwhere(replaced)[0]
+    if config.corporate_action == "refuse":
+        raise CorporateAction(
+            f"state {row + 1}, slot {slot}: {now['contract'][row, slot]!r} had strike "
+            f"{before['strike'][row, slot]} and now {now['strike'][row, slot]}; "
+            "set trading.corporate_action = close to go on"
+        )
+    joined = joined.copy()
+    joined["rolled"][1:] |= replaced
+    joined["previous_price"][1:] = np.where(replaced, before["price"], joined["previous_price"][1:])
+    return joined if previous is None else joined[1:]

@@ -1,0 +1,280 @@
+"""Quotes -> market states: from TICK_DTYPE rows to one MARKET_DTYPE record a call.
+
+Holds the latest quote of every instrument of one underlying as columns; `state` chooses the ten
+slots, marks and prices them, and adds the indicators. A mark is the middle of a sane two-sided
+quote; without one the last mark stands, and the slot is not tradeable. A contract that leaves a
+slot is closed at its own quote, one that expires at its intrinsic value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workers.records import MARKET_DTYPE, SLOTS
+from workers.trading_env.errors import UnknownSymbol
+from workers.trading_env.indicators import Indicators, Session
+from workers.trading_env.instrument import parse
+from workers.trading_env.pricing import YEAR_NS, greeks, implied_volatility
+from workers.trading_env.slots import EMPTY, Chain, SlotChoice
+
+if TYPE_CHECKING:
+    from config.trading import TradingConfig
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_GREEK_FIELDS = ("delta", "gamma", "theta", "vega", "rho")
+_QUOTE = np.dtype(
+    [
+        ("symbol", "S32"), ("expiry", "<i8"), ("strike", "<f8"), ("right", "i1"), ("coin", "?"),
+        ("ts_event", "<i8"), ("bid", "<f8"), ("ask", "<f8"), ("bid_size", "<f8"),
+        ("ask_size", "<f8"), ("volume", "<i8"), ("implied_volatility", "<f8"),
+        ("greeks", "<f8", (5,)),
+    ]
+)  # fmt: skip
+
+
+class MarketState:
+    """The chain of one underlying as it is known now."""
+
+    def __init__(self, config: TradingConfig, *, root: str = "", first_step: int = 0) -> None:
+        """Follow the options on `root`; empty = of the first option that arrives."""
+        self.config = config
+        self.root = root
+        self.underlying = 0.0
+        self.ts_event = 0
+        self.refused: set[bytes] = set()
+        self._quotes = np.zeros(256, _QUOTE)
+        self._used = 0
+        self._rows: dict[bytes, int] = {}
+        self._choice = SlotChoice(config.slots)
+        self._indicators = Indicators(config)
+        self._session = Session(config)
+        self._steps = first_step
+        self._mark = np.zeros(SLOTS)
+        self._half = np.zeros(SLOTS)
+        self._underlying_at = 0
+        self._volume = 0.0
+
+    def resume(self, record: Array) -> None:
+        """Hold what the slots of `record` (MARKET_DTYPE) held, so that accounts can go on from it.
+
+        To be called before anything was taken up; `take` then brings the quotes up to date.
+        """
+        for slot, symbol in enumerate(record["contract"].tolist()):
+            row = self._row(symbol) if symbol else -1
+            self._choice.held[slot] = row if row >= 0 else EMPTY
+            self._mark[slot] = record["price"][slot]
+        quoted = record["tradeable"]
+        self._half[quoted] = 0.5 * (record["ask"] - record["bid"])[quoted]
+        self._set_underlying(float(record["underlying"]), int(record["ts_event"]))
+
+    @property
+    def known(self) -> int:
+        """Number of option contracts known."""
+        return self._used
+
+    def take(self, ticks: Array) -> int:
+        """Take up rows of TICK_DTYPE (or of the quotes table), and give how many were used.
+
+        Rows older than what is known of their instrument are ignored, as are options on other
+        roots and symbols in no known notation. A price that is not finite or negative counts as
+        an absent side.
+        """
+        if len(ticks) == 0:
+            return 0
+        order = np.argsort(ticks["ts_event"], kind="stable")
+        rows = np.array([self._row(symbol) for symbol in ticks["symbol"][order].tolist()], int)
+        own = np.array([s == self.root.encode() for s in ticks["symbol"][order].tolist()], bool)
+        self._take_underlying(ticks[order][own])
+        options = rows >= 0
+        if not options.any():
+            return int(own.sum())
+        # the newest row of each contract is the last one in time order
+        newest = ticks[order][options]
+        _, last = np.unique(rows[options][::-1], return_index=True)
+        keep = len(newest) - 1 - last
+        newest, rows = newest[keep], rows[options][keep]
+        fresh = newest["ts_event"] >= self._quotes["ts_event"][rows]
+        self._write(rows[fresh], newest[fresh])
+        return int(own.sum()) + int(fresh.sum())
+
+    def state(self, ts_published: int = 0) -> Array | None:
+        """Give the market as it is known now: a MARKET_DTYPE record of shape ().
+
+        None while too little is known (no underlying price, no quoted option).
+        """
+        if self.underlying <= 0 or self._used == 0:
+            return None
+        quotes = self._quotes[: self._used]
+        chain, mid = self._chain(quotes)
+        before = self._choice.held.copy()
+        changed = self._choice.choose(chain, self.underlying, self.ts_event)
+        held = self._choice.held
+        if not (held != EMPTY).any():
+            return None
+        record = np.zeros((), MARKET_DTYPE)
+        record["ts_event"], record["ts_published"] = self.ts_event, ts_published
+        record["step"], record["underlying"] = self._steps, self.underlying
+        self._leave(record, quotes, chain, mid, before, changed)
+        self._hold(record, quotes, chain, mid, held)
+        record["rolled"] = changed & (before != EMPTY)
+        stays = ~record["rolled"]
+        record["previous_price"] = np.where(stays, record["price"], record["previous_price"])
+        record["closed"] = self._session.closed(self.ts_event)
+        age = (self.ts_event - int(quotes["ts_event"].max())) / 1e9
+        record["age_s"] = max(0.0, age)
+        record["stale"] = age > self.config.stale_s
+        record["indicators"] = self._indicators.update(record, self._volume)
+        self._volume = 0.0
+        self._steps += 1
+        return record
+
+    def _row(self, symbol: bytes) -> int:
+        """Row of an option; -1 for what is not one of ours."""
+        row = self._rows.get(symbol)
+        return self._enter(symbol) if row is None else row
+
+    def _enter(self, symbol: bytes) -> int:
+        try:
+            option = parse(symbol.decode("ascii", "replace"))
+        except UnknownSymbol:
+            self._rows[symbol] = -1
+            if symbol != self.root.encode():
+                self.refused.add(symbol)
+            return -1
+        self.root = self.root or option.root
+        if option.root != self.root:
+            self._rows[symbol] = -1
+            return -1
+        if self._used == len(self._quotes):
+            self._quotes = np.concatenate([self._quotes, np.zeros_like(self._quotes)])
+        row, self._used = self._used, self._used + 1
+        quote = self._quotes[row]
+        quote["symbol"], quote["expiry"], quote["strike"] = symbol, option.expiry, option.strike
+        quote["right"], quote["coin"] = option.right, option.coin_quoted
+        quote["bid"] = quote["ask"] = quote["implied_volatility"] = np.nan
+        self._rows[symbol] = row
+        return row
+
+    def _take_underlying(self, own: Array) -> None:
+        """Rows of the underlying itself: the middle of its quote, else its last price."""
+        if len(own) == 0:
+            return
+        bid, ask, last = own["bid"], own["ask"], own["last"]
+        with np.errstate(invalid="ignore"):
+            middle = np.where((bid > 0) & (ask >= bid), 0.5 * (bid + ask), last)
+            sane = np.isfinite(middle) & (middle > 0)
+        if sane.any():
+            row = int(np.flatnonzero(sane)[-1])
+            self._set_underlying(float(middle[row]), int(own["ts_event"][row]))
+
+    def _set_underlying(self, price: float, ts_event: int) -> None:
+        if ts_event >= self._underlying_at:
+            self.underlying, self._underlying_at = price, ts_event
+        self.ts_event = max(self.ts_event, ts_event)
+
+    def _write(self, rows: Array, ticks: Array) -> None:
+        """Store the newest tick of each row; a side that is no price is absent."""
+        if len(rows) == 0:
+            return
+        traded = ticks["volume"] - self._quotes["volume"][rows]
+        known = self._quotes["volume"][rows] > 0
+        self._volume += float(np.where(known, np.maximum(traded, 0), 0).sum())
+        for name in ("bid", "ask"):
+            value = ticks[name]
+            sane = np.isfinite(value) & (value >= 0) & (value < 1e12)
+            self._quotes[name][rows] = np.where(sane, value, np.nan)
+        for name in ("bid_size", "ask_size"):
+            size = ticks[name]
+            self._quotes[name][rows] = np.where(np.isfinite(size) & (size > 0), size, 0.0)
+        for name in ("ts_event", "volume", "implied_volatility"):
+            self._quotes[name][rows] = ticks[name]
+        for place, name in enumerate(_GREEK_FIELDS):
+            self._quotes["greeks"][rows, place] = ticks[name]
+        self.ts_event = max(self.ts_event, int(ticks["ts_event"].max()))
+        price = ticks["underlying_price"]
+        with np.errstate(invalid="ignore"):
+            sane = np.isfinite(price) & (price > 0)
+        if sane.any():
+            candidates = np.flatnonzero(sane)
+            row = candidates[np.argmax(ticks["ts_event"][candidates])]
+            self._set_underlying(float(price[row]), int(ticks["ts_event"][row]))
+
+    def _chain(self, quotes: Array) -> tuple[Chain, Array]:
+        """The chain for the choice of slots, and the middle of each quote in quote currency."""
+        unit = np.where(quotes["coin"], self.underlying, 1.0)
+        bid, ask = quotes["bid"] * unit, quotes["ask"] * unit
+        fresh = self.ts_event - quotes["ts_event"] <= self.config.stale_s * 1e9
+        with np.errstate(invalid="ignore"):
+            quoted = fresh & (bid > 0) & (ask >= bid)
+        mid = np.where(quoted, 0.5 * (bid + ask), np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.where(quoted, (ask - bid) / mid, 0.0)
+        return (
+            Chain(quotes["expiry"], quotes["strike"], quotes["right"], quoted, spread),
+            mid,
+        )
+
+    def _leave(
+        self, record: Array, quotes: Array, chain: Chain, mid: Array, before: Array, changed: Array
+    ) -> None:
+        """Price what left its slot: its own quote, its intrinsic value at expiry, its last mark."""
+        for slot in np.flatnonzero(changed & (before != EMPTY)):
+            old = before[slot]
+            quote = quotes[old]
+            price, half = self._mark[slot], self._half[slot]
+            if quote["expiry"] <= self.ts_event:
+                price, half = self._intrinsic(quote), 0.0
+            elif chain.quoted[old]:
+                price, half = mid[old], 0.5 * chain.spread[old] * mid[old]
+            record["previous_price"][slot], record["previous_half_spread"][slot] = price, half
+
+    def _intrinsic(self, quote: Any) -> float:
+        moneyness = float(quote["right"]) * (self.underlying - float(quote["strike"]))
+        return max(0.0, moneyness)
+
+    def _hold(self, record: Array, quotes: Array, chain: Chain, mid: Array, held: Array) -> None:
+        """Fill in what the slots hold: terms, quotes, marks, greeks."""
+        full = np.flatnonzero(held != EMPTY)
+        rows = held[full]
+        record["bid"] = record["ask"] = record["implied_volatility"] = np.nan
+        unit = np.where(quotes["coin"][rows], self.underlying, 1.0)
+        record["contract"][full] = quotes["symbol"][rows]
+        for name in ("strike", "expiry", "right", "bid_size", "ask_size"):
+            record[name][full] = quotes[name][rows]
+        for name in ("bid", "ask"):
+            record[name][full] = quotes[name][rows] * unit
+        quoted = chain.quoted[rows]
+        record["tradeable"][full] = quoted
+        self._mark[full] = np.where(quoted, mid[rows], self._mark[full])
+        half = 0.5 * chain.spread[rows] * mid[rows]
+        self._half[full] = np.where(quoted, half, self._half[full])
+        self._mark[held == EMPTY] = self._half[held == EMPTY] = 0.0
+        record["price"] = self._mark
+        sigma, values = self._greeks(record, quotes[rows], full)
+        record["implied_volatility"][full], record["greeks"][full] = sigma, values
+
+    def _greeks(self, record: Array, quotes: Array, full: Array) -> tuple[Array, Array]:
+        """Volatility and greeks of the held contracts: the feed's, computed where it has none."""
+        config = self.config
+        years = np.maximum(quotes["expiry"] - self.ts_event, 0) / YEAR_NS
+        rate, dividend = config.interest_rate, config.dividend_yield
+        sigma, given = quotes["implied_volatility"], quotes["greeks"]
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(sigma) & (sigma > 0) & (sigma < 10.0)
+        solved = sigma
+        if not known.all():
+            implied = implied_volatility(
+                record["price"][full], self.underlying, quotes["strike"], years, rate, dividend,
+                quotes["right"],
+            )  # fmt: skip
+            solved = np.where(known, sigma, implied)
+        # without any solution (a mark below the intrinsic value): a small volatility, delta 0 or 1
+        usable = np.where(np.isfinite(solved), solved, 1e-3)
+        own = np.isfinite(given).all(1) & (given != 0).any(1) & known
+        values = greeks(
+            self.underlying, quotes["strike"], years, rate, dividend, usable, quotes["right"]
+        )
+        return solved, np.where(own[:, None], given, values)
