@@ -27,7 +27,9 @@ from config.production import refusals
 from config.replayer import ReplayerConfig
 from config.sources import Gathered, KeyPath
 from config.supervisor import SupervisorConfig
+from config.tracking import TrackingConfig
 from config.trading import TradingConfig
+from config.trainer import TrainerConfig
 from config.worker_spec import WorkerSpec
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Settings(BaseModel):
     ingest: IngestConfig = IngestConfig()
     trading: TradingConfig = TradingConfig()
     feeder: FeederConfig = FeederConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    tracking: TrackingConfig = TrackingConfig()
     replayer: ReplayerConfig = ReplayerConfig()
     workers: tuple[WorkerSpec, ...] = ()
 

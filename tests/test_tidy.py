@@ -34,7 +34,7 @@ ALLOWED = {
 CONFINED = {
     "torch": ("workers.trainer", "workers.nursery"),
     "stable_baselines3": ("workers.trainer", "workers.nursery"),
-    "mlflow": ("workers.trainer", "workers.nursery"),
+    "mlflow": ("workers.shipper", "workers.nursery"),
     "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
     "pydantic": ("config",),
 }
@@ -43,6 +43,7 @@ ENVIRONMENT_READERS = {
     "setup.py": "the compiler and the sanitizer of a build",
     "supervisor.py": "the notify socket that a service manager hands to its child",
     "workers/spawn.py": "writes the child's own environment; reads nothing",
+    "workers/shipper/worker.py": "writes what MLflow reads of its timeouts",
     "workers/nursery.py": "writes its own environment before imports that start threads",
 }
 #: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.

@@ -58,6 +58,11 @@ class WorkerContext:
         """Tell whether the worker was asked to end; long steps look at it."""
         return self.stop_signal != 0
 
+    @staticmethod
+    def pause(seconds: float) -> None:
+        """Let `seconds` pass where there is nothing to wait for; a signal ends it early."""
+        signal.sigtimedwait([signal.SIGURG], seconds)
+
     @contextmanager
     def expect(self, seconds: float) -> Iterator[None]:
         """Announce that the next beat may take `seconds`; without it the default deadline holds."""

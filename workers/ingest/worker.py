@@ -8,7 +8,6 @@ from the newest records.
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +74,7 @@ class IngestWorker(Worker):
         """Pass one batch."""
         if time.monotonic() < self._retry_at or not self._connected():
             self._tell()
-            signal.sigtimedwait([signal.SIGURG], WAIT_S)
+            self.context.pause(WAIT_S)
             return 0
         reader, decoder, dead = self._reader, self._decoder, self._dead
         if reader is None or decoder is None or dead is None:

@@ -6,7 +6,6 @@ killed sends the unconfirmed part of one batch again. Without a kill every row i
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -82,7 +81,7 @@ class ReplayerWorker(Worker):
         """Wait a moment, or until a signal; the producer's callbacks are served."""
         if self._producer is not None:
             self._producer.poll(0)
-        signal.sigtimedwait([signal.SIGURG], WAIT_S)
+        self.context.pause(WAIT_S)
 
     def _connected(self) -> bool:
         """Have a producer for the broker that is there now, and the schema's id."""

@@ -1,0 +1,29 @@
+"""Checkpoints: whole or refused, the newest few kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from workers.trainer import checkpoint
+
+
+def test_newest_few_are_kept_and_come_back(tmp_path):
+    """Five written, three kept, each as it was written."""
+    for updates in range(5):
+        checkpoint.write(tmp_path, updates, {"a": np.full(3, updates), "n": np.array(7)}, 3)
+    found = checkpoint.paths(tmp_path)
+    assert [int(p.name[-3:]) for p in found] == [4, 3, 2]
+    arrays = checkpoint.read(found[0])
+    assert arrays["a"].tolist() == [4, 4, 4]
+    assert arrays["n"].shape == ()
+
+
+def test_any_flipped_byte_is_noticed(tmp_path):
+    """A corrupt or foreign file is refused by name."""
+    path = checkpoint.write(tmp_path, 1, {"a": np.arange(5)}, 3)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(checkpoint.BadCheckpoint, match="the one before"):
+            checkpoint.read(path)

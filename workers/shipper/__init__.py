@@ -1,0 +1,1 @@
+"""Ships what trainers measured to MLflow, outside their processes."""

@@ -1,0 +1,5 @@
+"""Run the shipper alone."""
+
+from workers.base import main
+
+main("shipper")

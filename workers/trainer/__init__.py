@@ -1,0 +1,1 @@
+"""TD3 on the experience in shared memory; the only home of torch besides the nursery."""

@@ -1,0 +1,5 @@
+"""Run a trainer alone."""
+
+from workers.base import main
+
+main("trainer")
