@@ -10,7 +10,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class TrainerConfig(BaseModel):
-    """TD3 (Fujimoto, van Hoof and Meger 2018) on the experience in shared memory."""
+    """TD3 (Fujimoto et al. 2018) on the experience in shared memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

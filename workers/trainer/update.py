@@ -1,4 +1,4 @@
-"""One TD3 update with a backward pass of its own (Fujimoto, van Hoof and Meger 2018).
+"""One TD3 update with a backward pass of its own (Fujimoto et al. 2018).
 
 The mathematics is stable-baselines3's TD3.train: twin critics, clipped target noise, the smaller
 target value, actor and targets every `policy_delay` updates, the actor after the first critic
