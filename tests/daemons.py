@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mesh import Mesh, MeshError
+from mesh import Mesh, MeshError, ProcessIdentity
 
 ROOT = Path(__file__).parent.parent
 WATCHDOG_S = 60.0
@@ -28,6 +28,14 @@ def until(what, condition, watchdog=WATCHDOG_S):
                 return value
         select.select([], [], [], 0.01)
     raise AssertionError(f"never: {what}")
+
+
+def alive(pid):
+    """Whether a process runs under `pid`; one that nobody has reaped yet does not."""
+    try:
+        return ProcessIdentity.of(pid).is_alive()
+    except ProcessLookupError:
+        return False
 
 
 class Daemon:

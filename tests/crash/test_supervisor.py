@@ -10,9 +10,8 @@ import sys
 
 import pytest
 
-from mesh import ProcessIdentity
 from mesh.control import ControlRequest, ask
-from tests.daemons import ROOT, daemon, until
+from tests.daemons import ROOT, alive, daemon, until
 
 pytestmark = pytest.mark.crash
 
@@ -87,15 +86,7 @@ def test_i7_killed_daemon_is_replaced_without_touching_a_worker(tmp_path):
         assert one.worker("second")["pid"] == pids["second"]
         assert_consecutive(one, "first")
         assert one.stop() == 0
-        assert not any(ProcessIdentity.of(p).is_alive() for p in pids.values() if _exists(p))
-
-
-def _exists(pid):
-    try:
-        ProcessIdentity.of(pid)
-    except ProcessLookupError:
-        return False
-    return True
+        assert not any(alive(pid) for pid in pids.values())
 
 
 def test_second_daemon_is_refused(tmp_path):
@@ -180,4 +171,4 @@ def test_removed_at_stop_when_configured(tmp_path):
         pids = [one.running("first"), one.running("second")]
         assert one.stop() == 0
         assert not one.mesh_path.exists()
-        assert not any(_exists(pid) for pid in pids)
+        assert not any(alive(pid) for pid in pids)
