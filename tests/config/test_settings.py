@@ -172,6 +172,37 @@ def test_production_refuses_what_is_only_fit_for_a_desk(override, key):
     assert "refused in production" in found[key].reason
 
 
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('[workers.ingest]\nworker = "workers.ingest.worker:I"', "kafka.bootstrap_servers"),
+        ('[workers.ingest]\nworker = "workers.ingest.worker:I"', "kafka.registry_url"),
+        (
+            '[kafka]\nregistry_url = "http://r"\n[workers.i]\nworker = "workers.ingest.w:I"',
+            "kafka.registry_url",
+        ),
+        (
+            """[kafka.options]\n"security.protocol" = "sasl_plaintext"
+[workers.i]\nworker = "workers.ingest.w:I\"""",
+            "kafka.options.security.protocol",
+        ),
+        ('[workers.b]\nworker = "workers.broker.worker:B"', "workers"),
+        ('[workers.s]\nworker = "workers.shipper.worker:S"', "tracking.uri"),
+        (
+            '[tracking]\nuri = "sqlite:///x"\n[workers.s]\nworker = "workers.shipper.worker:S"',
+            "tracking.uri",
+        ),
+    ],
+)
+def test_production_refuses_plaintext_embedded_and_sqlite(tmp_path, lines, key):
+    """What a desk's workers may use, a production host must not."""
+    profile = tmp_path / "host.toml"
+    profile.write_text(lines)
+    found = problems_of(str(profile), ["environment=production"])
+    assert "refused in production" in found[key].reason
+    load_settings(str(profile), environ={}, directory=Path("/nonexistent"))
+
+
 def test_settings_are_frozen():
     """What was checked stays what it is."""
     with pytest.raises(ValidationError):
@@ -202,8 +233,13 @@ def test_shipped_profiles_are_valid(profile, tmp_path):
 def test_production_profile_lacks_only_what_the_host_must_give(tmp_path):
     """The shipped production profile has no fault but what it refuses to guess."""
     report = problems_or_none("production", environ={}, directory=tmp_path)
-    for problem in report.problems if report else ():
-        assert "refused in production" in problem.reason
+    assert {problem.key for problem in report.problems} == {
+        "kafka.bootstrap_servers",
+        "kafka.registry_url",
+        "tracking.uri",
+    }
+    given = ["kafka.bootstrap_servers=k:9093", "kafka.registry_url=https://r", "tracking.uri=x:"]
+    assert problems_or_none("production", given, environ={}, directory=tmp_path) is None
 
 
 @given(
