@@ -33,7 +33,12 @@ ALLOWED = {
 #: Heavy libraries, and the only places that may load them.
 CONFINED = {
     "torch": ("workers.trainer", "workers.nursery"),
-    "stable_baselines3": ("workers.trainer", "workers.nursery"),
+    "stable_baselines3": (
+        "workers.trainer",
+        "workers.nursery",
+        "workers.trading_env.sb3_view",  # imported by one call, TradingVectorEnv.as_sb3
+        "workers.trading_env.vector",  # for its return type alone
+    ),
     "mlflow": ("workers.shipper", "workers.nursery"),
     "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
     "pydantic": ("config",),

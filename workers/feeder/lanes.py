@@ -64,15 +64,20 @@ class Lanes:
         records["first"] = True
         return records
 
-    def step(self, state: Array, policy: Policy | None, *, hold: bool) -> Array:
-        """Act on the previous state, move to `state`, give one record a lane (L,)."""
+    def step(
+        self, state: Array, policy: Policy | None, *, hold: bool = False, flatten: bool = False
+    ) -> Array:
+        """Act on the previous state, move to `state`, give one record a lane (L,).
+
+        With `hold` positions stay as they are; with `flatten` every lane wants none.
+        """
         if self.previous is None:
             return self.begin(state)
         block = MarketBlock.of(np.stack([self.previous, state]), self._trading)
-        actions = self.simulation.held_actions() if hold else self._decide(policy)
+        actions = self._actions(policy, hold=hold, flatten=flatten)
         now = np.zeros(self.count, np.int64)
         fresh = self._fresh.copy()
-        outcome = self.simulation.step(block, now, now + 1, actions, fresh)
+        outcome = self.simulation.step(block, now, now + 1, actions, fresh, hold=hold)
         self._episodes += fresh
         self._limits[fresh] = self._config.episode_steps
         steps = self.simulation.steps
@@ -123,6 +128,11 @@ class Lanes:
         self._fresh[:] = saved.fresh
         self.previous = market[at[-1]]
         return True
+
+    def _actions(self, policy: Policy | None, *, hold: bool, flatten: bool) -> Array:
+        if flatten:
+            return np.zeros((self.count, SLOTS), np.float32)
+        return self.simulation.held_actions() if hold else self._decide(policy)
 
     def _decide(self, policy: Policy | None) -> Array:
         memory = self._config.noise_memory

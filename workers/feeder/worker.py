@@ -32,6 +32,7 @@ from workers.records import (
 )
 from workers.trading_env.errors import TradingEnvError
 from workers.trading_env.market_state import MarketState
+from workers.trading_env.pacing import StatePacer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WAIT_S = 0.1
@@ -71,7 +72,7 @@ class FeederWorker(Worker):
         self._resume()
         self._state.take(mesh.table(QUOTES, TICK_DTYPE).snapshot())
         self._policies = Policies(mesh, config.trainers, config.policy_max_age_s)
-        self._due = 0
+        self._pacer = StatePacer(self._state, config.interval_s)
         self._since_state = time.monotonic()
         self._since_tick = time.monotonic()
         self._told = self._safe_at = 0.0
@@ -116,18 +117,8 @@ class FeederWorker(Worker):
         now = time.monotonic()
         if ticks.size:
             self._since_tick = now
-        interval = int(self._config.interval_s * 1e9)
-        while ticks.size:
-            late = np.flatnonzero(ticks["ts_event"] >= self._due) if self._due else np.arange(1)
-            if late.size == 0:
-                self._state.take(ticks)
-                break
-            self._state.take(ticks[: late[0]])
-            if self._due:
-                yield self._make()
-            self._due = int(ticks["ts_event"][late[0]]) + interval
-            self._state.take(ticks[late[0] : late[0] + 1])
-            ticks = ticks[late[0] + 1 :]
+        for _ in self._pacer.feed(ticks):
+            yield self._make()
         fresh = self._since_tick > self._since_state
         if fresh and now - self._since_state >= self._config.max_wait_s:
             yield self._make()
@@ -141,9 +132,10 @@ class FeederWorker(Worker):
             return 0
         policy = self._policies.best()
         unsafe = self._safety()
-        hold = bool(unsafe) or bool(state["stale"])
+        flatten = bool(unsafe) and self._config.safe_state == "flatten"
+        hold = not flatten and (bool(unsafe) or bool(state["stale"]))
         try:
-            records = self._lanes.step(state, policy, hold=hold)
+            records = self._lanes.step(state, policy, hold=hold, flatten=flatten)
         except TradingEnvError as error:
             self._status.holds += 1
             self._status.state = f"holding: {error}"
@@ -169,7 +161,8 @@ class FeederWorker(Worker):
         status.slots = [name.decode() for name in state["contract"].tolist()]
         if unsafe:
             status.holds += 1
-            status.state = f"holding: {unsafe}"
+            doing = "flattening" if self._config.safe_state == "flatten" else "holding"
+            status.state = f"{doing}: {unsafe}"
         elif state["stale"]:
             status.holds += 1
             status.state = f"holding: data is {float(state['age_s']):.0f} s old"

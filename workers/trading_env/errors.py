@@ -19,6 +19,14 @@ class NoMarketData(TradingEnvError):
     """There is no market state (yet), or too few of them for an episode."""
 
 
+class EndOfData(TradingEnvError):
+    """A provider has no further market state: the episode is truncated."""
+
+
+class StaleData(TradingEnvError):
+    """A provider waited as long as it may, and no newer market state came."""
+
+
 class InvalidAction(TradingEnvError):
     """An action of another shape, or with NaN or infinity."""
 
@@ -31,5 +39,5 @@ class UnknownSymbol(TradingEnvError):
     """A symbol that names no option in a known notation."""
 
 
-class ProviderFault(TradingEnvError):
-    """A market data provider breaks its contract."""
+class ContractViolation(TradingEnvError):
+    """A market data provider breaks its contract; the message names the rule and the state."""

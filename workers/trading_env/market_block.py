@@ -8,6 +8,7 @@ error, or is replaced by the last good one, marked stale, and not traded on.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -26,7 +27,9 @@ POSITIONS = slice(1, 1 + SLOTS)
 MONEYNESS = slice(1 + SLOTS, 1 + 2 * SLOTS)
 GREEK_FEATURES = slice(1 + 2 * SLOTS, 1 + 2 * SLOTS + SLOTS * GREEKS)
 INDICATOR_FEATURES = slice(GREEK_FEATURES.stop, GREEK_FEATURES.stop + INDICATORS)
-LARGEST = 1e12
+#: Of a price or a strike that is positive; log(underlying / strike) stays within 50 by them.
+SMALLEST, LARGEST = 1e-9, 1e12
+INDICATOR_LIMIT = 5.0
 
 
 def bad_rows(states: Array) -> dict[str, Array]:
@@ -60,7 +63,7 @@ def bad_rows(states: Array) -> dict[str, Array]:
 
 
 def _positive(values: Array) -> Array:
-    result: Array = (values > 0) & (values < LARGEST)
+    result: Array = (values > SMALLEST) & (values < LARGEST)
     return result
 
 
@@ -160,6 +163,14 @@ class MarketBlock:
             features=market_features(states, config),
         )
 
+    @classmethod
+    def joined(cls, blocks: Sequence[Self]) -> Self:
+        """Rows of all `blocks`, one after the other; no lane is to step from one into the next."""
+        if len(blocks) == 1:
+            return blocks[0]
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{n: np.concatenate([getattr(block, n) for block in blocks]) for n in names})
+
     def __len__(self) -> int:
         """Give the number of states."""
         return int(self.states.size)
@@ -176,7 +187,9 @@ def market_features(states: Array, config: TradingConfig) -> Array:
     frames[:, MONEYNESS] = np.log(states["underlying"][:, None] / strike)
     greeks = np.where(held[:, :, None], states["greeks"] * np.array(config.greek_scale), 0.0)
     frames[:, GREEK_FEATURES] = np.tanh(greeks).reshape(states.size, -1)
-    frames[:, INDICATOR_FEATURES] = states["indicators"]
+    np.clip(
+        states["indicators"], -INDICATOR_LIMIT, INDICATOR_LIMIT, out=frames[:, INDICATOR_FEATURES]
+    )
     return frames
 
 
@@ -188,7 +201,15 @@ def _terms_kept(states: Array, config: TradingConfig, previous: Array | None) ->
     terms = (before["strike"] != now["strike"]) | (before["right"] != now["right"])
     replaced = same & terms & (before["right"] != 0)
     unmarked = (before["contract"] != now["contract"]) & ~now["rolled"] & (before["right"] != 0)
-    if unmarked.any():
+    if unmarked.any() and config.on_bad_data == "hold":
+        replaced_unmarked = np.where(unmarked, before["price"], joined["previous_price"][1:])
+        joined = joined.copy()
+        joined["rolled"][1:] |= unmarked
+        joined["previous_price"][1:] = replaced_unmarked
+        joined["previous_half_spread"][1:][unmarked] = 0.0
+        before, now = joined[:-1], joined[1:]
+        states = joined if previous is None else joined[1:]
+    elif unmarked.any():
         row, slot = np.argwhere(unmarked)[0]
         raise BadMarketData(
             f"state {row + 1}, slot {slot}: contract changed from "

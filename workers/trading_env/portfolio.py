@@ -17,6 +17,7 @@ that leaves). Cash is kept by compensated summation (Kahan 1965) for that.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,21 @@ if TYPE_CHECKING:
     from config.trading import TradingConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+#: The balance feature is clipped to this; beyond it cash says nothing new.
+BALANCE_LIMIT = 1e6
+
+
+class Reason(enum.IntFlag):
+    """Why a slot did not get what was wanted, or what else happened to it."""
+
+    NO_QUOTE = 1  # not quoted on both sides, or not fresh
+    PARTIAL = 2  # the quoted size was smaller
+    STALE = 4  # the whole state is stale or was held
+    CLOSED = 8  # the market is closed
+    ROLLED = 16  # the contract left its slot: closed at its quote, or settled
+    HELD = 32  # the action was not finite, or the lane was told to hold
+
 
 CASH, CARRY, EQUITY, PEAK, COSTS, TRADED, COUNT = range(7)
 POSITION = slice(7, 7 + SLOTS)
@@ -81,7 +97,8 @@ class Portfolios:
 
     def write_features(self, frames: Array) -> None:
         """Write balance and positions into frames, float32 (n, 100)."""
-        frames[:, BALANCE] = self.cash / self.config.initial_balance
+        share = self.cash / self.config.initial_balance
+        frames[:, BALANCE] = np.clip(share, -BALANCE_LIMIT, BALANCE_LIMIT)
         np.divide(
             self.positions,
             self.config.contract_limit,
@@ -99,6 +116,7 @@ class Outcome:
     change: Array  # float64 (n, 10): contracts bought (+) and sold (-)
     costs: Array  # float64 (n,): of this step
     swept: Array  # float64 (n,): gains and losses of the positions, before costs
+    reasons: Array  # uint8 (n, 10): bits of Reason
 
 
 def targets_of(actions: Array, lanes: int, config: TradingConfig) -> Array:
@@ -137,7 +155,9 @@ def step_portfolios(
     targets = _delayed(accounts, targets)
     positions, price = accounts.positions, block.price[now]
     change = targets - positions
-    change[np.isnan(change)] = 0.0
+    idle = np.isnan(change)
+    change[idle] = 0.0
+    wanted = change.copy()
     np.minimum(change, block.buy_limit[now], out=change)
     np.maximum(change, -block.sell_limit[now], out=change)
     volume = np.abs(change)
@@ -162,7 +182,21 @@ def step_portfolios(
     accounts.costs += costs
     accounts.traded += volume.sum(1)
     ruined = value <= config.ruin_share * config.initial_balance
-    return Outcome(reward, ruined, change, costs, swept)
+    reasons = _reasons(block, now, then, wanted, change) | idle * np.uint8(Reason.HELD)
+    return Outcome(reward, ruined, change, costs, swept, reasons)
+
+
+def _reasons(block: MarketBlock, now: Array, then: Array, wanted: Array, change: Array) -> Array:
+    """Bits of Reason, uint8 (n, 10)."""
+    unmet = wanted != change
+    limit = np.where(wanted > 0, block.buy_limit[now], block.sell_limit[now])
+    states = block.states
+    reasons = np.where(unmet, np.where(limit > 0, Reason.PARTIAL, Reason.NO_QUOTE), 0)
+    reasons |= unmet * (states["stale"][now] * int(Reason.STALE))[:, None]
+    reasons |= unmet * (states["closed"][now] * int(Reason.CLOSED))[:, None]
+    reasons |= block.rolled[then] * int(Reason.ROLLED)
+    found: Array = reasons.astype(np.uint8)
+    return found
 
 
 def _delayed(accounts: Portfolios, targets: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,13 +48,18 @@ class Simulation:
         then: Array,
         actions: Array,
         fresh: Array | None = None,
+        *,
+        hold: bool = False,
     ) -> Outcome:
         """Act on rows `now`, observe rows `then` (int64, n). Raises InvalidAction, BadMarketData.
 
         Lanes in `fresh` (bool) ended before this step: they start anew at row `then`, whatever
-        they wanted to do, with reward 0.
+        they wanted to do, with reward 0. With `hold` no lane wants anything: positions stay, to
+        the last bit, whatever `actions` says.
         """
         targets = targets_of(actions, self.lanes, self.config)
+        if hold:
+            targets[:] = np.nan
         starting = None if fresh is None or not fresh.any() else np.flatnonzero(fresh)
         if starting is not None:
             self.accounts.reset(starting)
@@ -65,8 +71,8 @@ class Simulation:
         self.accounts.write_features(frames)
         if starting is not None:
             self.reset(block, then[starting], starting)
-            outcome.reward[starting] = 0.0
-            outcome.ruined[starting] = False
+            for column in (getattr(outcome, field.name) for field in dataclasses.fields(outcome)):
+                column[starting] = 0
         return outcome
 
     def held_actions(self) -> Array:

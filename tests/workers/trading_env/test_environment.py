@@ -1,0 +1,313 @@
+"""`TradingEnvironment` and `TradingVectorEnv`: gymnasium's and SB3's contracts, one maths."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import workers.trading_env.registration  # noqa: F401 - registers the ids
+from config.trading import TradingConfig
+from tests.workers.trading_env.markets import Streamed, market
+from workers.records import SLOTS
+from workers.trading_env.environment import TradingEnvironment
+from workers.trading_env.errors import BadMarketData, InvalidAction, StaleData
+from workers.trading_env.providers.known_optimum import (
+    known_optimum_config,
+    known_optimum_provider,
+)
+from workers.trading_env.providers.recorded import RecordedProvider
+from workers.trading_env.providers.synthetic import synthetic_provider
+from workers.trading_env.vector import TradingVectorEnv
+
+RULES = TradingConfig(max_episode_steps=17, ruin_share=0.9, latency_states=1, partial_fills=True)
+
+
+def provider(seed=0):
+    """Random segments in which episodes begin anywhere."""
+    runs = [market(seed + i, 40 + 7 * i) for i in range(4)]
+    return RecordedProvider(runs, random_start=True, least_steps=5)
+
+
+def test_gymnasium_accepts_it():
+    """check_env finds nothing, not even something to warn of."""
+    check_env(TradingEnvironment(provider()), skip_render_check=True)
+    check_env(TradingEnvironment(Streamed(provider())), skip_render_check=True)
+
+
+@pytest.mark.filterwarnings("ignore:Your observation .* has an unconventional shape")
+def test_stable_baselines_accepts_it():
+    """SB3's check_env finds nothing but the shape, which is a window on purpose."""
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    checker.check_env(TradingEnvironment(provider()))
+
+
+@pytest.mark.parametrize("name", ["Synthetic-v0", "KnownOptimum-v0"])
+def test_ids_are_registered(name):
+    """gymnasium.make and make_vec know them, with the vector environment of our own."""
+    sizes = {"states": 200} if name.startswith("Synth") else {"episodes": 3, "steps": 20}
+    env = gymnasium.make(f"tradingmesh/{name}", **sizes)
+    observation, _ = env.reset(seed=1)
+    assert env.observation_space.contains(observation)
+    several = gymnasium.make_vec(f"tradingmesh/{name}", num_envs=3, **sizes)
+    assert isinstance(several.unwrapped, TradingVectorEnv)
+    first, _ = several.reset(seed=1)
+    assert first[0].tobytes() == observation.tobytes()
+
+
+def rollout(env, actions, seed):
+    """Everything a vector environment gives for these actions."""
+    observation, info = env.reset(seed=seed)
+    yield observation, np.zeros(env.num_envs), None, None, info
+    for action in actions:
+        yield env.step(action)
+
+
+def assert_same(found, wanted):
+    """Two rollouts agree to the last bit."""
+    for one, two in zip(found, wanted, strict=True):
+        assert one[0].tobytes() == np.ascontiguousarray(two[0]).tobytes()
+        assert np.asarray(one[1], float).tobytes() == np.asarray(two[1], float).tobytes()
+        for place in (2, 3):
+            assert one[place] is None or (one[place] == two[place]).all()
+        for name in ("cash", "equity", "fills", "reasons", "step", "ts_event"):
+            assert (one[4][name] == two[4][name]).all(), name
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("swap", [False, True])
+def test_scalar_and_batched_agree_step_for_step(mode, swap):
+    """Five lanes as SyncVectorEnv of scalar ones and as one batch: the same to the last bit."""
+    config = RULES.model_copy(update={"swap_terminated_truncated": swap})
+    dice = np.random.default_rng(5)
+    actions = dice.uniform(-1.3, 1.3, (120, 5, SLOTS)).astype(np.float32)
+    batch = TradingVectorEnv(provider(), 5, config, autoreset_mode=mode)
+    scalar = SyncVectorEnv(
+        [lambda: TradingEnvironment(provider(), config) for _ in range(5)], autoreset_mode=mode
+    )
+    assert_same(rollout(batch, actions, 11), rollout(scalar, actions, 11))
+
+
+def test_streams_and_rows_agree_step_for_step():
+    """A provider stepped by `advance` gives what the same states in memory give."""
+    dice = np.random.default_rng(6)
+    actions = dice.uniform(-1, 1, (100, 3, SLOTS))
+    rows = TradingVectorEnv(provider(), 3, RULES)
+    streams = TradingVectorEnv([Streamed(provider()) for _ in range(3)], config=RULES)
+    assert_same(rollout(rows, actions, 2), rollout(streams, actions, 2))
+
+
+def test_same_step_mode_keeps_what_ended():
+    """`final_obs` ends the old episode, the observation begins the new one."""
+    config = TradingConfig(max_episode_steps=3)
+    env = TradingVectorEnv(provider(), 2, config, autoreset_mode=AutoresetMode.SAME_STEP)
+    env.reset(seed=0)
+    actions = np.full((2, SLOTS), 0.5)
+    for _ in range(2):
+        env.step(actions)
+    observation, _, _, truncated, info = env.step(actions)
+    assert truncated.all()
+    assert info["_final_obs"].all()
+    for lane in range(2):
+        assert info["final_obs"][lane][-1, 0] != 1.0
+        assert observation[lane][-1, 0] == 1.0
+        assert not observation[lane][:, 1:11].any()
+    assert info["final_info"]["ended"].tolist() == ["step limit"] * 2
+    assert (info["step"] == 0).all()
+
+
+def test_disabled_mode_resets_by_mask():
+    """Without autoreset an ended lane must be reset, alone, and the others go on."""
+    config = TradingConfig(max_episode_steps=4)
+    env = TradingVectorEnv(provider(), 3, config, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    for _ in range(4):
+        _, _, _, truncated, _ = env.step(np.zeros((3, SLOTS)))
+    assert truncated.all()
+    with pytest.raises(ResetNeeded, match="lanes"):
+        env.step(np.zeros((3, SLOTS)))
+    env.reset(options={"reset_mask": np.array([True, True, True])})
+    env.step(np.zeros((3, SLOTS)))
+    _, info = env.reset(options={"reset_mask": np.array([False, True, False])})
+    assert info["step"].tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="reset_mask"):
+        env.reset(options={"reset_mask": [1, 2]})
+
+
+def test_same_seed_same_trajectory():
+    """Two runs of one seed are equal, another seed is not."""
+    runs = []
+    for seed in (3, 3, 4):
+        env = TradingEnvironment(provider())
+        observation, _ = env.reset(seed=seed)
+        env.action_space.seed(1)
+        parts = [observation]
+        for _ in range(3):
+            parts += [env.step(env.action_space.sample())[0] for _ in range(4)]
+            parts.append(env.reset()[0])
+        runs.append(np.stack(parts).tobytes())
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_end_of_data_truncates_and_ruin_terminates():
+    """The learner bootstraps at the end of data, not at ruin; the switch swaps the two."""
+    states = market(1, 12)
+    for swap in (False, True):
+        config = TradingConfig(swap_terminated_truncated=swap)
+        env = TradingEnvironment(RecordedProvider(states), config)
+        env.reset(seed=0)
+        flags = [env.step(np.zeros(SLOTS))[2:4] for _ in range(11)]
+        assert flags[:-1] == [(False, False)] * 10
+        assert flags[-1] == ((True, False) if swap else (False, True))
+        with pytest.raises(ResetNeeded):
+            env.step(np.zeros(SLOTS))
+    poor = TradingConfig(initial_balance=1000.0, cost_rate=1.0)
+    env = TradingEnvironment(RecordedProvider(states), poor)
+    env.reset(seed=0)
+    *_, terminated, truncated, info = env.step(np.ones(SLOTS))
+    assert (terminated, truncated, info["ended"]) == (True, False, "ruin")
+
+
+@pytest.mark.parametrize(
+    "action",
+    [np.full(SLOTS, np.nan), np.full(SLOTS, np.inf), np.zeros(3), "buy", None, [[0.0] * SLOTS]],
+)
+def test_bad_actions_are_typed_errors(action):
+    """NaN, infinity, a wrong shape, a string: InvalidAction, and the account is as before."""
+    env = TradingEnvironment(provider())
+    env.reset(seed=0)
+    before = env.simulation.accounts.to_bytes()
+    with pytest.raises(InvalidAction):
+        env.step(action)
+    assert env.simulation.accounts.to_bytes() == before
+
+
+def test_a_bad_action_can_hold_instead():
+    """Configured to hold, a NaN keeps the positions and says so."""
+    env = TradingEnvironment(provider(), TradingConfig(on_bad_action="hold"))
+    env.reset(seed=0)
+    env.step(np.full(SLOTS, 0.5))
+    held = env.simulation.accounts.positions.copy()
+    *_, info = env.step(np.full(SLOTS, np.nan))
+    stayed = (info["reasons"] & 16) == 0
+    assert (env.simulation.accounts.positions[0] == held[0])[stayed].all()
+    assert (info["reasons"] & 32).all()
+
+
+def test_stale_data_holds_or_raises():
+    """A live source that fell silent: the state is held, nothing trades, or StaleData."""
+    env = TradingEnvironment(Streamed(provider(), silent_at=2))
+    env.reset(seed=0)
+    env.step(np.ones(SLOTS))
+    *_, info = env.step(np.zeros(SLOTS))
+    at = info["ts_event"]
+    observation, reward, _, _, info = env.step(np.zeros(SLOTS))
+    assert np.isfinite(observation).all()
+    assert np.isfinite(reward)
+    assert info["ts_event"] == at
+    *_, info = env.step(np.ones(SLOTS))
+    assert not info["fills"].any()
+    assert (info["reasons"] & 4).any()
+    env = TradingEnvironment(Streamed(provider(), silent_at=1), TradingConfig(on_bad_data="raise"))
+    env.reset(seed=0)
+    with pytest.raises(StaleData):
+        env.step(np.ones(SLOTS))
+
+
+def test_what_is_no_provider_is_refused():
+    """A list of numbers, a provider of dictionaries, one stream under two lanes."""
+    with pytest.raises(TypeError, match="reset"):
+        TradingEnvironment([1, 2, 3])
+    with pytest.raises(ValueError, match="streaming"):
+        TradingVectorEnv(Streamed(provider()), 2)
+
+    class Dictionaries:
+        def reset(self, *, seed=None):
+            return {"price": seed}
+
+        def advance(self):
+            return {"price": float("nan")}
+
+    env = TradingEnvironment(Dictionaries())
+    with pytest.raises(BadMarketData, match="MARKET_DTYPE"):
+        env.reset()
+
+
+def test_the_sb3_view_has_what_learners_need():
+    """Same-step resets, the terminal observation, and a truncation that is marked as one."""
+    pytest.importorskip("stable_baselines3")
+    config = known_optimum_config(max_episode_steps=5)
+    env = TradingVectorEnv(known_optimum_provider(steps=9), 4, config, autoreset_mode="SameStep")
+    view = env.as_sb3()
+    view.seed(3)
+    first = view.reset()
+    assert first.shape == (4, 16, 100)
+    for step in range(5):
+        observations, rewards, dones, infos = view.step(np.zeros((4, SLOTS), np.float32))
+        assert dones.all() == (step == 4)
+    assert rewards.dtype == np.float32
+    assert all(info["TimeLimit.truncated"] for info in infos)
+    assert infos[0]["terminal_observation"].shape == (16, 100)
+    assert (observations[:, -1, 0] == 1.0).all()
+
+
+def test_sb3_learns_on_the_view():
+    """TD3 of stable-baselines3 takes the view as its environment and trains."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    env = TradingVectorEnv(
+        known_optimum_provider(episodes=4, steps=30), 2, known_optimum_config(),
+        autoreset_mode="SameStep",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = sb3.TD3(
+            "MlpPolicy", env.as_sb3(), learning_starts=20, buffer_size=500, batch_size=16,
+            policy_kwargs={"net_arch": [8]}, device="cpu",
+        )  # fmt: skip
+        model.learn(60)
+    assert model.num_timesteps >= 60
+
+
+def test_the_library_does_not_import_stable_baselines():
+    """A feeder or a notebook pays for torch only when it asks for the SB3 view."""
+    code = (
+        "import sys; import workers.trading_env.vector, workers.trading_env.registration; "
+        "print([m for m in ('torch', 'stable_baselines3', 'matplotlib') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_rendering_draws_the_episode():
+    """rgb_array is a picture of another episode step by step."""
+    pytest.importorskip("matplotlib")
+    env = TradingEnvironment(provider(), render_mode="rgb_array")
+    env.reset(seed=0)
+    blank = env.render()
+    for _ in range(5):
+        env.step(np.ones(SLOTS))
+    drawn = env.render()
+    assert drawn.shape == (600, 800, 3)
+    assert drawn.dtype == np.uint8
+    assert (drawn != blank).any()
+    env.close()
+
+
+def test_a_synthetic_market_is_the_same_for_a_seed():
+    """Same seed, same states; every state is sane, and most slots can be traded."""
+    one, two, three = (synthetic_provider(seed, states=150) for seed in (1, 1, 2))
+    for name in one.states.dtype.names:
+        equal = {"equal_nan": True} if one.states[name].dtype.kind == "f" else {}
+        assert np.array_equal(one.states[name], two.states[name], **equal), name
+    assert (one.states["price"][:150] != three.states["price"][:150]).any()
+    assert one.states["tradeable"].mean() > 0.8
+    env = TradingEnvironment(one)
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)

@@ -1,0 +1,1 @@
+"""Where market states come from: live, recorded, synthetic, or a user's own provider."""

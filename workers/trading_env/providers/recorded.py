@@ -1,0 +1,117 @@
+"""Market states from memory: recorded, built from recorded ticks, or simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workers.records import MARKET_DTYPE
+from workers.trading_env.errors import BadMarketData, EndOfData, NoMarketData
+from workers.trading_env.market_state import MarketState
+from workers.trading_env.pacing import StatePacer
+
+if TYPE_CHECKING:
+    from config.trading import TradingConfig
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class RecordedProvider:
+    """Segments of market states, each MARKET_DTYPE (T,) with T of at least 2.
+
+    With `random_start` an episode begins anywhere in a segment that leaves `least_steps` of it;
+    without, at a segment's first state. It ends at the segment's last state.
+    """
+
+    def __init__(
+        self,
+        segments: Array | Sequence[Array],
+        *,
+        random_start: bool = False,
+        least_steps: int = 1,
+    ) -> None:
+        """Take the states as they are; environments validate them. Raises NoMarketData."""
+        runs = [segments] if isinstance(segments, np.ndarray) else list(segments)
+        for run in runs:
+            if run.dtype != MARKET_DTYPE or run.ndim != 1:
+                raise BadMarketData(
+                    f"a segment must be MARKET_DTYPE of shape (T,), got {str(run.dtype)[:80]} "
+                    f"of shape {run.shape}"
+                )
+        least = max(1, least_steps)
+        self._segments = tuple(run for run in runs if run.size > least)
+        if not self._segments:
+            sizes = [run.size for run in runs]
+            raise NoMarketData(
+                f"no segment has more than {least} states (they have {sizes[:10]}); "
+                "record for longer or ask for fewer steps"
+            )
+        self._random_start = random_start
+        self._least = least
+        self._stops = np.cumsum([run.size for run in self._segments])
+        self._starts = self._stops - [run.size for run in self._segments]
+        self._states = (
+            self._segments[0] if len(self._segments) == 1 else np.concatenate(self._segments)
+        )
+        self._row, self._last = 0, -1
+
+    @property
+    def segments(self) -> tuple[Array, ...]:
+        """The runs of consecutive states."""
+        return self._segments
+
+    @property
+    def states(self) -> Array:
+        """All states in a row, MARKET_DTYPE (T,)."""
+        return self._states
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the episode is at its last state."""
+        return self._row >= self._last
+
+    def episode(self, seed: int | None) -> tuple[int, int]:
+        """First and last row of an episode, counted over all segments."""
+        dice = np.random.default_rng(seed)
+        if self._random_start:
+            choices = self._stops - self._starts - self._least
+            drawn = int(dice.integers(int(choices.sum())))
+            segment = int(np.searchsorted(np.cumsum(choices), drawn, side="right"))
+            offset = drawn - int(choices[:segment].sum())
+            return int(self._starts[segment]) + offset, int(self._stops[segment]) - 1
+        segment = int(dice.integers(len(self._segments))) if seed is not None else 0
+        return int(self._starts[segment]), int(self._stops[segment]) - 1
+
+    def reset(self, *, seed: int | None = None) -> Array:
+        """Start an episode."""
+        self._row, self._last = self.episode(seed)
+        return self._states[self._row]  # type: ignore[no-any-return] # numpy: a record
+
+    def advance(self) -> Array:
+        """Give the next state. Raises EndOfData behind the last one."""
+        if self._row >= self._last:
+            raise EndOfData(f"the segment ends with state {self._last} of {self._states.size}")
+        self._row += 1
+        return self._states[self._row]  # type: ignore[no-any-return] # numpy: a record
+
+
+def states_of_ticks(
+    batches: Iterable[Array], config: TradingConfig, *, interval_s: float = 60.0, root: str = ""
+) -> Array:
+    """Market states (T,) of ticks (batches of TICK_DTYPE in the order of their arrival).
+
+    The same code as the live feeder's: a state whenever event time advanced by `interval_s`.
+    """
+    market = MarketState(config, root=root)
+    pacer = StatePacer(market, interval_s)
+    found = [market.state() for batch in batches for _ in pacer.feed(batch)]
+    found.append(market.state())
+    states = [state for state in found if state is not None]
+    if not states:
+        raise NoMarketData(
+            f"no market state could be made: {market.known} options known, underlying price "
+            f"{market.underlying}; the ticks must hold quotes of options and of their underlying"
+        )
+    return np.stack(states)
