@@ -13,21 +13,23 @@ class SupervisorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     watch_interval_s: Annotated[float, Field(gt=0.0, le=10.0)] = Field(
-        default=0.1, description="Longest time in seconds between two looks at the heartbeats."
+        default=0.05,
+        description="Seconds between two looks at the heartbeats; more where every deadline "
+        "allows it.",
     )
-    starved_cpu_share: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.5,
-        description="A silent worker that waited for a processor this share of its silence is "
-        "starved, not hung.",
-    )
-    starved_patience: Annotated[float, Field(ge=1.0, le=100.0)] = Field(
-        default=10.0, description="A starved worker gets this many times its deadline."
+    starved_patience: Annotated[float, Field(ge=1.0, le=1000.0)] = Field(
+        default=50.0,
+        description="Time that a silent worker waited for a processor or a disk is not held "
+        "against it, up to this many times its deadline.",
     )
     events: Annotated[int, Field(ge=16, le=1 << 20)] = Field(
         default=4096, description="Events kept in the ring `events`."
     )
     incidents: Annotated[int, Field(ge=1, le=64)] = Field(
         default=32, description="Newest incidents kept in the status."
+    )
+    crash_reports: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=100, description="Newest crash reports kept."
     )
     rows: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="Heartbeat rows: workers and foreign processes at one time."
@@ -37,4 +39,27 @@ class SupervisorConfig(BaseModel):
     )
     ready_timeout_s: Annotated[float, Field(gt=0.0, le=3600.0)] = Field(
         default=120.0, description="Seconds within which the required workers should be ready."
+    )
+    unsafe_deaths: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3,
+        description="A policy's learner that died this often within unsafe_period_s is not "
+        "trusted: safe state.",
+    )
+    unsafe_period_s: Annotated[float, Field(gt=0.0, le=86400.0)] = Field(
+        default=60.0, description="Seconds over which those deaths are counted."
+    )
+    stale_after_s: Annotated[float, Field(gt=0.0, le=86400.0)] = Field(
+        default=5.0,
+        description="Seconds without a running source of market data after which data is stale: "
+        "safe state.",
+    )
+    control_group: str = Field(
+        default="",
+        description="Unix group that may control the daemon, besides root and its own user.",
+    )
+    read_group: str = Field(
+        default="", description="Unix group that may ask it, but not control it."
+    )
+    requests_per_s: Annotated[float, Field(gt=0.0, le=10_000.0)] = Field(
+        default=50.0, description="Requests a second that one user may send (bursts of twice that)."
     )

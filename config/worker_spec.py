@@ -49,10 +49,20 @@ class WorkerSpec(BaseModel):
     worker: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(
         description="Where its class is: package.module:Class; imported in its own process only."
     )
-    nursery: Literal["", "learner", "plain"] = Field(
+    nursery: Literal["", "learner", "tracker", "plain"] = Field(
         default="",
-        description="Warm process it is forked from: learner has torch and stable-baselines3; "
-        "empty: from the daemon.",
+        description="Warm process it is forked from: learner has torch and stable-baselines3, "
+        "tracker has MLflow; empty: from the daemon.",
+    )
+    group: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,32}$")] = Field(
+        default="",
+        description="Workers of one group are started, stopped and (one after the other) restarted "
+        "by its name.",
+    )
+    role: Literal["", "policy", "data"] = Field(
+        default="",
+        description="What acting depends on: policy: a learner whose policy acts; data: a source "
+        "of market data. Without it the system is in its safe state.",
     )
     enabled: bool = Field(default=True, description="False: it is not started.")
     required: bool = Field(
@@ -61,19 +71,36 @@ class WorkerSpec(BaseModel):
     depends_on: tuple[str, ...] = Field(
         default=(), description="Workers that must be ready before this one is started."
     )
+    follow: Literal["resync", "restart"] = Field(
+        default="resync",
+        description="When one that it depends on starts again: resync: it goes on and finds the "
+        "new one; restart: it is started again after it (rest-for-one).",
+    )
     start_deadline_s: PositiveSeconds = Field(
         default=60.0, description="Seconds from its start within which it must be ready."
     )
     heartbeat_deadline_s: PositiveSeconds = Field(
-        default=2.0, description="Seconds without a beat after which it counts as hung."
+        default=0.2,
+        description="Seconds without a beat after which it counts as hung, as far as it had a "
+        "processor in them. The default is for workers with short steps.",
     )
     stop_grace_s: Seconds = Field(
         default=10.0, description="Seconds between SIGTERM and SIGKILL when it is stopped."
     )
     restart: RestartConfig = RestartConfig()
     memory_limit_bytes: Annotated[int, Field(ge=1 << 24)] | None = Field(
-        default=None, description="Address space the process may take, bytes; empty: no limit."
+        default=None,
+        description="Memory of its own (not the mesh) in bytes over which it is killed; "
+        "empty: no limit.",
     )
+    memory_recycle_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.8,
+        description="Share of the memory limit at which it is restarted in an orderly way.",
+    )
+    rlimits: dict[
+        Literal["as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack"],
+        Annotated[int, Field(ge=0)],
+    ] = Field(default_factory=dict, description="Kernel limits of the process (setrlimit(2)).")
     cpu_affinity: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), description="Processors it may run on; empty: all."
     )

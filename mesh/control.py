@@ -18,11 +18,19 @@ from mesh.errors import MeshError
 SOCKET = ".control"
 VERSION = 1
 MAX_BYTES = 65536
+#: What a user with the read role may ask; everything else needs the control role.
+READ_COMMANDS = frozenset({"ping"})
 _PEER = struct.Struct("iII")
+_PEERGROUPS = 59  # SO_PEERGROUPS; the socket module does not name it
+_MAX_GROUPS = 256  # what getsockopt() takes; a user in more is known by the first group alone
 
 
 class ControlRequest(msgspec.Struct, frozen=True):
-    """What is asked: `command` is start, stop, restart, reset or shutdown."""
+    """What is asked.
+
+    `command` is start, stop, restart or reset of a worker or group; break-lock of a lock (named in
+    `worker` too); ping, reload, upgrade or shutdown of the daemon itself.
+    """
 
     command: str
     worker: str = ""
@@ -56,21 +64,33 @@ def ask(mesh: Path, request: ControlRequest, timeout: float = 5.0) -> ControlRep
         ) from error
 
 
-def listen(mesh: Path) -> socket.socket:
-    """Open the daemon's socket, private to its user; a leftover of a dead daemon is replaced."""
+def listen(mesh: Path, *, mode: int = 0o600) -> socket.socket:
+    """Open the daemon's socket; a leftover of a dead daemon is replaced.
+
+    With the default `mode` it is private to its user; the mesh directory's mode holds as well.
+    """
     path = mesh / SOCKET
     path.unlink(missing_ok=True)
     server = socket.socket(
         socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     )
     server.bind(str(path))
-    path.chmod(0o600)
-    server.listen(16)
+    path.chmod(mode)
+    server.listen(64)
     return server
 
 
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """Give (pid, uid) of the process at the other end (SO_PEERCRED)."""
+def peer(connection: socket.socket) -> tuple[int, int, int]:
+    """Give (pid, uid, gid) of the process at the other end (SO_PEERCRED)."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    pid, uid, _ = _PEER.unpack(raw)
-    return pid, uid
+    pid, uid, gid = _PEER.unpack(raw)
+    return pid, uid, gid
+
+
+def groups_of(connection: socket.socket) -> tuple[int, ...]:
+    """Give the supplementary groups of the process at the other end."""
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, _PEERGROUPS, 4 * _MAX_GROUPS)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)

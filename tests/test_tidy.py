@@ -46,7 +46,7 @@ CONFINED = {
 #: Where the environment is read besides config/, and why.
 ENVIRONMENT_READERS = {
     "setup.py": "the compiler and the sanitizer of a build",
-    "supervisor.py": "the notify socket that a service manager hands to its child",
+    "workers/notify.py": "the notify socket that a service manager hands to its child",
     "workers/spawn.py": "writes the child's own environment; reads nothing",
     "workers/shipper/worker.py": "writes what MLflow reads of its timeouts",
     "workers/nursery.py": "writes its own environment before imports that start threads",

@@ -7,6 +7,7 @@ no helper thread, so that a beat means that a step came back: liveness is progre
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import importlib
 import os
@@ -15,7 +16,6 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
@@ -52,6 +52,7 @@ class WorkerContext:
         self.heartbeat = heartbeat
         self.log = log
         self.name = spec.name
+        self.alone = False  # started by hand, not by a daemon
         self.stop_signal = 0
 
     def stopping(self) -> bool:
@@ -63,7 +64,7 @@ class WorkerContext:
         """Let `seconds` pass where there is nothing to wait for; a signal ends it early."""
         signal.sigtimedwait([signal.SIGURG], seconds)
 
-    @contextmanager
+    @contextlib.contextmanager
     def expect(self, seconds: float) -> Iterator[None]:
         """Announce that the next beat may take `seconds`; without it the default deadline holds."""
         self.heartbeat.beat(progress=self.heartbeat.progress, expect=seconds)
@@ -96,31 +97,58 @@ class Worker(ABC):
         return {}
 
 
-def run_worker(spec: WorkerSpec, settings: Settings) -> NoReturn:
-    """Be the worker of `spec` in this process until its end; exits with a code that says how."""
+def run_worker(
+    spec: WorkerSpec,
+    settings: Settings,
+    *,
+    title: str = "",
+    generation: int = 0,
+    incident: int = 0,
+) -> NoReturn:
+    """Be the worker of `spec` in this process until its end; exits with a code that says how.
+
+    `title` is the process title that a daemon gives (empty: started by hand), `generation` counts
+    the worker's starts, `incident` is the number of the one that this start follows; both are in
+    every line of the log.
+    """
     code = EXIT_CRASHED
-    log = configure_logging(settings.logging, worker=spec.name, pid=os.getpid())
+    setproctitle(title or f"tradingmesh alone: {spec.name}")
+    log = configure_logging(
+        settings.logging,
+        worker=spec.name,
+        pid=os.getpid(),
+        generation=generation,
+        incident=incident,
+    )
     try:
-        code = _live(spec, settings, log)
+        code = _live(spec, settings, log, alone=not title)
     except MeshError as error:
         log.error("the mesh refused", error=str(error), kind=type(error).__name__)  # noqa: TRY400 - the text has it all
         _report(spec, settings, error, {})
         code = EXIT_MESH
     except ConfigProblems as error:
         log.error(str(error))  # noqa: TRY400 - the text has it all
+        _report(spec, settings, error, {})
         code = EXIT_CONFIGURATION
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):  # the worker closed its descriptors
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
-def _live(spec: WorkerSpec, settings: Settings, log: structlog.typing.FilteringBoundLogger) -> int:
-    setproctitle(f"tradingmesh: {spec.name}")
+def _live(
+    spec: WorkerSpec,
+    settings: Settings,
+    log: structlog.typing.FilteringBoundLogger,
+    *,
+    alone: bool,
+) -> int:
     mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
     heartbeat = mesh.heartbeats(create=True, rows=settings.supervisor.rows).claim(spec.name)
     heartbeat.starting(expect=spec.start_deadline_s)
     context = WorkerContext(spec, settings, mesh, heartbeat, log)
+    context.alone = alone
     _listen(context)
     worker: Worker | None = None
     try:
@@ -133,7 +161,7 @@ def _live(spec: WorkerSpec, settings: Settings, log: structlog.typing.FilteringB
         worker.teardown()
     except (MeshError, ConfigProblems):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         inputs = worker.last_inputs() if worker is not None else {}
         _report(spec, settings, error, inputs)
         log.exception("crashed")
@@ -161,17 +189,12 @@ def _listen(context: WorkerContext) -> None:
         context.stop_signal = number
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN if _has_supervisor() else stop)
+    signal.signal(signal.SIGINT, stop if context.alone else signal.SIG_IGN)
     directory = context.settings.run_directory / "crashes"
     directory.mkdir(parents=True, exist_ok=True)
     stacks = stack_file(directory, context.name, os.getpid()).open("w")
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
     faulthandler.enable()
-
-
-def _has_supervisor() -> bool:
-    """In a child of the daemon Ctrl-C is the daemon's business, not the worker's."""
-    return os.getpgrp() != os.getpid()
 
 
 def _report(

@@ -1,7 +1,8 @@
 """What is known about a death, as one JSON file an operator can open.
 
-Written by a worker about itself (an exception) or by the supervisor about a hung one, before it
-is killed. Written whole or not at all: under a temporary name, then renamed.
+Written by a worker about itself (an exception) or by the daemon: before it kills a hung worker,
+and after a death that the worker could not report. Written whole or not at all: under a temporary
+name, then renamed. The newest are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mesh import MeshError, ProcessIdentity, SpinLock
+
+if TYPE_CHECKING:
+    from mesh import Mesh
+
+TAIL_BYTES = 8192
+TAIL_LINES = 40
 
 
 def write_report(directory: Path, worker: str, pid: int, content: dict[str, Any]) -> Path:
@@ -25,14 +34,68 @@ def write_report(directory: Path, worker: str, pid: int, content: dict[str, Any]
     return path
 
 
+def keep_newest(directory: Path, count: int) -> None:
+    """Remove all reports but the `count` newest."""
+    reports = [p for p in directory.glob("*.json") if p.is_file()]
+    if len(reports) > count:
+        for path in sorted(reports, key=lambda p: p.stat().st_mtime_ns)[:-count]:
+            path.unlink(missing_ok=True)
+
+
 def stack_file(directory: Path, worker: str, pid: int) -> Path:
     """Give the file into which a worker dumps its stacks when it is asked to (SIGUSR2)."""
     return directory / f".stack-{worker}-{pid}"
 
 
-def reported_error(directory: Path, worker: str, pid: int) -> str:
-    """Give the error line of the report that process `pid` wrote about itself; empty: none."""
+def take_stacks(directory: Path, worker: str, pid: int) -> str:
+    """Give the stacks that a worker dumped, and remove the file."""
+    path = stack_file(directory, worker, pid)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    path.unlink(missing_ok=True)
+    return text
+
+
+def own_report(directory: Path, worker: str, pid: int) -> tuple[str, str]:
+    """Give path and error line of the report that process `pid` wrote about itself, or ("", "")."""
     for path in sorted(directory.glob(f"{worker}-*-{pid}.json"), reverse=True):
-        error = json.loads(path.read_text(encoding="utf-8")).get("error", "")
-        return f": {error}" if error else ""
-    return ""
+        try:
+            error = json.loads(path.read_text(encoding="utf-8")).get("error", "")
+        except (OSError, ValueError):
+            continue
+        return str(path), error
+    return "", ""
+
+
+def held_by(mesh: Mesh, process: ProcessIdentity) -> tuple[list[str], list[str]]:
+    """Give the names of the locks and of the leases that `process` holds."""
+    locks, leases = [], []
+    for info in mesh.segments():
+        if info.kind != "lock":
+            if info.owner == process:
+                leases.append(info.name)
+            continue
+        try:
+            lock = mesh.attach(info.name)
+        except MeshError:  # it went away in between
+            continue
+        if isinstance(lock, SpinLock):
+            owner = lock.owner()
+            if owner is not None and owner.identity == process:
+                locks.append(info.name)
+        lock.close()
+    return locks, leases
+
+
+def last_lines(log: Path) -> list[str]:
+    """Give the last lines of a log file; none where it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    return text.splitlines()[-TAIL_LINES:]

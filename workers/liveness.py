@@ -1,7 +1,12 @@
-"""Is a silent worker hung, or only starved? Evidence from its heartbeat and from /proc.
+"""Is a silent worker hung, or only kept from running? Evidence from its heartbeat and from /proc.
 
-A worker is killed for a hang only when its beat is overdue and the scheduler did let it run: one
-that spent its silence waiting for a processor gets more time.
+The deadline of a beat counts the time in which the worker could have run. Once a silence becomes
+suspicious its scheduler times are noted; what it then spends waiting for a processor (or a disk)
+is taken off. So a stopped, blocked or looping process is found within its deadline, also on a busy
+host, and a healthy one on an overloaded host is left alone. No helper thread has a say.
+
+A process that is stopped (SIGSTOP) gathers neither running nor waiting time; one in an endless
+loop gathers running time; one that sleeps in a system call or on a lock gathers neither.
 """
 
 from __future__ import annotations
@@ -13,37 +18,88 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mesh import HeartbeatRow
 
+#: Share of the deadline after which a silence is looked at closely.
+SUSPICIOUS = 0.6
+#: Share of the deadline for which a worker is watched at least before it is called hung.
+LEAST = 0.1
+_STATES = {
+    "R": "running in a loop",
+    "S": "asleep",
+    "D": "in an uninterruptible wait",
+    "T": "stopped by a signal",
+    "t": "stopped by a debugger",
+    "Z": "a zombie",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class Processor:
-    """Time on and waiting for a processor, ns since the process began (proc schedstat)."""
+class Activity:
+    """What the kernel says of a process's main thread; times in ns since it began."""
 
     ran_ns: int
-    waited_ns: int
+    waited_ns: int  # runnable, but without a processor
+    state: str  # one letter, proc_pid_stat(5)
+    where: str  # the kernel function it sleeps in; empty where that is not shown
+
+    def told(self, since: Activity | None) -> str:
+        """Say for people what the process is doing, with the times since an earlier look."""
+        text = _STATES.get(self.state, f"in state {self.state}")
+        if self.state in "SD" and self.where:
+            text += f" in {self.where}"
+        if since is not None:
+            ran, waited = self.ran_ns - since.ran_ns, self.waited_ns - since.waited_ns
+            text += f" (ran {ran / 1e9:.2f} s, waited for a processor {waited / 1e9:.2f} s)"
+        return text
 
 
-def processor_of(pid: int) -> Processor | None:
-    """Give the times of the main thread; None when the process is gone."""
+def activity_of(pid: int) -> Activity | None:
+    """Look at a process; None when it is gone. The files are proc_pid_{schedstat,stat,wchan}(5)."""
+    process = Path("/proc") / str(pid)
     try:
-        fields = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()
+        times = (process / "schedstat").read_text(encoding="ascii").split()
+        stat = (process / "stat").read_text(encoding="latin-1")
+        where = (process / "wchan").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return Processor(int(fields[0]), int(fields[1]))
+    except PermissionError:
+        where = "0"
+    state = stat[stat.rindex(")") + 2]
+    return Activity(int(times[0]), int(times[1]), state, "" if where == "0" else where)
 
 
-def silent_s(row: HeartbeatRow, deadline_s: float, now_ns: int) -> float:
-    """Give by how many seconds the next beat is overdue (0 or less: it is not).
-
-    The row's own expectation stands for `deadline_s` where it is longer.
-    """
-    due = max(deadline_s, row.expect_s)
-    return (now_ns - row.beat_ns) / 1e9 - due
+def due_s(row: HeartbeatRow, deadline_s: float) -> float:
+    """Give the length of silence that is too long: the worker's own expectation may be longer."""
+    return max(deadline_s, row.expect_s)
 
 
-def is_starved(
-    before: Processor | None, now: Processor | None, silence_s: float, share: float
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A silence that is watched: when and how long it was at the first look, and the activity."""
+
+    at: float  # monotonic seconds
+    silence_s: float
+    activity: Activity | None
+
+
+def is_hung(
+    suspicion: Suspicion, activity: Activity | None, silence_s: float, allowed_s: float, now: float
 ) -> bool:
-    """Tell whether the worker waited for a processor at least `share` of `silence_s` seconds."""
-    if before is None or now is None or silence_s <= 0.0:
+    """Tell whether a silence of `silence_s` is a hang: the worker had the time and did not use it.
+
+    `allowed_s` is the silence allowed to a worker that has a processor whenever it wants one. A
+    silence that was too long at the first look (the watcher itself came late) is watched for the
+    whole of it.
+    """
+    if silence_s < allowed_s:
         return False
-    return (now.waited_ns - before.waited_ns) / 1e9 >= share * silence_s
+    if suspicion.activity is None or activity is None:
+        return True
+    waited_s = (activity.waited_ns - suspicion.activity.waited_ns) / 1e9
+    late = suspicion.silence_s >= allowed_s
+    needed_s = allowed_s if late else max(allowed_s - suspicion.silence_s, LEAST * allowed_s)
+    return now - suspicion.at - waited_s >= needed_s
+
+
+def is_excused(activity: Activity | None) -> bool:
+    """Tell whether a silence may have a reason outside: a disk that is slow, a debugger."""
+    return activity is not None and activity.state in "Dt"

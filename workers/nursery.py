@@ -1,18 +1,22 @@
 """A warm process that has imported what is slow to import, and forks workers from it.
 
-torch, stable-baselines3 and their kind take seconds to import; a worker forked from a process that
+torch, stable-baselines3 and MLflow take seconds to import; a worker forked from a process that
 has them is there in milliseconds. The nursery builds one throw-away learner, single-threaded, so
-that lazy imports are paid too, freezes its garbage collector and keeps a few forked, not yet
-specialised children waiting. It is forked from the daemon, whose other imports it shares.
+that lazy imports are paid too, freezes its garbage collector and forks a few not yet specialised
+children ahead of need. It is forked from the daemon, whose other imports it shares.
+
+The daemon holds a socket to each waiting child: to start a worker it sends that child its task,
+which never waits for the nursery; the nursery only refills. A child's parent ends at once, so that
+the child belongs to the daemon (a subreaper), which can read its exit status.
 
 Hazards that were measured and are avoided here: OpenBLAS starts threads at import (one thread is
-set in the environment before it), MLflow's telemetry starts one at the first experiment (it is
-not imported here), and a multi-threaded torch operation before the fork hangs every child for
-ever (one thread until the children set their own number). A test counts threads and works in
-forked children.
+set in the environment before it), so do pyarrow's jemalloc (switched off) and MLflow's telemetry
+(switched off), and a multi-threaded torch operation before the fork hangs every child for ever
+(one thread until the children set their own number). A test counts threads and works in forked
+children.
 
-A child's parent ends at once, so that the child belongs to the daemon (a subreaper), which can
-read its exit status. When the nursery is broken, the daemon forks workers the plain way.
+The nursery is supervised: one that ends, hangs or has imported code that has changed since is
+replaced. While there is none that works, the daemon forks workers the plain way.
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ import ctypes
 import gc
 import importlib
 import os
+import select
 import selectors
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,37 +39,41 @@ import msgspec
 from setproctitle import setproctitle
 
 from mesh import ProcessIdentity
-from workers.spawn import become, leave_parent
+from workers.spawn import Birth, become, leave_parent
 
 if TYPE_CHECKING:
     from config import Settings
-    from config.worker_spec import WorkerSpec
 
-#: Modules of each import group, and what is called once to pay for lazy imports.
+NEVER = float("inf")
+#: Modules of each import group.
 GROUPS = {
     "learner": ("torch", "stable_baselines3"),
+    "tracker": ("mlflow", "mlflow.tracking"),
     "plain": ("numpy",),
 }
+#: Set before the imports: no thread may be started by them.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 SPARES = 2
-REPLY_S = 1.0
 WARMING_S = 60.0  # longer than this nobody waits for a nursery
-AGAIN_S = 5.0  # between the end of a nursery and the next one
+REFILL_S = 20.0  # within which it forks a child, also on a busy host
+AGAIN_S = 5.0  # between the end of a nursery and the next one; doubled while none gets warm
+AGAIN_MAX_S = 300.0
+LOOK_S = 2.0  # between two looks for changed code
 MAX_BYTES = 4096
 _PR_SET_CHILD_SUBREAPER = 36
-
+_PROJECT = Path(__file__).resolve().parents[1]
 
 Clock = Callable[[], float]
+Tell = Callable[[str, str, str], None]  # kind, severity, text of an event
 
 
-class Birth(msgspec.Struct, frozen=True):
-    """Asked of a nursery: become this worker, with the output going to `log`."""
-
-    worker: str
-    log: str
-
-
-class Born(msgspec.Struct, frozen=True):
-    """Its answer: the process, already on its way."""
+class Spare(msgspec.Struct, frozen=True):
+    """Said by a nursery of a child that waits, with the socket at which it waits."""
 
     pid: int
     start_time: int
@@ -77,144 +87,211 @@ def adopt_orphans() -> None:
 
 
 class Nursery:
-    """The daemon's side of one nursery: its process, and what it is asked."""
+    """The daemon's side of one nursery: its process and its waiting children."""
 
-    def __init__(self, group: str, settings: Settings, log: Path) -> None:
-        """Fork the nursery; it is `ready` once it has said so on its socket."""
+    def __init__(self, group: str, settings: Settings, log: Path, now: float) -> None:
+        """Fork the nursery; it is warm once the first child waits."""
         self.group = group
-        self.ready = False
+        self.was_warm = False
+        self.due = now + WARMING_S  # of the next child
+        self._spares: list[tuple[ProcessIdentity, socket.socket]] = []
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
             _be_nursery(group, settings, log, its)
         its.close()
-        ours.settimeout(REPLY_S)
-        self.socket = ours
-        self.identity = ProcessIdentity.of(self.pid)
+        ours.setblocking(False)
+        self._socket = ours
 
     def fileno(self) -> int:
-        """Give the socket's descriptor: readable when the nursery says that it is ready."""
-        return self.socket.fileno()
+        """Give the socket's descriptor: readable when the nursery has something to say."""
+        return self._socket.fileno()
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a child waits."""
+        return bool(self._spares)
+
+    def pids(self) -> set[int]:
+        """Give the nursery and its waiting children."""
+        return {self.pid, *(identity.pid for identity, _ in self._spares)}
 
     def heard(self) -> bool:
-        """Read what the nursery says unasked; False when it is gone."""
-        with contextlib.suppress(OSError):
-            if self.socket.recv(MAX_BYTES) == b"ready":
-                self.ready = True
-                return True
-        return False
-
-    def bear(self, worker: str, log: Path) -> ProcessIdentity | None:
-        """Let a child become `worker`; None when the nursery does not answer: it is killed."""
+        """Take a waiting child; False when the nursery has ended (or is about to)."""
         try:
-            self.socket.send(msgspec.msgpack.encode(Birth(worker, str(log))))
-            born = msgspec.msgpack.decode(self.socket.recv(MAX_BYTES), type=Born)
+            message, fds, _, _ = socket.recv_fds(self._socket, MAX_BYTES, 1)
+            spare = msgspec.msgpack.decode(message, type=Spare)
         except (OSError, msgspec.DecodeError):
-            self.kill()
-            return None
-        return ProcessIdentity(born.pid, born.start_time)
+            return False
+        for fd in fds:
+            os.set_inheritable(fd, False)
+            line = socket.socket(fileno=fd)
+            line.setblocking(False)
+            self._spares.append((ProcessIdentity(spare.pid, spare.start_time), line))
+        self.was_warm = True
+        if len(self._spares) >= SPARES:
+            self.due = NEVER
+        return True
 
-    def kill(self) -> None:
-        """End the nursery and its waiting children; workers that were born live on."""
-        self.ready = False
+    def bear(self, birth: Birth, now: float) -> ProcessIdentity | None:
+        """Give a waiting child its task; None when no child waits."""
+        while self._spares:
+            identity, line = self._spares.pop(0)
+            with line, contextlib.suppress(OSError):  # it has ended: the next one
+                line.send(msgspec.msgpack.encode(birth))
+                self.due = min(self.due, now + REFILL_S)
+                with contextlib.suppress(OSError):  # a broken nursery is found by its end
+                    self._socket.send(b"more")
+                return identity
+        return None
+
+    def end(self) -> None:
+        """End the nursery; its waiting children see the end of their sockets and leave."""
+        for _, line in self._spares:
+            line.close()
+        self._spares.clear()
+        self._socket.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Forget the socket; waiting children see its end and leave."""
-        self.socket.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
 
 
 class Nurseries:
     """All nurseries of a daemon: started, asked, and started again when they end."""
 
     def __init__(
-        self, settings: Settings, selector: selectors.BaseSelector, logs: Path, clock: Clock
+        self,
+        settings: Settings,
+        selector: selectors.BaseSelector,
+        logs: Path,
+        clock: Clock,
+        tell: Tell,
     ) -> None:
         """Fork one nursery for each group that an enabled worker names."""
-        self._settings = settings
         self._selector = selector
         self._logs = logs
         self._clock = clock
+        self._tell = tell
         self._nurseries: dict[str, Nursery] = {}
         self._again: dict[str, float] = {}
-        self._deadline: dict[str, float] = {}
-        for spec in settings.workers:
-            if spec.enabled and spec.nursery and spec.nursery not in self._nurseries:
-                self._found(spec.nursery)
+        self._failures: dict[str, int] = {}
+        self.rebuild(settings)
+
+    def rebuild(self, settings: Settings) -> None:
+        """Begin again with these settings: what waits knows only the earlier ones."""
+        self.close()
+        self._settings = settings
+        self._again.clear()
+        for group in sorted({s.nursery for s in settings.workers if s.enabled and s.nursery}):
+            self._found(group)
 
     def pids(self) -> set[int]:
-        """Give the processes of the nurseries."""
+        """Give the processes of the nurseries and of what waits in them."""
+        return {pid for nursery in self._nurseries.values() for pid in nursery.pids()}
+
+    def groups(self) -> set[int]:
+        """Give the process groups in which new children of the nurseries are born."""
         return {nursery.pid for nursery in self._nurseries.values()}
 
     def is_warming(self, group: str) -> bool:
         """Tell whether a worker of `group` should still wait rather than start the plain way."""
         nursery = self._nurseries.get(group)
-        return nursery is not None and not nursery.ready and self._clock() < self._deadline[group]
+        return nursery is not None and not nursery.was_warm
 
-    def bear(self, spec: WorkerSpec, log: Path) -> ProcessIdentity | None:
-        """Start `spec` from its nursery; None: there is none that works, start it the plain way."""
-        nursery = self._nurseries.get(spec.nursery)
-        if nursery is None or not nursery.ready:
-            return None
-        return nursery.bear(spec.name, log)
+    def bear(self, group: str, birth: Birth) -> ProcessIdentity | None:
+        """Start a worker from its nursery; None: no child waits, start it the plain way."""
+        nursery = self._nurseries.get(group)
+        return None if nursery is None else nursery.bear(birth, self._clock())
 
     def tend(self) -> None:
-        """Start again what ended a while ago."""
-        for group, at in list(self._again.items()):
-            if self._clock() >= at:
-                del self._again[group]
-                self._found(group)
+        """Replace what hangs, and start again what ended a while ago."""
+        now = self._clock()
+        for nursery in [n for n in self._nurseries.values() if n.due <= now]:
+            self._lose(nursery, "hangs")
+        for group in [group for group, at in self._again.items() if at <= now]:
+            del self._again[group]
+            self._found(group)
 
     def close(self) -> None:
         """End all of them; what waits in them ends too."""
-        for group in list(self._nurseries):
-            self._bury(group)
+        for nursery in list(self._nurseries.values()):
+            self._bury(nursery)
 
     def _found(self, group: str) -> None:
-        nursery = Nursery(group, self._settings, self._logs / f"nursery-{group}.log")
+        log = self._logs / f"nursery-{group}.log"
+        nursery = Nursery(group, self._settings, log, self._clock())
         self._nurseries[group] = nursery
-        self._deadline[group] = self._clock() + WARMING_S
         self._selector.register(nursery, selectors.EVENT_READ, self._heard)
 
     def _heard(self, nursery: object) -> None:
         if isinstance(nursery, Nursery) and not nursery.heard():
-            self._bury(nursery.group)
-            self._again[nursery.group] = self._clock() + AGAIN_S
+            self._lose(nursery, "ended")
 
-    def _bury(self, group: str) -> None:
-        nursery = self._nurseries.pop(group)
+    def _lose(self, nursery: Nursery, how: str) -> None:
+        """Bury a nursery; the next one comes soon, later when this one never got warm."""
+        group = nursery.group
+        failures = 0 if nursery.was_warm else self._failures.get(group, 0) + 1
+        self._failures[group] = failures
+        delay = 0.0 if nursery.was_warm else min(AGAIN_S * 2.0**failures, AGAIN_MAX_S)
+        self._bury(nursery)
+        self._again[group] = self._clock() + delay
+        text = f"nursery {group} (pid {nursery.pid}) {how}; the next one in {delay:g} s"
+        self._tell("nursery", "warning", text)
+
+    def _bury(self, nursery: Nursery) -> None:
+        del self._nurseries[nursery.group]
         self._selector.unregister(nursery)
-        nursery.kill()
-        nursery.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(nursery.pid, 0)
+        nursery.end()
 
 
 def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) -> NoReturn:
     try:
         leave_parent(log, keep=(line.fileno(),))
         setproctitle(f"tradingmesh: nursery {group}")
-        os.environ.update(
-            OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true"
-        )
-        for module in GROUPS[group]:
-            importlib.import_module(module)
-        if group == "learner":
-            _throw_away_learner()
+        os.environ.update(ENVIRONMENT)
+        inherited = set(sys.modules)
+        warm_up(group)
+        code = _stamps(group, set(sys.modules) - inherited)
         gc.collect()
         gc.freeze()
-        spares = [_spare(settings, line) for _ in range(SPARES)]
-        line.send(b"ready")
-        while request := line.recv(MAX_BYTES):
-            pid, start_time, child = spares.pop(0)
-            child.send(request)
-            child.close()
-            line.send(msgspec.msgpack.encode(Born(pid, start_time)))
-            spares.append(_spare(settings, line))
+        for _ in range(SPARES):
+            _send_spare(settings, line)
+        while _stamps(group, set(), code) == code:
+            if select.select([line], [], [], LOOK_S)[0]:
+                if not line.recv(MAX_BYTES):
+                    break
+                _send_spare(settings, line)
     finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
         os._exit(0)
+
+
+def warm_up(group: str) -> None:
+    """Pay for what the workers of `group` import, and leave one thread."""
+    for module in GROUPS[group]:
+        importlib.import_module(module)
+    if group == "learner":
+        _throw_away_learner()
+
+
+def _stamps(group: str, modules: set[str], known: Iterable[str] = ()) -> dict[str, int]:
+    """Give the modification times of the files of `known`, or of these modules' own files.
+
+    Of libraries only what the group names is looked at: an upgrade replaces that too.
+    """
+    files = set(known)
+    for name in sorted(modules):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and (name in GROUPS[group] or Path(file).is_relative_to(_PROJECT)):
+            files.add(file)
+    stamps = {}
+    for file in files:
+        with contextlib.suppress(OSError):
+            stamps[file] = Path(file).stat().st_mtime_ns
+    return stamps
 
 
 def _throw_away_learner() -> None:
@@ -228,7 +305,7 @@ def _throw_away_learner() -> None:
     ).learn(24)
 
 
-def _spare(settings: Settings, line: socket.socket) -> tuple[int, int, socket.socket]:
+def _send_spare(settings: Settings, line: socket.socket) -> None:
     """Fork a child that waits for its task, through a parent that ends at once."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     told, tell = os.pipe()
@@ -246,17 +323,16 @@ def _spare(settings: Settings, line: socket.socket) -> tuple[int, int, socket.so
     pid = int.from_bytes(os.read(told, 4), "little")
     os.close(told)
     os.waitpid(between, 0)
-    return pid, ProcessIdentity.of(pid).start_time, ours
+    spare = Spare(pid, ProcessIdentity.of(pid).start_time)
+    with ours:
+        socket.send_fds(line, [msgspec.msgpack.encode(spare)], [ours.fileno()])
 
 
 def _await_task(settings: Settings, line: socket.socket) -> NoReturn:
     try:
         request = line.recv(MAX_BYTES)
-        if not request:
-            os._exit(0)
-        birth = msgspec.msgpack.decode(request, type=Birth)
-        spec = next(s for s in settings.workers if s.name == birth.worker)
-        leave_parent(Path(birth.log))
-        become(spec, settings)
+        if request:
+            become(msgspec.msgpack.decode(request, type=Birth), settings)
+        os._exit(0)
     finally:
         os._exit(70)

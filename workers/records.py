@@ -184,6 +184,7 @@ class IngestStatus(msgspec.Struct):
     #: offsets passed, per "topic/partition": the next offset to consume
     positions: dict[str, int] = {}
     incarnation: str = ""  # of the broker that the positions belong to
+    replayed: int = -1  # messages consumed again by this process, already in the ring; -1: unknown
 
 
 class ReplayerStatus(msgspec.Struct):
@@ -249,6 +250,10 @@ class WorkerStatus(msgspec.Struct):
     since: float = 0.0  # wall clock seconds of the last state change
     required: bool = True
     group: str = ""
+    start_time: int = 0  # of the process, as in ProcessIdentity
+    generation: int = 0  # how often it was started on this mesh
+    memory_bytes: int = 0  # of its own, whole MiB; 0 = not watched
+    deaths: list[tuple[float, float, bool]] = []  # Death: monotonic s, seconds ready, hopeless
 
 
 class Incident(msgspec.Struct):
@@ -263,6 +268,22 @@ class Incident(msgspec.Struct):
     locks_broken: list[str] = []
     leases_broken: list[str] = []
     report: str = ""  # path of the crash report
+    number: int = 0  # counts incidents; EVENT_DTYPE.incident and the logs carry it
+    pid: int = 0  # of the process that failed
+    generation: int = 0  # of the process that failed
+    died_at: float = 0.0  # monotonic seconds of the confirmed death
+    messages_replayed: int = -1  # taken again from its source after the restart; -1 = not known
+
+
+class ForeignStatus(msgspec.Struct):
+    """A process that uses the mesh and is not the daemon's: seen, never killed."""
+
+    name: str  # its heartbeat row, or what it holds
+    pid: int
+    start_time: int
+    state: str  # alive, silent (its own deadline passed), dead
+    holds: list[str] = []  # leases and locks
+    since: float = 0.0  # wall clock seconds when it was first seen
 
 
 class SupervisorStatus(msgspec.Struct):
@@ -280,3 +301,7 @@ class SupervisorStatus(msgspec.Struct):
     incidents: list[Incident] = []
     control: str = ""  # path of the control socket
     logs: str = ""  # directory of the workers' logs
+    foreign: list[ForeignStatus] = []
+    rolling: dict[str, int] = {}  # rolling restart: worker -> generation that is to be replaced
+    configuration: str = ""  # fingerprint of the settings in force
+    reload_error: str = ""  # why the last changed configuration or upgrade was refused

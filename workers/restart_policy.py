@@ -49,6 +49,7 @@ class Death:
 
     at: float
     ready_s: float
+    hopeless: bool = False  # the worker itself said that starting again does not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def decide(
 
     `luck` is a random number in [0, 1); it shortens the delay by up to `jitter` of it.
     """
+    if deaths[-1].hopeless:
+        return Quarantine("starting it again does not help")
     recent = [death for death in deaths if now - death.at <= limits.period_s]
     if len(recent) > limits.intensity:
         return Quarantine(
@@ -87,3 +90,13 @@ def decide(
     doublings = min(in_a_row - 2, 60)
     delay = min(limits.base_delay_s * 2**doublings, limits.max_delay_s)
     return Restart(delay * (1.0 - limits.jitter * luck))
+
+
+def remembered(deaths: Sequence[Death], limits: RestartLimits, now: float) -> list[Death]:
+    """Give the deaths that can still matter to `decide`: the newest of them, oldest first.
+
+    Those before a healthy spell are forgotten, but for the ones that the intensity still counts.
+    """
+    healthy = max((i for i, d in enumerate(deaths) if d.ready_s >= limits.healthy_s), default=0)
+    recent = next((i for i, d in enumerate(deaths) if now - d.at <= limits.period_s), len(deaths))
+    return list(deaths[min(healthy, recent) :])

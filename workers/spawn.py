@@ -6,11 +6,14 @@ a forked worker starts in milliseconds because everything common is imported alr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
 
 from workers.base import run_worker
 
@@ -19,28 +22,51 @@ if TYPE_CHECKING:
     from config.worker_spec import WorkerSpec
 
 _DEFAULT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
+_BACKSTOP = 2  # the kernel's limit on private memory, in memory limits beyond what there is
 
 
-def spawn(spec: WorkerSpec, settings: Settings, log: Path) -> int:
-    """Start the worker and give its pid; its output goes to `log`."""
+class Birth(msgspec.Struct, frozen=True):
+    """What a new process is told: which worker it is, where its output goes, and why it is born."""
+
+    worker: str
+    log: str
+    generation: int = 0
+    incident: int = 0  # number of the incident that it follows; 0: a first or planned start
+
+
+def title(worker: str) -> str:
+    """Give the process title of a worker that a daemon started."""
+    return f"tradingmesh: {worker}"
+
+
+def spawn(birth: Birth, settings: Settings) -> int:
+    """Start the worker and give its pid."""
     pid = os.fork()
     if pid != 0:
         return pid
     try:
-        leave_parent(log)
-        become(spec, settings)
+        become(birth, settings)
     finally:
         os._exit(70)
 
 
-def become(spec: WorkerSpec, settings: Settings) -> NoReturn:
+def become(birth: Birth, settings: Settings) -> NoReturn:
     """Be the worker in this process, within its limits."""
+    leave_parent(Path(birth.log))
+    spec = next(s for s in settings.workers if s.name == birth.worker)
     _apply_limits(spec)
-    run_worker(spec, settings)
+    run_worker(
+        spec,
+        settings,
+        title=title(spec.name),
+        generation=birth.generation,
+        incident=birth.incident,
+    )
 
 
 def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
-    """Leave the parent's signals and descriptors (but `keep`) behind; output goes to `log`."""
+    """Leave the parent's group, signals and descriptors (but `keep`); output goes to `log`."""
+    os.setpgid(0, 0)  # a Ctrl-C on the daemon's terminal is the daemon's business
     signal.set_wakeup_fd(-1)
     for number in _DEFAULT:
         signal.signal(number, signal.SIG_DFL)
@@ -55,8 +81,8 @@ def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    os.close(out)
-    os.close(null)
+    for fd in {out, null} - {0, 1, 2}:
+        os.close(fd)
     os.environ.pop("NOTIFY_SOCKET", None)
 
 
@@ -65,16 +91,25 @@ def told(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def reap_strangers(known: set[int]) -> None:
-    """Reap children that nobody tracks (orphans a subreaper was given); `known` are left alone."""
-    while True:
-        try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if found is None or found.si_pid in known:
-            return
-        os.waitpid(found.si_pid, 0)
+def end_strays(known: set[int], groups: set[int]) -> list[int]:
+    """Reap and kill children that nobody tracks, and give those that were killed.
+
+    A subreaper becomes the parent of what its workers left behind: processes that forked away
+    from their worker, or children of a dead one. Not strays: `known` and the process `groups`.
+    """
+    killed = []
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return []
+    for pid in map(int, children.split()):
+        if pid in known:
+            continue
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0 and os.getpgid(pid) not in groups:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+    return killed
 
 
 def _apply_limits(spec: WorkerSpec) -> None:
@@ -84,5 +119,16 @@ def _apply_limits(spec: WorkerSpec) -> None:
     if spec.cpu_affinity:
         os.sched_setaffinity(0, spec.cpu_affinity)
     if spec.memory_limit_bytes is not None:
-        limit = spec.memory_limit_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        # Between two looks of the daemon a process can grow a lot: the kernel refuses in the end.
+        now = Path("/proc/self/statm").read_text(encoding="ascii").split()
+        data = int(now[5]) * resource.getpagesize() + _BACKSTOP * spec.memory_limit_bytes
+        _set_limit(resource.RLIMIT_DATA, data)
+    for name, value in spec.rlimits.items():
+        _set_limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
+
+
+def _set_limit(which: int, value: int) -> None:
+    """Set the soft limit, and the hard one as far as it is above; more than allowed: what is."""
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))

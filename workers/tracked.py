@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workers.lifecycle import State
-from workers.liveness import is_starved, processor_of, silent_s
+from workers.lifecycle import ALIVE, State
+from workers.liveness import SUSPICIOUS, Suspicion, activity_of, due_s, is_excused, is_hung
 from workers.records import Incident, WorkerStatus
+from workers.restart_policy import Death
 
 if TYPE_CHECKING:
     from config.supervisor import SupervisorConfig
     from config.worker_spec import WorkerSpec
     from mesh import HeartbeatRow, ProcessIdentity
-    from workers.liveness import Processor
-    from workers.restart_policy import Death
 
 NEVER = float("inf")
+DEATHS_TOLD = 64
 
 
 @dataclass
@@ -28,18 +28,23 @@ class Tracked:
     state: State = State.WAITING
     identity: ProcessIdentity | None = None
     pidfd: int = -1
-    ours: bool = False  # our child: its exit status can be read
     deadline: float = NEVER  # of the start, the stop, or the retry
+    spawned_at: float = NEVER
     ready_at: float = NEVER
+    left_running_at: float = 0.0
     kill_at: float = NEVER  # after the stack dump
-    start_again: bool = False  # a planned restart: start once it has stopped
+    leaving: bool = False  # no longer configured: forgotten once it has ended
+    generation: int = 0
     restarts: int = 0
     reason: str = ""
+    fault: str = ""  # kind of the incident that a kill on purpose will be
+    hopeless: bool = False  # its last process said that starting again does not help
+    fault_at: float = NEVER  # when that fault began, as far as it can be known
     deaths: list[Death] = field(default_factory=list)
     incident: Incident | None = None
-    died_at: float = 0.0
     beats: int = -1
-    processor: Processor | None = None  # at the last beat seen
+    suspicion: Suspicion | None = None
+    memory_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -53,18 +58,34 @@ class Tracked:
         return self.identity
 
     def is_hung(self, row: HeartbeatRow, limits: SupervisorConfig, now: float) -> bool:
-        """Judge a silence, and note the reason; a starved worker gets more time."""
-        deadline = self.spec.heartbeat_deadline_s
-        now_ns = int(now * 1e9)
-        if self.kill_at != NEVER or silent_s(row, deadline, now_ns) <= 0:
-            return False
+        """Judge a silence, and note the reason; time without a processor is not held against it."""
+        allowed = due_s(row, self.spec.heartbeat_deadline_s)
         silence = now - row.beat_ns / 1e9
-        share = limits.starved_cpu_share
-        patient = silent_s(row, deadline * limits.starved_patience, now_ns) <= 0
-        if patient and is_starved(self.processor, processor_of(row.pid), silence, share):
+        if row.beats != self.beats or silence < SUSPICIOUS * allowed:
+            self.beats, self.suspicion = row.beats, None
             return False
-        self.reason = f"hung: no beat for {silence:.2f} s in phase {row.phase.name.lower()}"
+        if self.kill_at != NEVER:
+            return False
+        activity = activity_of(row.pid)
+        if self.suspicion is None:
+            self.suspicion = Suspicion(now, silence, activity)
+        if not is_hung(self.suspicion, activity, silence, allowed, now):
+            if silence < limits.starved_patience * allowed:
+                return False
+        elif is_excused(activity) and silence < limits.starved_patience * allowed:
+            return False
+        doing = activity.told(self.suspicion.activity) if activity else "gone"
+        self.reason = (
+            f"hung: no beat for {silence:.2f} s in phase {row.phase.name.lower()}, {doing}"
+        )
+        self.fault, self.fault_at = "hung", row.beat_ns / 1e9
         return True
+
+    def look_due(self, row: HeartbeatRow | None) -> float:
+        """Give when a silence will be too long, once it is suspicious."""
+        if self.suspicion is None or row is None:
+            return NEVER
+        return row.beat_ns / 1e9 + due_s(row, self.spec.heartbeat_deadline_s)
 
     def status(self) -> WorkerStatus:
         """Give the row that others see."""
@@ -77,4 +98,18 @@ class Tracked:
             self.reason,
             self.since_wall,
             self.spec.required,
+            self.spec.group,
+            self.identity.start_time if self.identity else 0,
+            self.generation,
+            self.memory_bytes,
+            [(d.at, d.ready_s, d.hopeless) for d in self.deaths[-DEATHS_TOLD:]],
         )
+
+    def remember(self, told: WorkerStatus) -> None:
+        """Take over what an earlier daemon knew, but for the process."""
+        self.since_wall, self.reason = told.since, told.reason
+        self.restarts, self.generation = told.restarts, told.generation
+        self.deaths = [Death(*death) for death in told.deaths]
+        state = State(told.state) if told.state in set(State) else State.WAITING
+        if state not in ALIVE:
+            self.state = state

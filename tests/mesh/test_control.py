@@ -14,6 +14,7 @@ from mesh.control import (
     ControlRequest,
     ControlUnavailable,
     ask,
+    groups_of,
     listen,
     peer,
 )
@@ -34,7 +35,8 @@ def test_request_and_reply_cross_the_socket(mesh):
     with child(body) as client:
         connection, _ = server.accept()
         with connection:
-            assert peer(connection) == (client.pid, os.getuid())
+            assert peer(connection) == (client.pid, os.getuid(), os.getgid())
+            assert set(groups_of(connection)) == set(os.getgroups())
             request = msgspec.msgpack.decode(connection.recv(65536), type=ControlRequest)
             assert request == ControlRequest("stop", "feeder")
             connection.send(msgspec.msgpack.encode(ControlReply(ok=True, text="done")))

@@ -28,10 +28,25 @@ def test_every_state_can_be_reached_and_left():
 
 
 def test_a_process_exists_only_between_spawn_and_exit():
-    """Only SPAWN enters the living states; only a confirmed death leaves them for dead ones."""
+    """Only a start or an adoption enters the living states, only a confirmed death leaves them."""
     for (before, event), (after, action) in TRANSITIONS.items():
         if before not in ALIVE and after in ALIVE:
-            assert action is Action.SPAWN
+            assert action in {Action.SPAWN, Action.WATCH}
         if before in ALIVE and after not in ALIVE:
             assert event is Event.EXITED
             assert action in {Action.HEAL, Action.RELEASE}
+
+
+def test_planned_and_unplanned_ends_are_kept_apart():
+    """A death is healed (and counted) only where nobody had asked for the end."""
+    for (before, event), (_, action) in TRANSITIONS.items():
+        if event is Event.EXITED:
+            planned = before in {State.STOPPING, State.RESTARTING}
+            assert action is (Action.RELEASE if planned else Action.HEAL)
+
+
+def test_who_was_given_up_comes_back_by_reset_alone():
+    """No start, restart or timer revives a quarantined worker: a person looks at it first."""
+    ways = {event for (s, event), (after, _) in TRANSITIONS.items()
+            if s is State.QUARANTINED and after is State.WAITING}  # fmt: skip
+    assert ways == {Event.RESET}

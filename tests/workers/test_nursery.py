@@ -22,11 +22,9 @@ nursery = "plain"
 
 FORK_SAFETY = """
 import os, sys
-from workers.nursery import GROUPS, _throw_away_learner
-import importlib, gc
-for module in GROUPS["learner"]:
-    importlib.import_module(module)
-_throw_away_learner()
+from workers.nursery import _throw_away_learner, warm_up
+import gc
+warm_up("learner")
 gc.freeze()
 threads = len(os.listdir("/proc/self/task"))
 assert threads == 1, f"{threads} threads before the fork"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.worker_spec import RestartConfig
-from workers.restart_policy import Death, Quarantine, Restart, decide
+from workers.restart_policy import Death, Quarantine, Restart, decide, remembered
 
 LIMITS = RestartConfig(
     base_delay_s=1.0, max_delay_s=10.0, jitter=0.0, healthy_s=5.0, intensity=8, period_s=100.0
@@ -43,3 +43,23 @@ def test_delay_is_always_within_its_bounds(raw, luck):
     deaths = [Death(at, ready) for at, ready in sorted(raw)]
     verdict = decide(deaths, RestartConfig(), deaths[-1].at, luck)
     assert isinstance(verdict, Quarantine) or 0.0 <= verdict.delay_s <= 30.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e3), st.floats(0, 20)), min_size=1, max_size=40),
+    st.floats(0, 300),
+)
+def test_what_is_forgotten_does_not_matter(raw, later):
+    """The verdict on the remembered deaths is the verdict on all of them, now and at the next."""
+    deaths = [Death(at, ready) for at, ready in sorted(raw)]
+    now = deaths[-1].at
+    kept = remembered(deaths, LIMITS, now)
+    assert decide(kept, LIMITS, now, 0.0) == decide(deaths, LIMITS, now, 0.0)
+    another = Death(now + later, 1.0)
+    verdicts = [decide([*d, another], LIMITS, another.at, 0.0) for d in (kept, deaths)]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_hopeless_death_is_quarantined_at_once():
+    """Where the worker itself says that a restart does not help, none is tried."""
+    assert isinstance(decide([Death(0.0, 100.0, hopeless=True)], LIMITS, 0.0, 0.0), Quarantine)

@@ -1,0 +1,493 @@
+"""All workers of a daemon: their table is run here, and what it names is performed.
+
+Everything that happens to a worker comes in as an event (`apply`); the pure table says the next
+state and the action; the actions fork, signal, heal and tell. Healing keeps one order: the death
+is confirmed (pidfd), its locks and leases are broken, the event is told, the policy is asked when
+it comes back (I3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import selectors
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import EXIT_CONFIGURATION
+from config.worker_spec import WorkerSpec
+from mesh import Cell, Mesh, MeshError, ProcessIdentity
+from workers.crash_report import (
+    held_by,
+    keep_newest,
+    last_lines,
+    own_report,
+    take_stacks,
+    write_report,
+)
+from workers.lifecycle import ALIVE, Action, Event, State, transition
+from workers.liveness import activity_of
+from workers.memory import own_bytes
+from workers.nursery import Nurseries
+from workers.predecessor import live_process, watch
+from workers.records import WorkerStatus, status_segment
+from workers.restart_policy import Death, Quarantine, decide, remembered
+from workers.spawn import Birth, end_strays, spawn, told
+from workers.tracked import NEVER, Tracked
+
+if TYPE_CHECKING:
+    from config import Settings
+    from mesh import HeartbeatRow, Heartbeats
+    from workers.journal import Journal
+
+FAREWELL_S = 0.05  # for the stack dump of a hung worker
+MEMORY_LOOK_S = 0.2
+STARTING_LOOK_S = 0.005  # between two looks for the readiness of a worker that just started,
+PATIENT_LOOK_S = 0.05  # and of one that takes longer than
+QUICK_S = 1.0
+LONGEST_LOOK_S = 0.5
+MIB = 1 << 20
+
+
+class Fleet:
+    """The workers, by name, and everything that is done to them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        mesh: Mesh,
+        hearts: Heartbeats,
+        journal: Journal,
+        selector: selectors.BaseSelector,
+        logs: Path,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        """Track every enabled worker of the settings; nothing is started yet."""
+        self.settings = settings
+        self.stopping = False
+        self.workers: dict[str, Tracked] = {}
+        self._mesh = mesh
+        self._hearts = hearts
+        self._journal = journal
+        self._selector = selector
+        self._logs = logs
+        self._clock = clock
+        self._wall = wall
+        self._crashes = settings.run_directory.resolve() / "crashes"
+        self._memory_at = 0.0
+        self.others: set[int] = set()  # children that are neither workers nor nurseries
+        self._rows: dict[str, HeartbeatRow] = {}
+        for spec in settings.workers:
+            if spec.enabled:
+                self.add(spec)
+        self.nurseries = Nurseries(settings, selector, logs, clock, self._tell)
+
+    def add(self, spec: WorkerSpec) -> Tracked:
+        """Track one more worker; it is started when what it depends on is ready."""
+        worker = Tracked(spec, self._wall(), left_running_at=self._clock())
+        self.workers[spec.name] = worker
+        return worker
+
+    # --- the table ------------------------------------------------------------------------
+
+    def apply(self, worker: Tracked, event: Event) -> None:
+        """Move one worker through the table and perform what it says."""
+        before = worker.state
+        worker.state, action = transition(before, event)
+        if worker.state is not before:
+            worker.since_wall = self._wall()
+            if not (before in ALIVE and worker.state in {State.STOPPING, State.RESTARTING}):
+                worker.deadline = NEVER
+            if before is State.RUNNING:
+                worker.left_running_at = self._clock()
+        if action is not Action.NOTHING:
+            self._perform(action, worker)
+
+    def _perform(self, action: Action, worker: Tracked) -> None:
+        perform = {
+            Action.SPAWN: self._spawn,
+            Action.WATCH: self._watch_start,
+            Action.ANNOUNCE: self._announce,
+            Action.TERMINATE: self._terminate,
+            Action.KILL: self._kill,
+            Action.HEAL: self._heal,
+            Action.RELEASE: self._release,
+            Action.ALARM: self._alarm,
+        }
+        perform[action](worker)
+
+    def _spawn(self, worker: Tracked) -> None:
+        worker.generation += 1
+        log = self._logs / f"{worker.name}.log"
+        number = worker.incident.number if worker.incident else 0
+        birth = Birth(worker.name, str(log), worker.generation, number)
+        identity = self.nurseries.bear(worker.spec.nursery, birth)
+        if identity is None:
+            identity = ProcessIdentity.of(spawn(birth, self.settings))
+        worker.spawned_at = self._clock()
+        worker.ready_at = NEVER
+        self._track(worker, identity, os.pidfd_open(identity.pid))
+        self._watch_start(worker)
+        self._journal.log.info("spawned", name=worker.name, child=identity.pid,
+                               generation=worker.generation)  # fmt: skip
+
+    def _track(self, worker: Tracked, identity: ProcessIdentity, pidfd: int) -> None:
+        worker.identity, worker.pidfd = identity, pidfd
+        worker.beats, worker.suspicion, worker.kill_at = -1, None, NEVER
+        worker.fault, worker.fault_at = "", NEVER
+        worker.memory_bytes = 0
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda _fd: self._exited(worker))
+
+    def _watch_start(self, worker: Tracked) -> None:
+        worker.deadline = self._clock() + worker.spec.start_deadline_s
+
+    def _announce(self, worker: Tracked) -> None:
+        now = self._clock()
+        worker.ready_at = now
+        worker.reason = ""
+        text = self._journal.close(worker, now, self._replayed(worker))
+        self._journal.event("ready", "info", worker, text=text)
+        worker.incident = None
+
+    def _terminate(self, worker: Tracked) -> None:
+        worker.deadline = self._clock() + worker.spec.stop_grace_s
+        self._signal(worker, signal.SIGTERM)
+        self._take_followers(worker)
+
+    def _kill(self, worker: Tracked) -> None:
+        """Ask for the stacks, and kill a moment later; a stopped process cannot answer anyhow."""
+        if worker.kill_at == NEVER:
+            self._signal(worker, signal.SIGUSR2)
+            worker.kill_at = self._clock() + FAREWELL_S
+            worker.deadline = NEVER
+
+    def _signal(self, worker: Tracked, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(worker.pidfd, number)
+
+    def _exited(self, worker: Tracked) -> None:
+        """Its pidfd became readable: the death is confirmed."""
+        self._selector.unregister(worker.pidfd)
+        os.close(worker.pidfd)
+        self.confirmed_dead(worker)
+
+    def confirmed_dead(self, worker: Tracked) -> None:
+        """Learn how a dead process ended, and move on."""
+        pid = worker.process().pid
+        code = _exit_code(pid)
+        _, error = own_report(self._crashes, worker.name, pid)
+        if not worker.fault:
+            how = "ended; an earlier daemon started it" if code is None else told(code)
+            worker.reason = f"{how}: {error}" if error else how
+            worker.fault = "exited"
+        worker.hopeless = code == EXIT_CONFIGURATION
+        self.apply(worker, Event.EXITED)
+        strays = end_strays(self.pids(), self.nurseries.groups())
+        if strays:
+            left = ", ".join(map(str, strays))
+            self._journal.event("strays", "warning", worker, text=f"killed what it left: {left}")
+
+    def _release(self, worker: Tracked) -> None:
+        """After a planned stop; one for memory's sake counts, lest it is restarted for ever."""
+        now = self._clock()
+        recycled = worker.fault == "memory"
+        if recycled:
+            incident = self._journal.open(worker, "memory", 0.0, now)
+            incident.leases_broken, incident.locks_broken = self._break(worker)
+        else:
+            self._break(worker)
+        self._journal.event("stopped", "info", worker, text=worker.reason)
+        worker.identity = None
+        if recycled and worker.state is State.WAITING:
+            self._count(worker, now)
+
+    def _heal(self, worker: Tracked) -> None:
+        """Confirmed dead: free what it held, tell, and ask the policy when it comes back."""
+        now = self._clock()
+        heart = self._rows.get(worker.name)
+        leases, locks = self._break(worker)
+        detected = now - worker.fault_at if worker.fault_at < now else 0.0
+        incident = self._journal.open(worker, worker.fault, detected, now)
+        incident.leases_broken, incident.locks_broken = leases, locks
+        path, _ = own_report(self._crashes, worker.name, worker.process().pid)
+        incident.report = path or self._report(worker, worker.fault, heart, (locks, leases))
+        self._journal.event("died", "warning", worker, text=worker.reason)
+        worker.identity = None
+        self._count(worker, now)
+        self._take_followers(worker)
+
+    def _count(self, worker: Tracked, now: float) -> None:
+        """Count a death and do what the policy says."""
+        ready_s = max(0.0, now - worker.ready_at)
+        limits = worker.spec.restart
+        worker.deaths.append(Death(now, ready_s, worker.hopeless))
+        worker.deaths = remembered(worker.deaths, limits, now)
+        verdict = decide(worker.deaths, limits, now, random.random())  # noqa: S311 - jitter
+        if isinstance(verdict, Quarantine):
+            worker.reason = f"{worker.reason}; {verdict.reason}"
+            self.apply(worker, Event.GIVE_UP)
+            return
+        worker.restarts += 1
+        if worker.state is State.BACKOFF:
+            worker.deadline = now + verdict.delay_s
+
+    def _break(self, worker: Tracked) -> tuple[list[str], list[str]]:
+        """Free the leases and locks of a dead process and give their names."""
+        locks: list[str] = []
+        leases: list[str] = []
+        for name in self._mesh.break_leases(worker.process()):
+            segment = self._mesh.attach(name)
+            (locks if segment.info.kind == "lock" else leases).append(name)
+            segment.close()
+        return leases, locks
+
+    def _alarm(self, worker: Tracked) -> None:
+        if worker.incident is not None:
+            worker.incident.kind = f"quarantined, {worker.incident.kind}"
+        self._journal.event("quarantined", "error", worker, text=worker.reason)
+
+    def _take_followers(self, worker: Tracked) -> None:
+        """Rest-for-one: what follows a worker that goes is started again behind it."""
+        if worker.state not in {State.BACKOFF, State.RESTARTING, State.QUARANTINED}:
+            return
+        for other in self.workers.values():
+            follows = worker.name in other.spec.depends_on and other.spec.follow == "restart"
+            if follows and other.state in {State.STARTING, State.RUNNING}:
+                other.reason = f"restarted with {worker.name}"
+                self.apply(other, Event.RESTART)
+
+    # --- watching -------------------------------------------------------------------------
+
+    def watch(self, now: float) -> None:
+        """Turn heartbeats into events: a beat is the worker's word, a silence needs evidence."""
+        self._rows = {row.worker: row for row in self._hearts.rows()}
+        for worker in self.workers.values():
+            row = self._rows.get(worker.name)
+            if worker.state not in ALIVE or row is None or row.identity != worker.identity:
+                continue
+            if row.ready:
+                self.apply(worker, Event.READY)
+            if worker.state is State.RUNNING and worker.is_hung(row, self.settings.supervisor, now):
+                self.apply(worker, Event.HUNG)
+        if now >= self._memory_at:
+            self._memory_at = now + MEMORY_LOOK_S
+            self._watch_memory()
+
+    def rows(self) -> Iterable[HeartbeatRow]:
+        """Give the heartbeats as of the last look."""
+        return self._rows.values()
+
+    def _watch_memory(self) -> None:
+        for worker in self.workers.values():
+            limit = worker.spec.memory_limit_bytes
+            if limit is None or worker.state not in ALIVE:
+                continue
+            used = own_bytes(worker.process().pid)
+            worker.memory_bytes = used // MIB * MIB
+            what = f"memory: {used / MIB:.0f} MiB of its own, {limit / MIB:.0f} MiB are allowed"
+            if used > limit:
+                worker.reason, worker.fault, worker.fault_at = what, "memory", self._clock()
+                self.apply(worker, Event.OUTGROWN)
+            elif used > limit * worker.spec.memory_recycle_share and worker.state is State.RUNNING:
+                worker.reason, worker.fault = f"{what}: restarted in an orderly way", "memory"
+                self._journal.event("recycled", "warning", worker, text=worker.reason)
+                self.apply(worker, Event.RESTART)
+
+    def timers(self, now: float) -> None:
+        """Perform what is due: kills after their farewell, deadlines, retries."""
+        for worker in self.workers.values():
+            if worker.kill_at <= now:
+                worker.kill_at = NEVER
+                self._report(worker, "killed", self._rows.get(worker.name))
+                self._signal(worker, signal.SIGKILL)
+            if worker.deadline > now:
+                continue
+            worker.deadline = NEVER
+            if worker.state is State.BACKOFF:
+                self.apply(worker, Event.RETRY_DUE)
+                continue
+            if worker.state is State.STARTING:
+                worker.reason = f"not ready within {worker.spec.start_deadline_s:g} s"
+                worker.fault, worker.fault_at = "not ready", worker.spawned_at
+            elif worker.state in ALIVE:
+                worker.reason = f"did not stop within {worker.spec.stop_grace_s:g} s"
+                worker.fault = worker.fault or "not stopping"
+            self.apply(worker, Event.DEADLINE)
+
+    def next_look(self, now: float) -> float:
+        """Give the seconds until the heartbeats should be looked at again, or a timer is due."""
+        look = LONGEST_LOOK_S
+        for worker in self.workers.values():
+            due = min(worker.deadline, worker.kill_at) - now
+            look = min(look, max(0.0, due))
+            if worker.state is State.STARTING:
+                quick = now - worker.spawned_at < QUICK_S
+                look = min(look, STARTING_LOOK_S if quick else PATIENT_LOOK_S)
+            elif worker.state is State.RUNNING:
+                usual = max(
+                    self.settings.supervisor.watch_interval_s,
+                    worker.spec.heartbeat_deadline_s / 4.0,
+                )
+                too_long = worker.look_due(self._rows.get(worker.name)) - now
+                look = min(look, too_long if 0.0 < too_long < usual else usual)
+                if worker.spec.memory_limit_bytes is not None:
+                    look = min(look, MEMORY_LOOK_S)
+        return look
+
+    def _report(
+        self,
+        worker: Tracked,
+        kind: str,
+        row: HeartbeatRow | None,
+        held: tuple[list[str], list[str]] | None = None,
+    ) -> str:
+        """Keep what is known about a worker that is about to be killed, or died without a word."""
+        identity = worker.process()
+        locks, leases = held_by(self._mesh, identity) if held is None else held
+        activity = activity_of(identity.pid)
+        content: dict[str, Any] = {
+            "kind": kind,
+            "reason": worker.reason,
+            "generation": worker.generation,
+            "configuration": self.settings.fingerprint(),
+            "heartbeat": _as_dict(row) if row and row.identity == identity else None,
+            "activity": activity.told(None) if activity else "",
+            "memory_bytes": own_bytes(identity.pid),
+            "locks": locks,
+            "leases": leases,
+            "stacks": take_stacks(self._crashes, worker.name, identity.pid),
+            "log": last_lines(self._logs / f"{worker.name}.log"),
+        }
+        try:
+            path = write_report(self._crashes, worker.name, identity.pid, content)
+            keep_newest(self._crashes, self.settings.supervisor.crash_reports)
+        except OSError as error:  # a full disk must not stop the healing
+            self._journal.event("no report", "warning", worker, text=str(error))
+            return ""
+        return str(path)
+
+    def _replayed(self, worker: Tracked) -> int:
+        """Give how many messages the worker took again after its restart; -1: it does not say."""
+        told = self.read_status(worker.name)
+        return int(told.get("replayed", -1))
+
+    def read_status(self, name: str) -> dict[str, Any]:
+        """Give what a worker says of itself in its status cell; empty when it says nothing."""
+        try:
+            cell = self._mesh.attach(status_segment(name))
+            try:
+                return dict(cell.read()[1]) if isinstance(cell, Cell) else {}
+            finally:
+                cell.close()
+        except (MeshError, ValueError, TypeError):
+            return {}
+
+    # --- starting and stopping ------------------------------------------------------------
+
+    def start_what_is_free(self) -> None:
+        """Start what waits for nothing; while stopping, stop what nothing alive depends on."""
+        for worker in list(self.workers.values()):
+            if worker.leaving and worker.state is State.STOPPED:
+                del self.workers[worker.name]
+            elif self.stopping or worker.leaving:
+                dependants = [w for w in self.workers.values() if worker.name in w.spec.depends_on]
+                if worker.leaving or all(w.state not in ALIVE for w in dependants):
+                    self.apply(worker, Event.STOP)
+            elif worker.state is State.WAITING and self._is_free(worker):
+                self.apply(worker, Event.START)
+
+    def _is_free(self, worker: Tracked) -> bool:
+        needs = [self.workers[name] for name in worker.spec.depends_on]
+        if not all(w.state is State.RUNNING for w in needs):
+            return False
+        row = self._rows.get(worker.name)
+        if row is not None and row.identity.is_alive():
+            if live_process(worker.name, None, row) is not None:
+                self._adopt(worker, None)  # an earlier daemon died right after forking it
+                return False
+            worker.reason = f"{row.identity} runs as it and is not this daemon's: it is left alone"
+            return False
+        return not self.nurseries.is_warming(worker.spec.nursery)
+
+    def ended(self) -> bool:
+        """Tell whether nothing runs any more."""
+        return all(w.state in {State.STOPPED, State.QUARANTINED} for w in self.workers.values())
+
+    def pids(self) -> set[int]:
+        """Give every process that is tracked."""
+        tracked = {w.identity.pid for w in self.workers.values() if w.identity}
+        return tracked | self.nurseries.pids() | self.others
+
+    # --- an earlier daemon's workers ------------------------------------------------------
+
+    def adopt(self, told: Iterable[WorkerStatus]) -> None:
+        """Take over the workers of an earlier daemon: none lost, doubled or restarted.
+
+        What was being healed, stopped or restarted goes on where that daemon left it.
+        """
+        self._rows = {row.worker: row for row in self._hearts.rows()}
+        known = {status.name: status for status in told}
+        for name in self.workers.keys() | known.keys():
+            status = known.get(name)
+            worker = self.workers.get(name) or self._no_longer_configured(known[name])
+            if status is not None:
+                worker.remember(status)
+            self._adopt(worker, status)
+            if worker.state is State.BACKOFF:
+                worker.deadline = self._clock()
+
+    def _adopt(self, worker: Tracked, told: WorkerStatus | None) -> None:
+        row = self._rows.get(worker.name)
+        identity = live_process(worker.name, told, row)
+        pidfd = watch(identity) if identity is not None else None
+        if identity is not None and pidfd is not None:
+            worker.state = State.WAITING
+            self._track(worker, identity, pidfd)
+            self.apply(worker, Event.ADOPTED)
+            worker.spawned_at = self._clock()
+            if row is not None and row.ready and row.identity == identity:
+                self.apply(worker, Event.READY)
+            self._journal.event("adopted", "info", worker, text=str(identity))
+            if told is not None and told.state in {State.STOPPING, State.RESTARTING}:
+                stop = told.state == State.STOPPING
+                self.apply(worker, Event.STOP if stop else Event.RESTART)
+        elif told is not None and told.pid:
+            worker.state = State.WAITING
+            worker.identity = ProcessIdentity(told.pid, told.start_time)
+            self.apply(worker, Event.ADOPTED)
+            if told.state in {State.STOPPING, State.RESTARTING}:
+                stop = told.state == State.STOPPING
+                worker.state = State.STOPPING if stop else State.RESTARTING
+            self.confirmed_dead(worker)
+
+    def _no_longer_configured(self, told: WorkerStatus) -> Tracked:
+        worker = self.add(WorkerSpec(name=told.name, worker=told.kind))
+        worker.leaving = True
+        return worker
+
+    def _tell(self, kind: str, severity: str, text: str) -> None:
+        self._journal.event(kind, severity, text=text)
+
+
+def _exit_code(pid: int) -> int | None:
+    """Give the exit code of a child that ended; None when it is not our child."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
+
+
+def _as_dict(row: HeartbeatRow) -> dict[str, Any]:
+    return {
+        "phase": row.phase.name.lower(),
+        "beats": row.beats,
+        "progress": row.progress,
+        "beat_ns": row.beat_ns,
+        "phase_since_ns": row.phase_since_ns,
+        "expect_s": row.expect_s,
+        "ready": row.ready,
+    }

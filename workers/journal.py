@@ -1,0 +1,93 @@
+"""What the daemon tells: events in a ring for everybody, incidents with their evidence, the log.
+
+An event is a line that happened; an incident is one failure of a worker from its detection until
+the worker runs again. Both outlive the daemon: the ring goes on, open incidents are taken over.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from workers.records import EVENT_DTYPE, EVENTS, Incident
+
+if TYPE_CHECKING:
+    import structlog
+
+    from mesh import Mesh
+    from workers.tracked import Tracked
+
+_TEXT_BYTES = EVENT_DTYPE["text"].itemsize
+
+
+class Journal:
+    """Events and incidents of one daemon, bounded."""
+
+    def __init__(
+        self, mesh: Mesh, events: int, incidents: int, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        """Take the ring of events over; `events` and `incidents` bound what is kept."""
+        self.log = log
+        self.incidents: list[Incident] = []
+        self._kept = incidents
+        self._ring = mesh.ring(EVENTS, EVENT_DTYPE, capacity=events, create=True)
+
+    def event(
+        self, kind: str, severity: str, worker: Tracked | None = None, *, text: str = ""
+    ) -> None:
+        """Publish one event and log it."""
+        record = np.zeros(1, EVENT_DTYPE)
+        record["ts"], record["kind"], record["severity"] = time.time_ns(), kind, severity
+        record["text"] = text.encode()[:_TEXT_BYTES].decode("utf-8", "ignore").encode()
+        context: dict[str, object] = {"text": text}
+        if worker is not None:
+            pid = worker.identity.pid if worker.identity else 0
+            number = worker.incident.number if worker.incident else 0
+            record["worker"], record["pid"], record["incident"] = worker.name, pid, number
+            context |= {
+                "name": worker.name,
+                "child": pid,
+                "generation": worker.generation,
+                "incident": number,
+            }
+        self._ring.publish(record)
+        level = {"info": 20, "warning": 30, "error": 40}[severity]
+        self.log.log(level, kind, **context)
+
+    def open(self, worker: Tracked, kind: str, detected_s: float, now: float) -> Incident:
+        """Begin an incident of `worker`, whose process is confirmed dead at `now` (monotonic)."""
+        number = max((i.number for i in self.incidents), default=0) + 1
+        incident = Incident(
+            worker.name,
+            kind,
+            time.time_ns() / 1e9,
+            detected_s=detected_s,
+            evidence=worker.reason,
+            number=number,
+            pid=worker.process().pid,
+            generation=worker.generation,
+            died_at=now,
+        )
+        self.incidents = [*self.incidents, incident][-self._kept :]
+        worker.incident = incident
+        return incident
+
+    def close(self, worker: Tracked, now: float, replayed: int) -> str:
+        """End the open incident of `worker`, which runs again; give a line about it."""
+        incident = worker.incident
+        if incident is None:
+            return "ready"
+        incident.running_s = now - incident.died_at
+        incident.messages_replayed = replayed
+        return f"ready again after {incident.running_s:.3f} s"
+
+    def take_over(self, incidents: list[Incident], workers: dict[str, Tracked]) -> None:
+        """Go on with an earlier daemon's incidents; the newest open one of a worker stays open."""
+        self.incidents = [msgspec.structs.replace(i) for i in incidents][-self._kept :]
+        for incident in self.incidents:
+            worker = workers.get(incident.worker)
+            if worker is not None:
+                worker.incident = incident if incident.running_s < 0 else None

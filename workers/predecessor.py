@@ -1,0 +1,96 @@
+"""What an earlier daemon left: its status, and the workers that live on.
+
+Serves I7. A worker is known by pid and start time from the last status, or, where the daemon died
+between a fork and the status, by its heartbeat row and its process title; a process that runs as
+a worker of the same name but was started by somebody else is not the daemon's, and left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mesh import Cell, LeaseHeld, Mesh, MeshError, ProcessIdentity, SchemaMismatch
+from workers.records import EVENT_DTYPE, EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
+from workers.spawn import title
+
+if TYPE_CHECKING:
+    from mesh import HeartbeatRow
+
+STATUS_BYTES = 1 << 17
+_OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
+
+
+def take_status(mesh: Mesh) -> tuple[Cell[SupervisorStatus], SupervisorStatus | None]:
+    """Become the writer of the daemon's status, and give what an earlier daemon wrote there.
+
+    A status or an events ring of another version is made anew. Raises LeaseHeld while another
+    daemon lives.
+    """
+    said = _said(mesh)
+    try:
+        return _cell(mesh), said
+    except SchemaMismatch:
+        owner = mesh.attach(SUPERVISOR).info.owner
+        if owner is not None and owner != ProcessIdentity.current() and owner.is_alive():
+            raise LeaseHeld(f"{mesh.path}: a daemon of another version runs: {owner}") from None
+        mesh.unlink(SUPERVISOR)
+    cell = _cell(mesh)
+    try:
+        mesh.ring(EVENTS, EVENT_DTYPE).close()
+    except SchemaMismatch:
+        mesh.unlink(EVENTS)
+    except MeshError:
+        pass
+    return cell, said
+
+
+def _cell(mesh: Mesh) -> Cell[SupervisorStatus]:
+    return mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=STATUS_BYTES)
+
+
+def _said(mesh: Mesh) -> SupervisorStatus | None:
+    try:
+        segment = mesh.attach(SUPERVISOR)
+        if not isinstance(segment, Cell):
+            return None
+        said = msgspec.convert(segment.read()[1], SupervisorStatus)
+    except (MeshError, msgspec.ValidationError):
+        return None
+    return None if said.state in _OVER else said
+
+
+def live_process(
+    name: str, told: WorkerStatus | None, row: HeartbeatRow | None
+) -> ProcessIdentity | None:
+    """Give the process of worker `name` that an earlier daemon started and that lives."""
+    if told is not None and told.pid:
+        known = ProcessIdentity(told.pid, told.start_time)
+        if known.is_alive():
+            return known
+    if row is not None and row.identity.is_alive() and _is_titled(row.pid, title(name)):
+        return row.identity
+    return None
+
+
+def watch(identity: ProcessIdentity) -> int | None:
+    """Open a pidfd of exactly that process; None when it has ended (and its pid was reused)."""
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    if not identity.is_alive():
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def _is_titled(pid: int, wanted: str) -> bool:
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return line.split(b"\0")[0].rstrip(b" ") == wanted.encode()
