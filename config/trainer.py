@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -48,6 +48,15 @@ class TrainerConfig(BaseModel):
         default=0.0,
         description="Most updates for each new record of experience; 0: as many as time allows.",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Update u draws from the same records whenever it is made: a run that was "
+        "killed ends in the same weights as one that was not. Needs a replay_ratio.",
+    )
+    n_steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=1,
+        description="Rewards summed before a later state's value stands for the rest.",
+    )
     publish_every: Count = Field(default=50, description="Updates between two published policies.")
     state_every: Count = Field(
         default=50, description="Updates between two copies of the learner in shared memory."
@@ -60,11 +69,33 @@ class TrainerConfig(BaseModel):
     )
     rollbacks: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3,
-        description="Roll-backs in a row (NaN or infinity) after which the worker ends itself.",
+        description="Lost updates in a row (NaN or infinity) before a roll-back, and roll-backs "
+        "in a row after which the worker ends itself.",
+    )
+    rollback_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.5,
+        description="Factor of the learning rate after a roll-back; it grows back by 5 % with "
+        "each stored state.",
     )
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(
         default=0, description="Of the initial weights, the sampling and the noise."
     )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where torch computes; auto: on a GPU where there is one.",
+    )
+    precision: Literal["highest", "high", "medium"] = Field(
+        default="highest",
+        description="Of matrix products: float32; TF32 where the device has it; factors in "
+        "bfloat16 where the device has the units.",
+    )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="Threads torch may use in one trainer."
     )
+
+    @model_validator(mode="after")
+    def _is_paced(self) -> Self:
+        if self.deterministic and self.replay_ratio == 0.0:
+            raise ValueError("deterministic needs a replay_ratio above 0: it paces the updates")
+        return self

@@ -52,7 +52,13 @@ ENVIRONMENT_READERS = {
     "workers/nursery.py": "writes its own environment before imports that start threads",
 }
 #: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.
-CONTRACTS = {"supervisor", "workers.lifecycle_page", "workers.records", "workers.market_schema"}
+CONTRACTS = {
+    "supervisor",
+    "workers.lifecycle_page",
+    "workers.records",
+    "workers.market_schema",
+    "workers.trainer.callbacks",
+}
 #: Where wall-clock seconds are taken: records and incidents carry them.
 WALL_CLOCK = {
     "supervisor.py": "incidents and status carry wall-clock stamps",

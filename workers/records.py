@@ -236,6 +236,13 @@ class TrainerStatus(msgspec.Struct):
     resumed_from: str = ""  # shared memory, disk: <file>, or empty for a fresh start
     run_id: str = ""
     tracking: str = ""
+    skipped: int = 0  # updates whose loss or gradient was no number: not made
+    faults: int = 0  # records of experience passed over: a number in them was none
+    learning_rate: float = 0.0
+    device: str = ""
+    update_kind: str = ""  # how the gradients come about
+    withheld: int = 0  # policies not published
+    lost_batch: str = ""  # file with the newest batch that lost its numbers
 
 
 class WorkerStatus(msgspec.Struct):

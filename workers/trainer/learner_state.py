@@ -6,53 +6,53 @@ it goes on bit for bit as the one it was taken from would have.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from workers.trainer.replay import Replay
-    from workers.trainer.update import Learner
+    from workers.trainer.replay import RingReplay
+    from workers.trainer.update import Update
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MASK = (1 << 64) - 1
+WORDS = 6
 
 
 class StateMismatch(Exception):
     """The arrays are of another network."""
 
 
-def take(learner: Learner, replay: Replay) -> dict[str, Array]:
-    """Give copies of everything."""
-    arrays: dict[str, Array] = {
-        "updates": np.array(learner.updates, np.int64),
-        "losses": np.array([learner.critic_loss, learner.actor_loss], np.float64),
-        "torch_random": learner.generator.get_state().numpy().copy(),
-        "numpy_random": _words(replay.dice),
-    }
-    for name, network in (("actor", learner.actor), ("critics", learner.critics)):
-        for part, tensor in network.state().items():
-            arrays[f"{name}_{part}"] = tensor.numpy().copy()
+def take(update: Update, replay: RingReplay) -> dict[str, Array]:
+    """Give everything: views of what lies in this memory, to be written away at once.
+
+    The update has a generator of its own (a worker's has).
+    """
+    arrays: dict[str, Array] = {n: t.cpu().numpy() for n, t in update.state().items()}
+    arrays["updates"] = np.array(update.updates, np.int64)
+    arrays["caution"] = np.array(update.caution, np.float64)
+    arrays["base"] = np.array(replay.base, np.int64)
+    arrays["numpy_random"] = _words(replay.dice)
     return arrays
 
 
-def put(learner: Learner, replay: Replay, arrays: dict[str, Array]) -> None:
+def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None:
     """Make the learner what the arrays say. Raises StateMismatch before anything is changed."""
-    present = take(learner, replay)
-    for name, array in present.items():
+    present = update.state()
+    wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
+    wanted |= {"updates": (), "caution": (), "base": (), "numpy_random": (WORDS,)}
+    for name, shape in wanted.items():
         found = arrays.get(name)
-        if found is None or found.shape != array.shape or found.dtype != array.dtype:
+        if found is None or found.shape != shape:
             raise StateMismatch(
                 f"{name!r} is {None if found is None else found.shape}, this network has "
-                f"{array.shape}; remove the state to begin anew"
+                f"{shape}; remove the state to begin anew"
             )
-    for name, network in (("actor", learner.actor), ("critics", learner.critics)):
-        for part, tensor in network.state().items():
-            tensor.copy_(torch.from_numpy(arrays[f"{name}_{part}"].copy()))
-    learner.updates = int(arrays["updates"])
-    learner.critic_loss, learner.actor_loss = arrays["losses"].tolist()
-    learner.generator.set_state(torch.from_numpy(arrays["torch_random"].copy()))
+    update.set_state({name: torch.from_numpy(arrays[name]) for name in present})
+    update.updates, update.caution = int(arrays["updates"]), float(arrays["caution"])
+    replay.base = int(arrays["base"])
     _set_words(replay.dice, arrays["numpy_random"])
 
 

@@ -1,9 +1,11 @@
 """Batches straight from the experience ring: no private copy, several trainers share one memory.
 
 Frames are stored once; a window is stacked from the records at sequence, sequence - lanes, ... of
-the same episode when it is sampled, its first frame standing for what was before. What was copied
-is whole if the ring's oldest sequence, asked afterwards, is not beyond it; else the batch is
-drawn again.
+the same episode when it is sampled, its first frame standing for what was before. The two windows
+of a transition overlap in all frames but one, so that 17 frames are copied and both windows are
+views of them. What was copied is whole if the ring's oldest sequence, asked afterwards, is not
+beyond it; else the batch is drawn again. A record with a number that is none is passed over and
+counted: it never reaches a gradient.
 """
 
 from __future__ import annotations
@@ -12,105 +14,217 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from workers.records import FEATURES, SLOTS, WINDOW
-from workers.trainer.update import Batch
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecNormalize
+
     from mesh import Ring
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TRIES = 100
 MARGIN = 64  # steps that the writer may make while a batch is copied
+KEPT_FAULTS = 16
 
 
 class NoExperience(Exception):
     """There are not enough whole transitions to draw a batch from."""
 
 
-class Replay:
-    """Uniform sampling of transitions from a ring of EXPERIENCE_DTYPE."""
+class RingReplay(ReplayBuffer):
+    """A replay buffer of stable-baselines3's kind over a ring of EXPERIENCE_DTYPE.
 
-    def __init__(self, ring: Ring, batch: int, reward_scale: float, seed: int) -> None:
-        """Allocate one batch; rewards are multiplied by `reward_scale`."""
+    The tensors of a batch lie in memory that the next `sample` uses again. Observations are
+    (B, 16, 100) float32, actions (B, 10), rewards (times `reward_scale`), dones and
+    discounts (B, 1).
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        *,
+        reward_scale: float = 1.0,
+        seed: int = 0,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Read from `ring`, which somebody else writes."""
+        super().__init__(1, OBSERVATIONS, ACTIONS, device=device)
         self._ring = ring
         self._view = ring.view()
-        self._scale = reward_scale
+        self._scale = np.float32(reward_scale)
+        self._steps, self._gamma = n_steps, gamma
         self.dice = np.random.default_rng(seed)
-        self._back = np.arange(WINDOW - 1, -1, -1)
-        shape = (batch, WINDOW, FEATURES)
-        self._now = np.empty(shape, np.float32)
-        self._next = np.empty(shape, np.float32)
-        self._size = batch
+        #: Only records before this sequence are drawn; None: all that were published.
+        self.limit: int | None = None
+        self.base = self._oldest()  # where this learner's experience began
         self.retries = 0
+        self.faults = 0
+        self.faulty: list[int] = []  # the newest sequences that were passed over
+        self._back = np.arange(WINDOW, -1, -1)
+        self._frames = np.empty((0, WINDOW + 1, FEATURES), np.float32)
+        self._later = np.empty((0, WINDOW, FEATURES), np.float32)
+        self._columns = np.empty((0, SLOTS + 3), np.float32)  # action, done, reward, discount
 
-    def records(self) -> int:
+    def size(self) -> int:
         """Give how many records can be sampled from."""
-        return max(0, self._ring.published - self._oldest())
+        return max(0, self._high() - self._oldest())
 
-    def sample(self) -> Batch:
-        """Draw a batch; its observation tensors are reused by the next call.
+    def add(self, *_args: Any, **_kwargs: Any) -> None:
+        """Refuse: the ring has a writer of its own."""
+        raise TypeError("a RingReplay only reads; the feeder writes the experience ring")
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """Draw a batch uniformly.
 
         Raises NoExperience where too few records belong to whole transitions.
         """
+        del env
+        if len(self._frames) != batch_size:
+            self._frames = np.empty((batch_size, WINDOW + 1, FEATURES), np.float32)
+            self._later = np.empty((batch_size, WINDOW, FEATURES), np.float32)
+            self._columns = np.empty((batch_size, SLOTS + 3), np.float32)
+        filled = 0
         for _ in range(TRIES):
-            sequences, rows = self._draw()
-            lanes, step = rows["lanes"].astype(np.int64), rows["step"]
-            used = self._windows(sequences, step, lanes, self._next)
-            first = self._windows(sequences - lanes, step - 1, lanes, self._now)
-            if min(used, first) < self._ring.oldest:
-                self.retries += 1
-                continue
-            if not np.isfinite(rows["reward"]).all():
-                raise NoExperience("a reward in the ring is not finite")
-            return Batch(
-                torch.from_numpy(self._now).view(self._size, -1),
-                torch.from_numpy(self._next).view(self._size, -1),
-                torch.from_numpy(np.ascontiguousarray(rows["action"])).view(-1, SLOTS),
-                torch.from_numpy(rows["reward"] * np.float32(self._scale)),
-                torch.from_numpy(rows["terminated"].astype(np.float32)),
-            )
-        raise NoExperience(f"the writer overtook {TRIES} batches; make the ring larger")
+            filled += self._fill(filled, batch_size)
+            if filled == batch_size:
+                return self._batch()
+        raise NoExperience(
+            f"{TRIES} batches in a row were overwritten or held faults ({self.faults} so far); "
+            "make the ring larger, look at what writes it"
+        )
+
+    def _batch(self) -> ReplayBufferSamples:
+        following = self._later if self._steps > 1 else self._frames[:, 1:]
+        columns = torch.from_numpy(self._columns)
+        batch: tuple[torch.Tensor, ...] = (
+            torch.from_numpy(self._frames[:, :-1]),
+            columns[:, :SLOTS],
+            torch.from_numpy(following),
+            columns[:, SLOTS : SLOTS + 1],
+            columns[:, SLOTS + 1 : SLOTS + 2],
+            columns[:, SLOTS + 2 :],
+        )
+        if self.device.type != "cpu":
+            batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
+        return ReplayBufferSamples(*batch)
+
+    def _fill(self, start: int, size: int) -> int:
+        """Draw into the rows from `start` on and give how many are whole and sound."""
+        sequences, rows = self._draw(size - start)
+        lanes, step = rows["lanes"].astype(np.int64), rows["step"]
+        frames, later, columns = self._frames[start:], self._later[start:], self._columns[start:]
+        wanted = sequences[:, None] - np.minimum(self._back, step[:, None]) * lanes[:, None]
+        whole = self._ring.gather(wanted, "frame", frames)
+        reward, done = rows["reward"], rows["terminated"]
+        discount: Array | float = self._gamma
+        total = frames.sum()
+        if self._steps > 1:
+            reward, last, discount = self._returns(sequences, rows)
+            done = last["terminated"]
+            back = np.minimum(self._back[1:], last["step"][:, None])
+            whole &= self._ring.gather(last["sequence"][:, None] - back * lanes[:, None], "frame",
+                                       later)  # fmt: skip
+            total += later.sum()
+        if not whole:
+            self.retries += 1
+            return 0
+        columns[:, :SLOTS], columns[:, SLOTS] = rows["action"], done
+        columns[:, SLOTS + 1], columns[:, SLOTS + 2] = reward * self._scale, discount
+        if np.isfinite(total):  # one sum tells of all: NaN and infinity survive it
+            return sequences.size
+        good = np.isfinite(frames.sum((1, 2)))
+        if self._steps > 1:
+            good &= np.isfinite(later.sum((1, 2)))
+        self._note(sequences[~good])
+        count = int(good.sum())
+        for part in (frames, later, columns):
+            part[:count] = part[good]
+        return count
+
+    def _returns(self, sequences: Array, rows: Array) -> tuple[Array, dict[str, Array], Array]:
+        """Give rewards over up to n steps of the episode, where they end, and the discount."""
+        last = {name: rows[name].copy() for name in ("step", "terminated", "truncated")}
+        last["sequence"] = sequences.copy()
+        rewards = rows["reward"].astype(np.float32)
+        discounts = np.full(sequences.size, self._gamma, np.float32)
+        goes_on = ~(rows["terminated"] | rows["truncated"])
+        high = self._high()
+        for further in range(1, self._steps):
+            at = sequences + further * rows["lanes"]
+            goes_on &= at < high
+            found = self._view[np.where(goes_on, at, sequences) % self._ring.capacity]
+            goes_on &= (found["lane"] == rows["lane"]) & (found["episode"] == rows["episode"])
+            goes_on &= (found["step"] == rows["step"] + further) & np.isfinite(found["reward"])
+            rewards[goes_on] += discounts[goes_on] * found["reward"][goes_on]
+            discounts[goes_on] *= np.float32(self._gamma)
+            last["sequence"][goes_on] = at[goes_on]
+            for name in ("step", "terminated", "truncated"):
+                last[name][goes_on] = found[name][goes_on]
+            goes_on &= ~(found["terminated"] | found["truncated"])
+        return rewards, last, discounts
+
+    def _high(self) -> int:
+        published = self._ring.published
+        return published if self.limit is None else min(self.limit, published)
 
     def _oldest(self) -> int:
         """Give the oldest sequence that stays whole while a batch is copied."""
-        oldest = self._ring.oldest
-        if oldest == 0:
+        published = self._ring.published
+        if published == 0:
             return 0
-        lanes = int(self._view["lanes"][(self._ring.published - 1) % self._ring.capacity])
-        return oldest + (WINDOW + MARGIN) * lanes
+        lanes = int(self._view["lanes"][(published - 1) % self._ring.capacity])
+        if self.limit is not None:  # what may be drawn depends on nothing but the limit
+            return max(0, self.limit - self._ring.capacity // 2)
+        oldest = self._ring.oldest
+        return 0 if oldest == 0 else oldest + (WINDOW + MARGIN) * lanes
 
-    def _draw(self) -> tuple[Array, Array]:
+    def _draw(self, size: int) -> tuple[Array, Array]:
         """Give the sequences of B records that end a transition, and the records."""
-        low, high = self._oldest(), self._ring.published
-        if high - low < self._size:
-            raise NoExperience(f"{max(0, high - low)} records, a batch has {self._size}")
+        low, high = self._oldest(), self._high()
+        if high - low < size:
+            raise NoExperience(f"{max(0, high - low)} records, a batch has {size}")
+        if self.limit is not None and self._ring.oldest > max(0, low - WINDOW * 64):
+            raise NoExperience(
+                f"the writer is {self._ring.published - high} records ahead and overwrote what "
+                "this learner is about to need; make the ring larger or the replay ratio smaller"
+            )
         chosen = np.empty(0, np.int64)
         for _ in range(TRIES):
-            draw = self.dice.integers(low, high, self._size)
-            chosen = np.concatenate([chosen, draw[self._ends_transition(draw)]])[: self._size]
-            if chosen.size == self._size:
+            draw = self.dice.integers(low, high, size)
+            chosen = np.concatenate([chosen, draw[self._ends_transition(draw)]])[:size]
+            if chosen.size == size:
                 return chosen, self._view[chosen % self._ring.capacity]
-        raise NoExperience("hardly any record in the ring ends a transition")
+        raise NoExperience("hardly any record in the ring ends a whole transition")
 
     def _ends_transition(self, sequences: Array) -> Array:
-        """Tell which records follow one of the same lane and episode."""
+        """Tell which records follow one of the same lane and episode, and are sound."""
         capacity = self._ring.capacity
-        slots = sequences % capacity
-        step, lanes = self._view["step"][slots], self._view["lanes"][slots].astype(np.int64)
+        rows = self._view[sequences % capacity]
+        step, lanes = rows["step"], rows["lanes"].astype(np.int64)
         before = sequences - lanes
-        good = (step > 0) & ~self._view["first"][slots] & (before >= self._ring.oldest)
+        good = (step > 0) & ~rows["first"] & (before >= self._ring.oldest)
         earlier = np.maximum(before, 0) % capacity
         for name in ("episode", "lane"):
-            good &= self._view[name][slots] == self._view[name][earlier]
+            good &= self._view[name][earlier] == rows[name]
         good &= self._view["step"][earlier] == step - 1
         reach = np.maximum(sequences - np.minimum(step, WINDOW) * lanes, 0)
-        whole: Array = good & (reach >= self._ring.oldest)
+        good &= reach >= self._ring.oldest
+        sound = np.isfinite(rows["reward"]) & np.isfinite(rows["action"].sum(1))
+        if not sound.all():
+            self._note(sequences[~sound & good])
+        whole: Array = good & sound
         return whole
 
-    def _windows(self, sequences: Array, step: Array, lanes: Array, out: Array) -> int:
-        """Stack the windows that end at `sequences`; gives the oldest sequence that was used."""
-        back = np.minimum(self._back, step[:, None])
-        wanted = sequences[:, None] - back * lanes[:, None]
-        out[...] = self._view["frame"][wanted % self._ring.capacity]
-        return int(wanted.min())
+    def _note(self, sequences: Array) -> None:
+        self.faults += int(sequences.size)
+        self.faulty = (self.faulty + sequences.tolist())[-KEPT_FAULTS:]
+
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (WINDOW, FEATURES), np.float32)
+ACTIONS = spaces.Box(-1.0, 1.0, (SLOTS,), np.float32)

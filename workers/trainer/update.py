@@ -1,120 +1,154 @@
-"""One TD3 update with a backward pass of its own (Fujimoto et al. 2018).
+"""One TD3 update (Fujimoto et al. 2018), and what guards it against numbers that are none.
 
 The mathematics is stable-baselines3's TD3.train: twin critics, clipped target noise, the smaller
 target value, actor and targets every `policy_delay` updates, the actor after the first critic
-alone. Written out, no graph is recorded, no gradient is computed that nobody uses (of critic
-weights in the actor's step, of observations anywhere), and nothing is allocated for parameters.
-A test compares gradients and weights with autograd's and with stable-baselines3's.
+alone. Parameters, gradients, moments and targets of each network are one flat vector. How the
+gradients come about is left to two classes: `mlp_update.py` writes the backward pass of a plain
+MLP out, `autograd_update.py` asks autograd and takes any policy.
+
+The guard: a gradient or loss that is not finite leaves weights, moments and counters untouched;
+that is decided by the optimiser's kernel, so that the host waits for no number of the device.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from workers.trainer.networks import Flat, actor, actor_shapes, critic_shapes, critics
+from workers.trainer.flat import Flat
 
 if TYPE_CHECKING:
-    from config.trainer import TrainerConfig
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+    from stable_baselines3.td3.policies import TD3Policy
 
 
-@dataclass
-class Batch:
-    """Transitions: observations (B, D), actions (B, a), rewards and dones (B,), float32."""
+@dataclass(frozen=True)
+class Rule:
+    """The constants of an update, by the names of stable-baselines3."""
 
-    observations: Tensor
-    following: Tensor
-    actions: Tensor
-    rewards: Tensor
-    dones: Tensor
+    learning_rate: float = 1e-3
+    gamma: float = 0.99
+    tau: float = 0.005
+    policy_delay: int = 2
+    target_policy_noise: float = 0.2
+    target_noise_clip: float = 0.5
 
 
-class Learner:
-    """Actor and twin critics with their targets and optimisers."""
+class Update(ABC):
+    """Actor and critics of a policy with their targets and optimisers."""
 
-    def __init__(self, inputs: int, actions: int, config: TrainerConfig) -> None:
-        """Draw the weights from the configured seed."""
-        self.config = config
-        self.inputs = inputs
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.actor = Flat(actor_shapes(inputs, actions, config.hidden))
-        self.critics = Flat(critic_shapes(inputs, actions, config.hidden))
-        h1, h2 = config.hidden
-        self.actor.initialise([inputs, inputs, h1, h1, h2, h2], self.generator)
-        self.critics.initialise([inputs + actions] * 3 + [h1] * 2 + [h2] * 2, self.generator)
+    def __init__(
+        self,
+        policy: TD3Policy,
+        actor: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
+        critics: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
+        generator: torch.Generator | None,
+    ) -> None:
+        """Bind the parameters (own, target) of both networks.
+
+        Noise comes from `generator`, or, as in stable-baselines3, from torch's own.
+        """
+        self.policy = policy
+        self.generator = generator
+        self.actor = Flat(*actor)
+        self.critics = Flat(*critics)
+        self.actor.take_settings(policy.actor.optimizer)
+        self.critics.take_settings(policy.critic.optimizer)
+        self.buffers = [
+            buffer
+            for network in (
+                policy.actor, policy.critic, policy.actor_target, policy.critic_target,
+            )
+            for buffer in network.buffers()
+        ]  # fmt: skip
+        device = self.actor.values.device
         self.updates = 0
-        self.critic_loss = self.actor_loss = 0.0
+        self.caution = 1.0  # factor of the learning rate, below 1 for a while after a roll-back
+        #: Loss of the critics and of the actor in the newest update; sums of all; skipped updates.
+        self.losses = torch.zeros(2, device=device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.skipped = torch.zeros((), device=device)
 
-    def update(self, batch: Batch) -> None:
-        """Learn from one batch."""
-        config = self.config
+    @torch.no_grad()
+    def update(self, batch: ReplayBufferSamples, rule: Rule) -> None:
+        """Learn from one batch: observations (B, ...), actions (B, a), rewards, dones (B, 1)."""
         self.updates += 1
         noise = torch.empty_like(batch.actions).normal_(
-            0.0, config.policy_noise, generator=self.generator
+            0.0, rule.target_policy_noise, generator=self.generator
         )
-        noise.clamp_(-config.noise_clip, config.noise_clip)
-        self._critic_gradients(batch, noise)
-        self.critics.adam(config.learning_rate)
-        if self.updates % config.policy_delay == 0:
-            self._actor_gradients(batch.observations)
-            self.actor.adam(config.learning_rate)
-            self.actor.follow(config.tau)
-            self.critics.follow(config.tau)
+        noise.clamp_(-rule.target_noise_clip, rule.target_noise_clip)
+        rate = rule.learning_rate * self.caution
+        self.losses[0] = self.critic_gradients(batch, noise, rule.gamma)
+        self._take_step(self.critics, 0, rate)
+        if self.updates % rule.policy_delay == 0:
+            self.losses[1] = self.actor_gradients(batch)
+            self._take_step(self.actor, 1, rate)
+            self.critics.follow(rule.tau)
+            self.actor.follow(rule.tau)
 
-    def is_finite(self) -> bool:
-        """Tell whether losses and parameters are numbers."""
-        losses = math.isfinite(self.critic_loss) and math.isfinite(self.actor_loss)
-        return losses and self.actor.is_finite() and self.critics.is_finite()
+    def _take_step(self, network: Flat, which: int, learning_rate: float) -> None:
+        """One step of the optimiser, unless the gradient or the loss is not finite."""
+        sound = torch.isfinite(network.gradient.sum() + self.losses[which])
+        found_inf = (~sound).float()
+        network.adam(learning_rate, found_inf)
+        self.skipped += found_inf
+        self.sums[which] += self.losses[which]
 
-    def targets(self, batch: Batch, noise: Tensor) -> Tensor:
-        """Give the critics' targets (B,): reward + gamma x the smaller target value."""
-        wanted = actor(self.actor.targets, batch.following)[2].add_(noise).clamp_(-1.0, 1.0)
-        value = critics(self.critics.targets, batch.following, wanted)[2].amin(0)
-        return batch.rewards + (1.0 - batch.dones) * self.config.gamma * value
+    @abstractmethod
+    def critic_gradients(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
+        """Put d/dθ of the summed mean squared errors into the critics' gradient, give the sum."""
 
-    def _critic_gradients(self, batch: Batch, noise: Tensor) -> None:
-        """d/dθ of the sum of both mean squared errors, into the critics' gradient."""
-        size = batch.actions.shape[0]
-        first, second, values = critics(self.critics.parameters, batch.observations, batch.actions)
-        error = values - self.targets(batch, noise)
-        self.critic_loss = float(error.square().mean(1).sum())
-        slope = error.mul_(2.0 / size)  # (2, B)
-        g_w1, g_w1a, g_b1, g_w2, g_b2, g_w3, g_b3 = self.critics.gradients
-        _, _, _, w2, _, w3, _ = self.critics.parameters
-        g_b3.copy_(slope.sum(1))
-        g_w3.copy_(torch.bmm(slope[:, None], second).squeeze(1))
-        back = (slope[:, :, None] * w3[:, None]).mul_(second > 0)  # (2, B, h2)
-        g_b2.copy_(back.sum(1))
-        torch.bmm(back.transpose(1, 2), first, out=g_w2)
-        back = torch.bmm(back, w2).mul_(first > 0)  # (2, B, h1)
-        back = back.transpose(0, 1).reshape(size, -1)  # (B, 2 h1)
-        g_b1.copy_(back.sum(0))
-        torch.mm(back.t(), batch.actions, out=g_w1a)
-        torch.mm(back.t(), batch.observations, out=g_w1)
+    @abstractmethod
+    def actor_gradients(self, batch: ReplayBufferSamples) -> Tensor:
+        """Put d/dφ of minus the first critic's mean value into the actor's gradient, give it."""
 
-    def _actor_gradients(self, observations: Tensor) -> None:
-        """d/dφ of minus the mean value that the first critic gives the actor's actions."""
-        size = observations.shape[0]
-        w1, w1a, b1, w2, b2, w3, b3 = self.critics.parameters
-        h1 = w2.shape[2]
-        hidden1, hidden2, actions = actor(self.actor.parameters, observations)
-        first = torch.addmm(b1[:h1], actions, w1a[:h1].t())
-        first.addmm_(observations, w1[:h1].t()).relu_()
-        second = torch.addmm(b2[0], first, w2[0].t()).relu_()
-        self.actor_loss = -float((second @ w3[0] + b3[0]).mean())
-        back = (w3[0] * (-1.0 / size)).expand_as(second).mul(second > 0)
-        back = (back @ w2[0]).mul_(first > 0) @ w1a[:h1]  # (B, a)
-        back = back * (1.0 - actions.square())
-        g_w1, g_b1, g_w2, g_b2, g_w3, g_b3 = self.actor.gradients
-        g_b3.copy_(back.sum(0))
-        torch.mm(back.t(), hidden2, out=g_w3)
-        back = (back @ self.actor.parameters[4]).mul_(hidden2 > 0)
-        g_b2.copy_(back.sum(0))
-        torch.mm(back.t(), hidden1, out=g_w2)
-        back = (back @ self.actor.parameters[2]).mul_(hidden1 > 0)
-        g_b1.copy_(back.sum(0))
-        torch.mm(back.t(), observations, out=g_w1)
+    def is_bound(self) -> bool:
+        """Tell whether the policy's parameters still are those of this update."""
+        return self.actor.is_bound() and self.critics.is_bound()
+
+    def is_sound(self) -> bool:
+        """Tell whether parameters, moments and targets are numbers."""
+        return self.actor.is_finite() and self.critics.is_finite()
+
+    def state(self) -> dict[str, Tensor]:
+        """Give all that an update changes but its count: tensors that live on, not copies.
+
+        The random state is in it where the generator is the update's own.
+        """
+        tensors = {"losses": self.losses, "sums": self.sums, "skipped": self.skipped}
+        for name, network in (("actor", self.actor), ("critics", self.critics)):
+            tensors |= {f"{name}_{part}": tensor for part, tensor in network.state().items()}
+        for number, buffer in enumerate(self.buffers):
+            tensors[f"buffer_{number}"] = buffer
+        if self.generator is not None:
+            tensors["torch_random"] = self.generator.get_state()
+        return tensors
+
+    def set_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become what `state` gave."""
+        for name, tensor in self.state().items():
+            if name != "torch_random":
+                tensor.copy_(tensors[name])
+        if self.generator is not None:
+            self.generator.set_state(tensors["torch_random"].clone())
+
+    def give_moments(self) -> None:
+        """Write both optimisers' moments into the policy's, where `save` looks for them."""
+        self.actor.give_moments(self.policy.actor.optimizer)
+        self.critics.give_moments(self.policy.critic.optimizer)
+
+    def mean_losses(self, since: int, policy_delay: int) -> tuple[float, float]:
+        """Give the mean losses since update `since` and forget them; NaN where there was none."""
+        critics, actor = self.sums.tolist()
+        self.sums.zero_()
+        steps = self.updates // policy_delay - since // policy_delay
+        return (
+            critics / (self.updates - since) if self.updates > since else math.nan,
+            actor / steps if steps else math.nan,
+        )

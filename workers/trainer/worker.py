@@ -7,9 +7,10 @@ been looked at: finite, and acting as a policy acts; a learner that lost its num
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,29 +21,25 @@ from workers.base import Worker
 from workers.records import (
     EXPERIENCE,
     EXPERIENCE_DTYPE,
-    FEATURES,
-    SLOTS,
-    WINDOW,
     TrainerStatus,
     learner_segment,
     policy_segment,
     status_segment,
 )
 from workers.trading_env.errors import InvalidPolicy
-from workers.trading_env.policy_numpy import checked, like
 from workers.trainer import checkpoint, learner_state
-from workers.trainer.replay import NoExperience, Replay
+from workers.trainer.guard import Guard
+from workers.trainer.learner import make_learner
+from workers.trainer.publisher import Publisher, policy_arrays
+from workers.trainer.replay import NoExperience, RingReplay
 from workers.trainer.tracking import Spool
-from workers.trainer.update import Learner
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
 TELL_S = 0.2
-INPUTS = WINDOW * FEATURES
-
-
-class NumbersLost(Exception):
-    """NaN or infinity came back after every roll-back."""
 
 
 class TrainerWorker(Worker):
@@ -56,24 +53,31 @@ class TrainerWorker(Worker):
         self._config = config = TrainerConfig.model_validate({**base, **context.spec.settings})
         torch.set_num_threads(config.threads)
         self._ring: Ring | None = None
-        self._replay: Replay | None = None
-        self._learner = Learner(INPUTS, SLOTS, config)
+        self._replay: RingReplay | None = None
+        self._model, self._update = make_learner(config)
         self._cell = mesh.cell(status_segment(name), TrainerStatus, create=True)
         try:
             _, self._status = self._cell.read()
         except NotWritten:
             self._status = TrainerStatus()
-        self._policy = mesh.tensors(policy_segment(name), like=like(config.hidden), create=True)
+        like = policy_arrays(self._model.policy)
+        policy = mesh.tensors(policy_segment(name), like=like, create=True)
+        self._publisher = Publisher(policy, self._model.policy)
         self._directory = settings.run_directory / "checkpoints" / name
+        self._guard = Guard(
+            self._update, settings.run_directory / "crashes", name, config.rollbacks
+        )
         self._status.run_id = self._status.run_id or uuid.uuid4().hex
         self._status.state = "waiting: for the experience ring"
+        self._status.device, self._status.update_kind = (
+            str(self._model.device), self._model.update_kind
+        )  # fmt: skip
         self._spool = Spool(
             settings.run_directory / "tracking",
             name,
             self._status.run_id,
             settings.tracking.spool_bytes,
         )
-        self._in_a_row = 0
         self._told = 0.0
         self._rate = time.monotonic(), 0
         self._cell.write(self._status)
@@ -83,15 +87,17 @@ class TrainerWorker(Worker):
         replay = self._replay or self._find_experience()
         if replay is None:
             return self._wait("the experience ring")
-        if replay.records() < self._config.learning_starts or self._is_ahead(replay):
-            return self._wait(f"experience ({replay.records()} records)")
+        if replay.size() < self._config.learning_starts or self._is_ahead(replay):
+            return self._wait(f"experience ({replay.size()} records)")
         done = 0
         until = time.monotonic() + SLICE_S
+        rule = self._model.rule()
         try:
             while time.monotonic() < until and not self._is_ahead(replay):
-                self._learner.update(replay.sample())
+                batch = replay.sample(self._config.batch)
+                self._update.update(batch, rule)
                 done += 1
-                self._after_update(replay)
+                self._after_update(replay, batch)
         except NoExperience as error:
             if done == 0:
                 return self._wait(str(error))
@@ -100,8 +106,8 @@ class TrainerWorker(Worker):
 
     def teardown(self) -> None:
         """Keep the learner, here and on disk."""
-        if self._replay is not None and self._learner.updates and self._learner.is_finite():
-            state = learner_state.take(self._learner, self._replay)
+        if self._replay is not None and self._update.updates and self._update.is_sound():
+            state = learner_state.take(self._update, self._replay)
             self._memory.publish(state)
             self._checkpoint(state)
         self._spool.end("KILLED")
@@ -109,13 +115,18 @@ class TrainerWorker(Worker):
         self._tell("stopped", now=True)
 
     def last_inputs(self) -> dict[str, Any]:
-        """Give the counters, for the crash report."""
-        learner = self._learner
-        return {"updates": learner.updates, "losses": [learner.critic_loss, learner.actor_loss]}
+        """Give the counters and the place of the batch that was lost, for the crash report."""
+        update = self._update
+        return {
+            "updates": update.updates,
+            "losses": update.losses.tolist(),
+            "lost_batch": self._guard.batch,
+            "faulty_records": self._replay.faulty if self._replay is not None else [],
+        }
 
     # --- beginnings -----------------------------------------------------------------------
 
-    def _find_experience(self) -> Replay | None:
+    def _find_experience(self) -> RingReplay | None:
         mesh = self.context.mesh
         try:
             ring = mesh.ring(EXPERIENCE, EXPERIENCE_DTYPE)
@@ -123,25 +134,27 @@ class TrainerWorker(Worker):
             return None
         config = self._config
         self._ring = ring
-        self._replay = replay = Replay(ring, config.batch, config.reward_scale, config.seed)
-        fresh = learner_state.take(self._learner, replay)
+        self._replay = replay = RingReplay(
+            ring, reward_scale=config.reward_scale, seed=config.seed, n_steps=config.n_steps,
+            gamma=config.gamma, device=self._model.device,
+        )  # fmt: skip
+        fresh = learner_state.take(self._update, replay)
         self._memory = mesh.tensors(learner_segment(self.context.name), like=fresh, create=True)
         self._status.resumed_from = self._resume(replay)
-        self._first_update = self._learner.updates
-        self._first_record = ring.published
-        self._good = learner_state.take(self._learner, replay)
-        self._spool.params({**config.model_dump(mode="json"), "inputs": INPUTS})
+        self._memory.publish(learner_state.take(self._update, replay))
+        self._spool.params(config.model_dump(mode="json"))
         self._status.experience = ring.published
         self.context.log.info(
-            "learner", updates=self._learner.updates, resumed=self._status.resumed_from
-        )
+            "learner", updates=self._update.updates, resumed=self._status.resumed_from,
+            kind=self._model.update_kind, device=str(self._model.device),
+        )  # fmt: skip
         return replay
 
-    def _resume(self, replay: Replay) -> str:
+    def _resume(self, replay: RingReplay) -> str:
         """Go on from shared memory, else from the newest checkpoint that is whole."""
         try:
             _, arrays = self._memory.read()
-            learner_state.put(self._learner, replay, arrays)
+            learner_state.put(self._update, replay, arrays)
         except NotWritten:
             pass
         except (Corrupt, learner_state.StateMismatch) as error:
@@ -150,7 +163,7 @@ class TrainerWorker(Worker):
             return "shared memory"
         for path in checkpoint.paths(self._directory):
             try:
-                learner_state.put(self._learner, replay, checkpoint.read(path))
+                learner_state.put(self._update, replay, checkpoint.read(path))
             except (checkpoint.BadCheckpoint, learner_state.StateMismatch) as error:
                 self.context.log.warning("checkpoint refused", error=str(error))
                 continue
@@ -159,77 +172,77 @@ class TrainerWorker(Worker):
 
     # --- after updates --------------------------------------------------------------------
 
-    def _after_update(self, replay: Replay) -> None:
-        config, updates = self._config, self._learner.updates
+    def _after_update(self, replay: RingReplay, batch: ReplayBufferSamples) -> None:
+        config, updates = self._config, self._update.updates
+        if self._guard.lost(batch):
+            self._roll_back(replay, "updates in a row without a number")
+            return
         keeps = updates % config.state_every == 0
         publishes = updates % config.publish_every == 0
-        if not (keeps or publishes or updates % self.context.settings.tracking.every_updates == 0):
+        tracks = updates % self.context.settings.tracking.every_updates == 0
+        if not (keeps or publishes or tracks):
             return
-        if not self._learner.is_finite():
-            self._roll_back(replay)
+        if not self._update.is_sound():
+            self._roll_back(replay, "weights that are no numbers")
             return
         if keeps:
-            self._in_a_row = 0
-            self._good = learner_state.take(self._learner, replay)
-            self._memory.publish(self._good)
+            self._guard.stored()
+            state = learner_state.take(self._update, replay)
+            self._memory.publish(state)
             if updates % config.checkpoint_every == 0:
-                self._checkpoint(self._good)
+                self._checkpoint(state)
         if publishes:
             self._publish()
-        if updates % self.context.settings.tracking.every_updates == 0:
+        if tracks:
             self._spool.point(updates, self._metrics())
 
-    def _roll_back(self, replay: Replay) -> None:
-        """Return to the last good state; another batch is drawn from there."""
-        self._in_a_row += 1
+    def _roll_back(self, replay: RingReplay, why: str) -> None:
+        """Return to the last stored state; other batches are drawn from there, more slowly."""
         self._status.rollbacks += 1
-        lost = f"losses {self._learner.critic_loss}, {self._learner.actor_loss}"
-        self.context.log.error("rolled back", updates=self._learner.updates, lost=lost)
-        if self._in_a_row >= self._config.rollbacks:
-            raise NumbersLost(f"{self._in_a_row} roll-backs in a row: {lost}")
-        learner_state.put(self._learner, replay, self._good)
+        self.context.log.error("rolled back", updates=self._update.updates, why=why,
+                               batch=self._guard.batch)  # fmt: skip
+        _, arrays = self._memory.read()
+        learner_state.put(self._update, replay, arrays)
+        self._guard.rolled_back(self._config.rollback_learning_rate)
         replay.dice = np.random.default_rng([self._config.seed, self._status.rollbacks])
-        self._tell(f"rolled back: {lost}", now=True)
+        self._tell(f"rolled back: {why}", now=True)
 
     def _publish(self) -> None:
-        arrays = like(self._config.hidden)
-        for layer in range(3):
-            arrays[f"w{layer}"] = self._learner.actor.parameters[2 * layer].numpy()
-            arrays[f"b{layer}"] = self._learner.actor.parameters[2 * layer + 1].numpy()
-        arrays["updates"] = np.array(self._learner.updates, np.int64)
-        arrays["score"] = np.array(self._status.score, np.float64)
-        arrays["created_ns"] = np.array(time.time_ns(), np.int64)
         try:
-            checked(arrays)
+            version = self._publisher.publish(self._update.updates, self._status.score)
         except InvalidPolicy as error:
+            self._status.withheld += 1
             self.context.log.error("policy withheld", error=str(error))  # noqa: TRY400 - the text has it all
             return
-        self._status.version = self._policy.publish(arrays)
+        self._status.version = version
 
     def _checkpoint(self, state: dict[str, learner_state.Array]) -> None:
         with self.context.expect(30.0):
-            checkpoint.write(
-                self._directory, self._learner.updates, state, self._config.checkpoints
-            )
+            checkpoint.write(self._directory, self._update.updates, state, self._config.checkpoints)
 
     def _metrics(self) -> dict[str, float]:
+        critic_loss, actor_loss = self._update.losses.tolist()
         return {
-            "critic_loss": self._learner.critic_loss,
-            "actor_loss": self._learner.actor_loss,
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
             "updates_per_s": self._status.updates_per_s,
             "experience": float(self._status.experience),
             "rollbacks": float(self._status.rollbacks),
+            "learning_rate": self._config.learning_rate * self._update.caution,
         }
 
     # --- waiting and telling --------------------------------------------------------------
 
-    def _is_ahead(self, replay: Replay) -> bool:
-        """Tell whether there were as many updates as the new experience allows."""
-        ratio = self._config.replay_ratio
-        if ratio == 0.0 or self._ring is None:
+    def _is_ahead(self, replay: RingReplay) -> bool:
+        """Tell whether there were as many updates as the experience allows."""
+        config = self._config
+        if config.replay_ratio == 0.0 or self._ring is None:
             return False
-        new = self._ring.published - self._first_record + replay.records()
-        return self._learner.updates - self._first_update >= ratio * new
+        earned = math.ceil((self._update.updates + 1) / config.replay_ratio)
+        needed = replay.base + config.learning_starts + earned
+        if config.deterministic:
+            replay.limit = needed
+        return self._ring.published < needed
 
     def _wait(self, what: str) -> int:
         self._tell(f"waiting: for {what}")
@@ -245,13 +258,16 @@ class TrainerWorker(Worker):
         if not now and state == self._status.state and moment - self._told < TELL_S:
             return
         self._told = moment
-        status, learner = self._status, self._learner
+        status, update = self._status, self._update
         since, updates = self._rate
         if moment - since >= 1.0:
-            status.updates_per_s = (learner.updates - updates) / (moment - since)
-            self._rate = moment, learner.updates
-        status.state, status.updates = state, learner.updates
-        status.critic_loss, status.actor_loss = learner.critic_loss, learner.actor_loss
+            status.updates_per_s = (update.updates - updates) / (moment - since)
+            self._rate = moment, update.updates
+        status.state, status.updates = state, update.updates
+        status.critic_loss, status.actor_loss = update.losses.tolist()
+        status.skipped, status.lost_batch = int(update.skipped), self._guard.batch
+        status.learning_rate = self._config.learning_rate * update.caution
+        status.faults = self._replay.faults if self._replay is not None else 0
         status.tracking = (
             f"{self._spool.dropped} points dropped" if self._spool.dropped else "spooled"
         )

@@ -12,7 +12,7 @@ import pytest
 from mesh import Mesh
 from tests.workers.trainer.experience import steps
 from workers.records import EXPERIENCE_DTYPE
-from workers.trainer.replay import Replay
+from workers.trainer.replay import RingReplay
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def mesh_ring():
     numbers = count()
     opened = []
 
-    def make(length, lanes, *, capacity=1 << 13, batch=8):
+    def make(length, lanes, *, capacity=1 << 13, **kwargs):
         name = f"experience{next(numbers)}"
         ring = mesh.ring(name, EXPERIENCE_DTYPE, capacity=capacity, create=True)
         ring.publish(steps(length, lanes))
         opened.append(ring)
-        return Replay(ring, batch, 1.0, 0), ring
+        return RingReplay(ring, **kwargs), ring
 
     yield make
     shutil.rmtree(path)

@@ -1,152 +1,142 @@
-"""The update: autograd's gradients, stable-baselines3's weights, and state that goes on."""
+"""The update: autograd's gradients, stable-baselines3's weights, and numbers that are none."""
 
 from __future__ import annotations
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
-from stable_baselines3 import TD3
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 
-from config.trainer import TrainerConfig
-from workers.trainer import learner_state
-from workers.trainer.update import Batch, Learner
+from tests.workers.trainer.batches import A, B, batch, largest_difference, learners
+from workers.trainer.autograd_update import AutogradUpdate
+from workers.trainer.mlp_update import MlpUpdate
+from workers.trainer.update import Rule
 
-D, A, B, H = 24, 3, 64, (32, 16)
-
-
-def batch(seed):
-    """Random transitions."""
-    g = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=g)
-
-    return Batch(draw(B, D), draw(B, D), draw(B, A).tanh(), draw(B), (draw(B) > 1.0).float())
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-class Frame(gymnasium.Env):
-    """Only its spaces matter."""
+class Encoder(BaseFeaturesExtractor):
+    """Something that is no plain MLP, with running statistics."""
 
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (D,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (A,), np.float32)
+    def __init__(self, space):
+        super().__init__(space, 8)
+        self.layer = nn.Linear(space.shape[1], 8)
+        self.norm = nn.BatchNorm1d(8)
 
-
-def copy_to_sb3(learner, model):
-    """Give stable-baselines3's networks the learner's weights, targets included."""
-    for source, network in (("parameters", model.actor), ("targets", model.actor_target)):
-        values = getattr(learner.actor, source)
-        for parameter, value in zip(network.mu.parameters(), values, strict=True):
-            parameter.data.copy_(value)
-    for source, network in (("parameters", model.critic), ("targets", model.critic_target)):
-        w1, w1a, b1, w2, b2, w3, b3 = getattr(learner.critics, source)
-        for k, q in enumerate(network.q_networks):
-            half = slice(k * H[0], (k + 1) * H[0])
-            values = [torch.cat([w1[half], w1a[half]], 1), b1[half], w2[k], b2[k], w3[k][None],
-                      b3[k][None]]  # fmt: skip
-            for parameter, value in zip(q.parameters(), values, strict=True):
-                parameter.data.copy_(value)
+    def forward(self, observations):
+        return self.norm(torch.tanh(self.layer(observations)).mean(1))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_weights_are_those_of_stable_baselines3():
-    """Ten updates on the same batches, without target noise: the same weights within rounding."""
-    config = TrainerConfig(
-        hidden=H, batch=B, learning_rate=1e-3, policy_noise=0.0, seed=3, reward_scale=1.0
-    )
-    learner = Learner(D, A, config)
-    model = TD3(
-        "MlpPolicy", Frame(), learning_rate=1e-3, batch_size=B, target_policy_noise=0.0,
-        policy_kwargs={"net_arch": list(H)}, device="cpu",
-    )  # fmt: skip
-    model.set_logger(configure(None, []))
-    copy_to_sb3(learner, model)
-
-    class Samples:
-        """A replay buffer that hands out the test's batches in order."""
-
-        def __init__(self):
-            self.next = 0
-
-        def sample(self, _size, env=None):
-            del env
-            b = batch(self.next)
-            self.next += 1
-            return ReplayBufferSamples(
-                b.observations, b.actions, b.following, b.dones[:, None], b.rewards[:, None]
-            )
-
-    model.replay_buffer = Samples()
-    model.train(gradient_steps=10, batch_size=B)
-    for number in range(10):
-        learner.update(batch(number))
-    mirror = TD3("MlpPolicy", Frame(), policy_kwargs={"net_arch": list(H)}, device="cpu")
-    copy_to_sb3(learner, mirror)
-    for name in ("actor", "critic", "actor_target", "critic_target"):
-        ours, theirs = getattr(mirror, name).state_dict(), getattr(model, name).state_dict()
-        for key, value in theirs.items():
-            assert torch.allclose(ours[key], value, rtol=1e-4, atol=2e-5), (name, key)
+@pytest.mark.parametrize(
+    ("policy_kwargs", "kind"),
+    [
+        ({"net_arch": [32, 16]}, "mlp"),
+        ({"net_arch": [24, 16, 12]}, "mlp"),
+        ({"net_arch": [24], "n_critics": 3}, "mlp"),
+        ({"net_arch": {"pi": [16, 8], "qf": [24, 12]}}, "mlp"),
+        ({"net_arch": [16], "optimizer_kwargs": {"betas": (0.8, 0.99), "eps": 1e-5}}, "mlp"),
+        ({"net_arch": [16, 8], "activation_fn": nn.Tanh}, "autograd"),
+        ({"net_arch": [16], "features_extractor_class": Encoder}, "autograd"),
+        ({"net_arch": [16], "optimizer_class": torch.optim.SGD}, "stable-baselines3"),
+        (
+            {
+                "net_arch": [16],
+                "features_extractor_class": Encoder,
+                "share_features_extractor": True,
+            },
+            "stable-baselines3",
+        ),
+    ],
+)
+def test_weights_are_those_of_stable_baselines3(policy_kwargs, kind):
+    """Twenty updates on the same batches with the same noise: the same weights within rounding."""
+    ours, stock = learners(policy_kwargs=policy_kwargs, learning_rate=1e-3)
+    for model in (ours, stock):
+        torch.manual_seed(7)
+        model.train(12, B)
+        model.train(8, B)
+    assert ours.update is None or ours.update_kind.startswith(kind)
+    assert ours.update_kind.startswith(kind)
+    assert largest_difference(ours, stock) < 2e-5
+    for name in ("train/critic_loss", "train/actor_loss", "train/n_updates"):
+        theirs = stock.logger.name_to_value[name]
+        assert ours.logger.name_to_value[name] == pytest.approx(theirs, rel=1e-4)
 
 
-def test_gradients_are_those_of_autograd():
-    """The written-out backward pass agrees with autograd's on both losses."""
-    learner = Learner(D, A, TrainerConfig(hidden=H, batch=B))
-    b = batch(0)
-    noise = torch.zeros(B, A)
-    leaves = [p.clone().requires_grad_() for p in learner.critics.parameters]
-    w1, w1a, b1, w2, b2, w3, b3 = leaves
-    target = learner.targets(b, noise)
-    loss = torch.zeros(())
-    for k in range(2):
-        half = slice(k * H[0], (k + 1) * H[0])
-        z = torch.relu(b.observations @ w1[half].T + b.actions @ w1a[half].T + b1[half])
-        q = torch.relu(z @ w2[k].T + b2[k]) @ w3[k] + b3[k]
-        loss = loss + ((q - target) ** 2).mean()
-    loss.backward()
-    learner._critic_gradients(b, noise)
-    assert learner.critic_loss == pytest.approx(float(loss.detach()), rel=1e-5)
-    for leaf, found in zip(leaves, learner.critics.gradients, strict=True):
-        assert torch.allclose(leaf.grad, found, rtol=1e-4, atol=1e-6)
-    leaves = [p.clone().requires_grad_() for p in learner.actor.parameters]
-    a1, c1, a2, c2, a3, c3 = leaves
-    action = torch.relu(torch.relu(b.observations @ a1.T + c1) @ a2.T + c2) @ a3.T + c3
-    w1, w1a, b1, w2, b2, w3, b3 = learner.critics.parameters
-    z = torch.relu(b.observations @ w1[: H[0]].T + torch.tanh(action) @ w1a[: H[0]].T + b1[: H[0]])
-    loss = -(torch.relu(z @ w2[0].T + b2[0]) @ w3[0] + b3[0]).mean()
-    loss.backward()
-    learner._actor_gradients(b.observations)
-    for leaf, found in zip(leaves, learner.actor.gradients, strict=True):
-        assert torch.allclose(leaf.grad, found, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("net_arch", [[32, 16], [16], [24, 16, 8]])
+def test_gradients_are_those_of_autograd(net_arch):
+    """The written-out backward pass agrees with autograd's on both losses, discounts given too."""
+    ours, other = learners(policy_kwargs={"net_arch": net_arch})
+    written, asked = MlpUpdate(ours.policy), AutogradUpdate(other.policy)
+    for discounts in (None, 0.5):
+        transitions, noise = batch(3, discounts), 0.1 * torch.ones(B, A)
+        with torch.no_grad():
+            losses = [u.critic_gradients(transitions, noise, 0.9) for u in (written, asked)]
+            assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+            losses = [u.actor_gradients(transitions) for u in (written, asked)]
+            assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+        pairs = zip(ours.policy.parameters(), other.policy.parameters(), strict=True)
+        for found, wanted in pairs:
+            if wanted.grad is not None:
+                assert torch.allclose(found.grad, wanted.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_restored_learner_goes_on_bit_for_bit(mesh_ring):
-    """Twenty updates in one go, or ten, a copy through arrays, and ten more: the same bytes."""
-    replay, _ = mesh_ring(400, 4)
-    config = TrainerConfig(hidden=H, batch=8)
-    one = Learner(1600, 10, config)
-    for _ in range(10):
-        one.update(replay.sample())
-    saved = learner_state.take(one, replay)
-    for _ in range(10):
-        one.update(replay.sample())
-    whole = learner_state.take(one, replay)
-    again, _ = mesh_ring(400, 4)
-    two = Learner(1600, 10, TrainerConfig(hidden=H, batch=8, seed=9))
-    learner_state.put(two, again, saved)
-    for _ in range(10):
-        two.update(again.sample())
-    found = learner_state.take(two, again)
-    assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in whole.items()}
+def test_rounded_factors_stay_close():
+    """With bfloat16 factors a gradient keeps its direction and size within a few percent."""
+    ours, other = learners()
+    exact, rounded = MlpUpdate(ours.policy), MlpUpdate(other.policy, half=True)
+    with torch.no_grad():
+        for update in (exact, rounded):
+            update.critic_gradients(batch(0), torch.zeros(B, A), 0.99)
+            update.actor_gradients(batch(0))
+    for network in ("critics", "actor"):
+        one, two = getattr(exact, network).gradient, getattr(rounded, network).gradient
+        assert torch.cosine_similarity(one, two, dim=0) > 0.999
+        assert float((one - two).norm()) < 0.05 * float(one.norm())
 
 
-def test_lost_numbers_are_noticed():
-    """NaN in a batch reaches losses and weights, and is_finite says so."""
-    learner = Learner(D, A, TrainerConfig(hidden=H, batch=B))
-    learner.update(batch(0))
-    assert learner.is_finite()
-    poisoned = batch(1)
-    poisoned.rewards[3] = float("nan")
-    learner.update(poisoned)
-    assert not learner.is_finite()
+@pytest.mark.parametrize("where", ["rewards", "observations", "next_observations", "actions"])
+@pytest.mark.parametrize("what", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["mlp", "autograd"])
+def test_planted_faults_never_reach_the_weights(where, what, kind):
+    """A number that is none anywhere in a batch: that update is not made, the next one is."""
+    activation = {"mlp": nn.ReLU, "autograd": nn.Tanh}[kind]
+    ours, _ = learners(policy_kwargs={"net_arch": [32, 16], "activation_fn": activation})
+    update = ours.update
+    for number in range(4):
+        update.update(batch(number), Rule())
+    before = {name: tensor.clone() for name, tensor in update.state().items()}
+    poisoned = batch(9)
+    getattr(poisoned, where).view(B, -1)[3, -1] = what
+    update.updates = 4
+    update.update(poisoned, Rule(policy_delay=1))
+    assert update.is_sound()
+    if float(update.skipped) == 0:  # its tanh made a plain number of an infinite observation
+        assert (kind, where, abs(what)) == ("autograd", "next_observations", float("inf"))
+        return
+    for name in ("values", "first", "second", "steps"):
+        assert torch.equal(update.critics.state()[name], before[f"critics_{name}"])
+    assert update.is_sound()
+    weights = update.critics.values.clone()
+    update.update(batch(10), Rule())
+    assert not torch.equal(update.critics.values, weights)
+
+
+def test_parameters_that_were_replaced_are_bound_again():
+    """A policy whose parameters were moved by its user is learnt on, moments included."""
+    ours, stock = learners()
+    for model in (ours, stock):
+        torch.manual_seed(1)
+        model.train(4, B)
+    for parameter in ours.policy.parameters():
+        parameter.data = parameter.data.clone()
+    for model in (ours, stock):
+        torch.manual_seed(2)
+        model.train(6, B)
+    assert largest_difference(ours, stock) < 2e-5
+
+
+def test_precision_is_checked():
+    """An unknown precision is refused with those that are known."""
+    with pytest.raises(ValueError, match="highest, high, medium"):
+        learners(precision="low")

@@ -1,0 +1,72 @@
+"""Small networks and batches for the tests of the updates."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one name meet here
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from workers.trainer.algorithm import TD3
+
+WINDOW, FEATURES, A, B, H = 4, 6, 3, 64, [32, 16]
+OBSERVATIONS = gymnasium.spaces.Box(-np.inf, np.inf, (WINDOW, FEATURES), np.float32)
+ACTIONS = gymnasium.spaces.Box(-1, 1, (A,), np.float32)
+
+
+def batch(seed, discounts=None):
+    """Random transitions."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g)
+
+    return ReplayBufferSamples(
+        draw(B, WINDOW, FEATURES), draw(B, A).tanh(), draw(B, WINDOW, FEATURES),
+        (draw(B, 1) > 1.0).float(), draw(B, 1),
+        None if discounts is None else torch.full((B, 1), discounts),
+    )  # fmt: skip
+
+
+class Samples(ReplayBuffer):
+    """A replay buffer that hands out the test's batches in order."""
+
+    def __init__(self):
+        super().__init__(1, OBSERVATIONS, ACTIONS, device="cpu")
+        self.next = 0
+
+    def sample(self, batch_size, env=None):
+        del batch_size, env
+        self.next += 1
+        return batch(self.next - 1)
+
+
+class Spaces(gymnasium.Env):
+    """Only its spaces matter."""
+
+    observation_space, action_space = OBSERVATIONS, ACTIONS
+
+
+def learners(seed=0, **kwargs):
+    """Ours and stock, with the same weights, fed from the same batches."""
+    kwargs.setdefault("policy_kwargs", {"net_arch": H})
+    made = []
+    for kind in (TD3, StockTD3):
+        model = kind("MlpPolicy", Spaces(), buffer_size=1, seed=seed, device="cpu", **kwargs)
+        model.set_logger(configure(None, []))
+        model.replay_buffer = Samples()
+        made.append(model)
+    return made
+
+
+def largest_difference(one, other):
+    """The largest difference between two policies' parameters, targets and statistics included."""
+    theirs = other.policy.state_dict()
+    return max(
+        float((value - theirs[name]).abs().max())
+        for name, value in one.policy.state_dict().items()
+        if value.is_floating_point()
+    )

@@ -1,0 +1,130 @@
+"""Callbacks for any learner of stable-baselines3, ours or stock: weights out, heartbeat, tracking.
+
+model.learn(100_000, callback=[
+    SHMWeightSyncCallback(segment, every_updates=50), HeartbeatCallback(heartbeat),
+    MLflowCallback(spool, every_updates=200),
+])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from stable_baselines3.common.callbacks import BaseCallback
+
+from workers.trading_env.errors import InvalidPolicy
+from workers.trainer.publisher import Publisher
+
+if TYPE_CHECKING:
+    from mesh import Heartbeat, Tensors
+    from workers.trainer.tracking import Spool
+
+
+class EveryUpdates(BaseCallback):
+    """Something that is due every so many updates, whatever the steps between them."""
+
+    def __init__(self, every_updates: int) -> None:
+        """Be due when the learner's updates pass a multiple of `every_updates` (at least 1)."""
+        super().__init__()
+        if every_updates < 1:
+            raise ValueError(f"every_updates is {every_updates}, expected 1 or more")
+        self.every_updates = every_updates
+        self._done = 0
+
+    @property
+    def updates(self) -> int:
+        """Updates that the learner has made."""
+        return int(getattr(self.model, "_n_updates", 0))
+
+    def _on_training_start(self) -> None:
+        self._done = self.updates // self.every_updates
+
+    def _on_step(self) -> bool:
+        turn = self.updates // self.every_updates
+        if turn > self._done:
+            self._done = turn
+            self._on_due()
+        return True
+
+    def _on_due(self) -> None:
+        raise NotImplementedError
+
+
+class SHMWeightSyncCallback(EveryUpdates):
+    """Publishes the policy into shared memory every N updates, and at the end of training.
+
+    A policy that is not finite or acts outside [-1, 1] is withheld: readers keep the last good
+    one, `withheld` counts. Set `score` (as an evaluation callback would) and it travels along.
+    """
+
+    def __init__(self, policy: Tensors, *, every_updates: int) -> None:
+        """Publish into the segment `policy`, of which this process is the writer."""
+        super().__init__(every_updates)
+        self._segment = policy
+        self.score = float("nan")
+        self.version = 0
+        self.withheld = 0
+
+    def _init_callback(self) -> None:
+        self._publisher = Publisher(self._segment, self.model.policy)  # type: ignore[arg-type] # a TD3Policy
+
+    def _on_due(self) -> None:
+        try:
+            self.version = self._publisher.publish(self.updates, self.score)
+        except InvalidPolicy as error:
+            self.withheld += 1
+            structlog.get_logger().warning("policy withheld", error=str(error))
+
+    def _on_training_end(self) -> None:
+        self._on_due()
+
+
+class HeartbeatCallback(BaseCallback):
+    """Beats once a step, so that the learner is a row of the mesh's heartbeats."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        """Beat into a claimed row: `mesh.heartbeats(create=True).claim(name)`."""
+        super().__init__()
+        self._heartbeat = heartbeat
+
+    def _on_training_start(self) -> None:
+        self._heartbeat.ready()
+
+    def _on_step(self) -> bool:
+        self._heartbeat.beat(progress=self.num_timesteps)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._heartbeat.waiting()
+
+
+class MLflowCallback(EveryUpdates):
+    """Appends what the learner logs to a spool; the shipper brings it to MLflow."""
+
+    def __init__(self, spool: Spool, *, every_updates: int) -> None:
+        """Take a point every `every_updates` updates."""
+        super().__init__(every_updates)
+        self._spool = spool
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._spool.params(
+            {name: value for name, value in vars(self.model).items() if _is_plain(value)}
+        )
+
+    def _on_due(self) -> None:
+        values = self.logger.name_to_value
+        metrics = {name: float(value) for name, value in values.items() if _is_number(value)}
+        self._spool.point(self.updates, metrics)
+
+    def _on_training_end(self) -> None:
+        self._spool.end("FINISHED")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
