@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-g"]
 EXTENSIONS = {
     "mesh._core._native": ["mesh/_core/module.c"],
-    "workers.ingest._plan": ["workers/ingest/_plan.c"],
+    "workers.ingest._avro._native": ["workers/ingest/_avro/module.c"],
     "workers.trading_env._kernel": ["workers/trading_env/_kernel.c"],
 }
 

@@ -88,3 +88,20 @@ class IngestConfig(BaseModel):
     latency_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = Field(
         default=10.0, description="Milliseconds a fetch may wait for more messages."
     )
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns of a row by the field of the message that fills them (`a.b`: field b "
+        "of record a; empty: not filled), over the shipped ones: each column from the field of its "
+        "name, ts_event from timestamp, source_flags from flags.",
+    )
+    time_units: dict[Literal["ts_event", "ts_recv"], Literal["s", "ms", "us", "ns"]] = Field(
+        default_factory=dict,
+        description="What a time counts that the writer's schema gives as a plain number; ns where "
+        "nothing is said. Avro's logical times bring their own unit.",
+    )
+    reader_schema: str = Field(
+        default="shipped",
+        min_length=1,
+        description="Avro schema through which messages are read: `shipped` (OptionQuote), "
+        "`writer` (each message's own) or the path of a JSON file.",
+    )

@@ -60,6 +60,8 @@ class PartitionReader:
             for topic in topics
             for partition in known[topic].partitions
         ]
+        #: (topic, partition) by place, the number that batches use
+        self.places = [(at.topic, at.partition) for at in self._assigned]
         self._consumer.assign(self._assigned)
 
     def read(self, most: int, wait_s: float) -> list[Message]:
@@ -67,8 +69,11 @@ class PartitionReader:
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        found = [first, *self._consumer.consume(most - 1, 0)] if most > 1 else [first]
-        return [message for message in found if self._is_message(message)]
+        if most == 1:
+            return [first]
+        found = self._consumer.consume(most - 1, 0)
+        found.insert(0, first)
+        return found
 
     def lag(self, positions: dict[str, int]) -> dict[str, int]:
         """Give how many messages each partition is behind its newest, as far as it is known."""
@@ -84,24 +89,26 @@ class PartitionReader:
         """Leave the brokers."""
         self._consumer.close()
 
-    def _is_message(self, message: Message) -> bool:
-        error = message.error()
-        if error is None:
-            return True
+    def note(self, event: Message) -> tuple[int, int] | None:
+        """Take a message with an error; gives (place, next offset) where it moved a position."""
+        error = event.error()
+        if error is None or error.code() == _EOF:
+            return None
         if error.code() == _RESET:
-            self._move(message)
-        elif error.code() != _EOF:
-            self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
-        return False
+            return self._move(event)
+        self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
+        return None
 
-    def _move(self, message: Message) -> None:
+    def _move(self, event: Message) -> tuple[int, int] | None:
         """Go on at the oldest message the broker still has; what lies between is lost."""
-        topic, partition = message.topic(), message.partition()
+        topic, partition = event.topic(), event.partition()
         if topic is None or partition is None:
-            return
+            return None
         at = TopicPartition(topic, partition)
         low, high = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
-        wanted = message.offset() or 0
-        target = low if wanted < low else high
-        self.lost += max(0, target - wanted)
-        self._consumer.seek(TopicPartition(topic, partition, target))
+        wanted = event.offset() or 0
+        # A log that ends before the position is another one (the topic was made anew): all of it
+        # is new. Otherwise what was deleted before it was read is gone.
+        self.lost += max(0, low - wanted) if wanted <= high else 0
+        self._consumer.seek(TopicPartition(topic, partition, low))
+        return self.places.index((topic, partition)), low

@@ -1,147 +1,292 @@
-"""Messages in Confluent's framing to rows of TICK_DTYPE, with a verdict on each."""
+"""Messages in Confluent's framing to rows, with a status for each.
+
+A schema id leads once to a compiled plan, which then decodes in C; to fastavro, where a plan
+cannot be made; or to a verdict on every message that names it.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import fastavro
+import fastavro.read
 import fastavro.repository
 import fastavro.schema
 import numpy as np
 from fastavro.read import SchemaResolutionError
 
-from workers.ingest.errors import ErrorClass, SchemaUnknown
-from workers.market_schema import FRAME, FRAME_BYTES, MAGIC, QUOTE_READER_SCHEMA
-from workers.records import SYMBOL_BYTES, TICK_DTYPE
+from workers.ingest import plan
+from workers.ingest._avro import _native
+from workers.ingest.errors import ErrorClass, Poison, SchemaUnknown
+from workers.ingest.mapping import Column, Nanoseconds, RowMapping, Rows
+from workers.ingest.wellformed import BodyCheck
+from workers.market_schema import FRAME, FRAME_BYTES, MAGIC
 
 if TYPE_CHECKING:
-    from fastavro.types import Schema
+    from confluent_kafka import Message
 
     from workers.ingest.registry import SchemaRegistry
 
-Rows = np.ndarray[Any, np.dtype[Any]]
-INT64_MAX = (1 << 63) - 1
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FLOATS = (
-    "bid", "ask", "last", "bid_size", "ask_size", "implied_volatility", "delta", "gamma", "vega",
-    "theta", "rho", "underlying_price",
-)  # fmt: skip
-#: field of the message, field of the row, what stands for null
-_INTEGERS = (
-    ("timestamp", "ts_event", 0),
-    ("ts_recv", "ts_recv", 0),
-    ("volume", "volume", 0),
-    ("open_interest", "open_interest", 0),
-    ("sequence", "sequence", -1),
-    ("flags", "source_flags", 0),
+_SCHEMA_ERRORS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    fastavro.schema.SchemaParseException,
+    fastavro.schema.UnknownType,
+    fastavro.repository.SchemaRepositoryError,
 )
+_BODY_ERRORS = (EOFError, ValueError, IndexError, KeyError, OverflowError, TypeError)
 
 
-class Poison(Exception):
-    """One message that cannot become a row."""
+for _name in ("long-timestamp-nanos", "long-local-timestamp-nanos"):
+    fastavro.read.LOGICAL_READERS[_name] = lambda data, *_: Nanoseconds(data)
 
-    def __init__(self, kind: ErrorClass, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A writer's schema beside ours, for messages that take the slow way."""
+
+    schema: Any
+    reader: Any
+    check: BodyCheck
+
+    def record(self, body: bytes) -> Any:
+        """Read one body with fastavro. Raises Poison."""
+        self.check(body)
+        try:
+            return fastavro.schemaless_reader(io.BytesIO(body), self.schema, self.reader)
+        except SchemaResolutionError as error:
+            raise Poison(ErrorClass.SCHEMA_INCOMPATIBLE, str(error)) from error
+        except _BODY_ERRORS as error:
+            raise Poison(ErrorClass.BODY, f"{type(error).__name__}: {error}") from error
+
+
+class _Pruning:
+    """A parsed schema without the fields that no column wants.
+
+    Named types become one copy a use (aliases keep what they match): two uses may want other
+    fields of the same record, and the use that held the definition may be gone.
+    """
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        self._names = names
+        self._copies = 0
+
+    def outermost(self, record: Any, tree: Mapping[str, Any]) -> Any:
+        """Prune the record of a whole message, which keeps its name."""
+        fields = [field for field in record["fields"] if field["name"] in tree]
+        return {**record, "fields": [self._field(field, tree[field["name"]]) for field in fields]}
+
+    def _field(self, field: Any, node: Any) -> Any:
+        return {
+            **field,
+            "type": self._type(field["type"], {} if isinstance(node, Column) else node),
+        }
+
+    def _type(self, schema: Any, tree: Mapping[str, Any]) -> Any:
+        if isinstance(schema, str):
+            schema = self._names.get(schema, schema)
+        if isinstance(schema, list):
+            return [self._type(branch, tree) for branch in schema]
+        if not isinstance(schema, dict) or "name" not in schema:
+            return schema
+        self._copies += 1
+        short = schema["name"].rpartition(".")[2]
+        aliases = [*schema.get("aliases", ()), schema["name"], short]
+        copy = {**schema, "name": f"{schema['name']}_{self._copies}", "aliases": aliases}
+        return self.outermost(copy, tree) if "fields" in schema else copy
 
 
 class Decoder:
-    """Decodes with whatever schema each message names."""
+    """Decodes with whatever schema each message names.
 
-    def __init__(self, registry: SchemaRegistry) -> None:
-        """Parse the reader's schema once."""
+    `reader` is the Avro schema through which messages are read; None: each through its writer's
+    own, so that only the mapping says what is wanted. The outermost record may have any name.
+    """
+
+    def __init__(
+        self, registry: SchemaRegistry, mapping: RowMapping, reader: Any, *, capacity: int
+    ) -> None:
+        """Make room for `capacity` messages at once. Raises ValueError for an unusable reader."""
         self._registry = registry
-        self._reader: Schema = fastavro.parse_schema(QUOTE_READER_SCHEMA)
-        self._writers: dict[int, Schema | Poison] = {}
+        self._mapping = mapping
+        self._reader = None if reader is None else _parsed(reader)
+        self._plans: dict[int, _native.Plan] = {}
+        self._writers: dict[int, Writer] = {}
+        self._verdicts: dict[int, Poison] = {}
+        self._capacity = capacity
+        self.rows = np.zeros(capacity, mapping.dtype)
+        self.status = np.zeros(capacity, np.uint8)
+        self.schema_ids = np.zeros(capacity, np.uint32)
+        self.offsets = np.zeros(capacity, np.int64)
+        self.places = np.zeros(capacity, np.int32)
+        self.origins = np.zeros(capacity, np.int32)
+        self.fallback_decoded = 0
+        self._bodies: Sequence[Any] = ()
+        self.assign([])
 
-    def decode(self, values: Sequence[bytes | None]) -> tuple[Rows, list[Poison | None]]:
-        """Give the rows of the good messages and, for each message, None or what is wrong.
+    def assign(self, places: list[tuple[str, int, int]]) -> None:
+        """Say which (topic, its index in rows, partition) messages come from, by place."""
+        arrays = (
+            self.rows, self.status, self.schema_ids, self.offsets, self.places, self.origins,
+        )  # fmt: skip
+        fields: Mapping[str, Any] = self._mapping.dtype.fields or {}
+        at = [
+            fields[name][1] if name in fields else -1 for name in ("topic", "partition", "offset")
+        ]
+        self._batch = _native.Batch(arrays, places, *at)
 
-        Raises RegistryUnavailable when a schema cannot be had now; nothing is lost by it.
+    # --- taking ---------------------------------------------------------------------------
+
+    def take(self, messages: list[Message], following: Rows) -> tuple[list[Message], int]:
+        """Take messages that are not before `following` (next offset by place, moved behind them).
+
+        Gives the events among them (messages with an error) and how many were passed before.
         """
-        tuples: list[tuple[Any, ...]] = []
-        verdicts: list[Poison | None] = []
-        for value in values:
-            try:
-                tuples.append(_row(self._record(value)))
-                verdicts.append(None)
-            except Poison as poison:
-                verdicts.append(poison)
-        rows = np.array(tuples, TICK_DTYPE) if tuples else np.zeros(0, TICK_DTYPE)
-        return rows, verdicts
+        found = self._batch.take(messages, following)
+        self._bodies = messages
+        return found
 
-    def _record(self, value: bytes | None) -> dict[str, Any]:
-        if value is None or len(value) < FRAME_BYTES:
-            size = "no value" if value is None else f"{len(value)} bytes"
-            raise Poison(ErrorClass.FRAME, f"{size}, a framed message has more than {FRAME_BYTES}")
-        magic, schema_id = FRAME.unpack_from(value)
-        if magic != MAGIC:
-            raise Poison(ErrorClass.FRAME, f"magic byte {magic}, expected {MAGIC}")
-        writer = self._writer(schema_id)
-        body = io.BytesIO(value)
-        body.seek(FRAME_BYTES)
+    @property
+    def count(self) -> int:
+        """Messages taken."""
+        return self._batch.count
+
+    def value(self, index: int) -> bytes | None:
+        """Give the value of a taken message."""
+        found = self._bodies[self.origins[index]]
+        value: bytes | None = found if found is None or isinstance(found, bytes) else found.value()
+        return value
+
+    def clear(self) -> None:
+        """Let the messages go."""
+        self._bodies = ()
+        self._batch.clear()
+
+    # --- decoding -------------------------------------------------------------------------
+
+    def decode(self) -> tuple[Rows, Rows]:
+        """Give rows and status of what was taken, views of shape (count,); a row where OK.
+
+        Raises RegistryUnavailable when a schema cannot be had now; calling again goes on.
+        """
+        n = self._batch.count
+        status = self.status[:n]
+        if self._batch.decode(self._plans):
+            pending = self.schema_ids[:n][status == plan.PENDING]
+            for schema_id in np.unique(pending).tolist():
+                self._learn(schema_id)
+            self._batch.decode(self._plans)
+            self._judge(status)
+        for index in np.flatnonzero(status == plan.FALLBACK).tolist():
+            self._fall_back(index)
+        return self.rows[:n], status
+
+    def decode_values(self, values: list[bytes | None]) -> tuple[Rows, Rows]:
+        """Decode values that come from no place; as `decode`."""
+        self._batch.take_values(values)
+        self._bodies = values
+        return self.decode()
+
+    def reason(self, index: int) -> Poison:
+        """Say what is wrong with a taken message whose status is not OK."""
+        value, status = self.value(index), int(self.status[index])
+        kind = plan.STATUS_CLASS[status]
+        if value is None or status == plan.FRAME:
+            return Poison(kind, _frame_problem(value))
+        schema_id = int(self.schema_ids[index])
+        if schema_id in self._verdicts:
+            return self._verdicts[schema_id]
+        if status == plan.UNKNOWN:
+            return Poison(kind, f"schema id {schema_id} is not known to the registry")
         try:
-            record = fastavro.schemaless_reader(body, writer, self._reader)
-        except SchemaResolutionError as error:
-            raise Poison(ErrorClass.SCHEMA_INCOMPATIBLE, str(error)) from error
-        except (EOFError, ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
-            text = f"{type(error).__name__}: {error}"
-            raise Poison(ErrorClass.BODY, text) from error
-        if body.tell() != len(value):
-            left = len(value) - body.tell()
-            raise Poison(ErrorClass.BODY, f"{left} bytes behind the record")
-        if not isinstance(record, dict):
-            raise Poison(ErrorClass.SCHEMA_INCOMPATIBLE, "the writer's schema is no record")
-        return record
+            self._slowly(schema_id, value)
+        except Poison as poison:
+            return Poison(kind, str(poison))
+        return Poison(kind, f"refused by the plan of schema id {schema_id}")
 
-    def _writer(self, schema_id: int) -> Schema:
-        known = self._writers.get(schema_id)
-        if known is None:
-            try:
-                known = fastavro.parse_schema(json.loads(self._registry.schema(schema_id)))
-            except SchemaUnknown as error:
-                raise Poison(ErrorClass.SCHEMA_UNKNOWN, str(error)) from error
-            except (ValueError, fastavro.schema.SchemaParseException) as error:
-                known = Poison(ErrorClass.SCHEMA_INCOMPATIBLE, f"schema id {schema_id}: {error}")
-            except fastavro.repository.SchemaRepositoryError as error:
-                known = Poison(ErrorClass.SCHEMA_INCOMPATIBLE, f"schema id {schema_id}: {error}")
-            self._writers[schema_id] = known
-        if isinstance(known, Poison):
-            raise Poison(known.kind, str(known))
-        return known
+    def _fall_back(self, index: int) -> None:
+        value = self.value(index)
+        if value is None:
+            raise AssertionError("a message without value was framed")
+        self.fallback_decoded += 1
+        try:
+            row = self._slowly(int(self.schema_ids[index]), value)
+        except Poison as poison:
+            self.status[index] = next(s for s, k in plan.STATUS_CLASS.items() if k is poison.kind)
+        else:
+            self.rows[index] = row[0]
+            self.status[index] = plan.OK
+            self._batch.stamp(index)
+
+    def _slowly(self, schema_id: int, value: bytes) -> Rows:
+        return self._mapping.row(self._writers[schema_id].record(value[FRAME_BYTES:]))
+
+    # --- schemas --------------------------------------------------------------------------
+
+    def _judge(self, status: Rows) -> None:
+        """Give the messages that have no plan their verdict, or to fastavro."""
+        ids = self.schema_ids[: status.size]
+        for schema_id in np.unique(ids[status == plan.PENDING]).tolist():
+            mine = (ids == schema_id) & (status == plan.PENDING)
+            if schema_id in self._verdicts:
+                status[mine] = plan.INCOMPATIBLE
+            elif schema_id in self._writers:
+                status[mine] = plan.FALLBACK
+            else:
+                status[mine] = plan.UNKNOWN
+
+    def _learn(self, schema_id: int) -> None:
+        """Get and compile a schema; what cannot be read at all becomes a verdict."""
+        if schema_id in self._writers or schema_id in self._verdicts:
+            return
+        try:
+            text = self._registry.schema(schema_id)
+        except SchemaUnknown:
+            return
+        try:
+            writer = _parsed(json.loads(text))
+            reader = self._reader_for(writer)
+            self._writers[schema_id] = Writer(writer, reader, BodyCheck(writer))
+            self._plans[schema_id] = plan.compile_plan(writer, reader, self._mapping)
+        except plan.Unplannable:
+            return
+        except (plan.Incompatible, RecursionError, *_SCHEMA_ERRORS) as error:
+            self._verdicts[schema_id] = Poison(
+                ErrorClass.SCHEMA_INCOMPATIBLE, f"schema id {schema_id}: {error}"
+            )
+
+    def _reader_for(self, writer: Any) -> Any:
+        """Give the reader's schema with the writer's record name, and only what is wanted."""
+        if plan.kind_of(writer) != "record":
+            raise plan.Incompatible(f"the writer's schema is no record but {plan.kind_of(writer)}")
+        reader = writer if self._reader is None else {**self._reader, "name": writer["name"]}
+        tree = self._mapping.tree
+        wanted = _parsed(_Pruning(plan.named_types(reader)).outermost(reader, tree))
+        if self._reader is None:
+            names = {field["name"] for field in wanted["fields"]}
+            for column in self._mapping.columns:
+                if column.required and column.path[0] not in names:
+                    raise plan.Incompatible(f"no field {'.'.join(column.path)!r}")
+        return wanted
 
 
-_COLUMNS = TICK_DTYPE.names or ()
+def _parsed(schema: Any) -> Any:
+    """Parse a copy: fastavro marks what it has parsed, and would not look at it again."""
+    return fastavro.parse_schema(json.loads(json.dumps(schema), object_hook=_unmarked))
 
 
-def _row(record: dict[str, Any]) -> tuple[Any, ...]:
-    """Give a record as the tuple that TICK_DTYPE takes; null becomes absent."""
-    symbol = record["symbol"].encode()
-    if not 0 < len(symbol) <= SYMBOL_BYTES:
-        raise Poison(ErrorClass.VALUE, f"symbol of {len(symbol)} bytes, 1 to {SYMBOL_BYTES} fit")
-    values: dict[str, Any] = {"symbol": symbol, "venue": (record["venue"] or "").encode()[:8]}
-    for name in _FLOATS:
-        found = record[name]
-        values[name] = np.nan if found is None else found
-    for source, name, absent in _INTEGERS:
-        found = record[source]
-        values[name] = absent if found is None else _integer(source, found)
-    if values["ts_event"] <= 0:
-        raise Poison(ErrorClass.VALUE, f"timestamp {values['ts_event']} ns, expected after 1970")
-    return tuple(values.get(name, 0) for name in _COLUMNS)
+def _unmarked(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if not key.startswith("__")}
 
 
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, datetime):  # another logical type of the writer's: milli- or microseconds
-        value = (value - EPOCH) // timedelta(microseconds=1) * 1000
-    if name == "flags":
-        if not 0 <= value < 1 << 32:
-            raise Poison(ErrorClass.VALUE, f"flags {value}, 32 bits fit")
-        return int(value)
-    if not -INT64_MAX <= value <= INT64_MAX:
-        raise Poison(ErrorClass.VALUE, f"{name} {value} is outside 64 bits")
-    return int(value)
+def _frame_problem(value: bytes | None) -> str:
+    if value is None:
+        return f"no value, a framed message has at least {FRAME_BYTES} bytes"
+    if len(value) < FRAME_BYTES:
+        return f"{len(value)} bytes, a framed message has at least {FRAME_BYTES}"
+    return f"magic byte {FRAME.unpack_from(value)[0]}, expected {MAGIC}"

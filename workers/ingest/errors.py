@@ -16,6 +16,14 @@ class ErrorClass(StrEnum):
     GATE = "gate"  # a quality gate says dead_letter
 
 
+class Poison(Exception):
+    """One message that cannot become a row."""
+
+    def __init__(self, kind: ErrorClass, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 class RegistryUnavailable(Exception):
     """The registry does not answer: pause and try again; nothing is dead-lettered for it."""
 

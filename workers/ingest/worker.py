@@ -9,6 +9,7 @@ from the newest records.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,10 +19,13 @@ from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
 from workers.ingest.consumer import BrokerUnavailable, PartitionReader, place
 from workers.ingest.dead_letter import DeadLetter, DeadLetters
-from workers.ingest.decode import Decoder, Poison, Rows
-from workers.ingest.errors import ErrorClass, RegistryUnavailable, SinkFull
+from workers.ingest.decode import Decoder
+from workers.ingest.errors import ErrorClass, Poison, RegistryUnavailable, SinkFull
 from workers.ingest.gates import Gates, counts
+from workers.ingest.mapping import Rows, tick_mapping
+from workers.ingest.plan import OK
 from workers.ingest.registry import SchemaRegistry
+from workers.market_schema import QUOTE_READER_SCHEMA
 from workers.records import (
     BROKER,
     QUOTES,
@@ -66,6 +70,8 @@ class IngestWorker(Worker):
         self._decoder: Decoder | None = None
         self._dead: DeadLetters | None = None
         self._held: list[Message] = []
+        self._most = min(config.batch, self._ring.capacity)
+        self._following = np.zeros(0, np.int64)  # next offset by place, as committed
         self._retry_at = 0.0
         self._told_at = 0.0
         self._rate = (time.monotonic(), self._status.consumed)
@@ -79,15 +85,13 @@ class IngestWorker(Worker):
         reader, decoder, dead = self._reader, self._decoder, self._dead
         if reader is None or decoder is None or dead is None:
             raise AssertionError("connected without a reader")
-        messages = self._held or reader.read(min(self._config.batch, self._ring.capacity), WAIT_S)
-        self._status.lost += reader.lost
-        reader.lost = 0
+        messages = self._held or reader.read(self._most, WAIT_S)
         if not messages:
             self._tell()
             return 0
         self._held = messages
         try:
-            passed = self._pass(messages, decoder, dead)
+            passed = self._pass(messages, reader, decoder, dead)
         except RegistryUnavailable as error:
             self._pause("registry", str(error))
             return 0
@@ -142,7 +146,18 @@ class IngestWorker(Worker):
         registry = SchemaRegistry(
             address.registry_url, directory / "schemas", self._config.unknown_schema_s
         )
-        self._decoder = Decoder(registry)
+        decoder = Decoder(
+            registry,
+            tick_mapping(self._config.fields, self._config.time_units),
+            self._reader_schema(),
+            capacity=self._most,
+        )
+        topics = kafka.topics
+        decoder.assign([(topic, topics.index(topic), p) for topic, p in self._reader.places])
+        self._decoder = decoder
+        self._following = np.array(
+            [self._status.positions.get(place(*at), 0) for at in self._reader.places], np.int64
+        )
         self._dead = DeadLetters(
             options,
             kafka.dead_letter_topic,
@@ -152,6 +167,15 @@ class IngestWorker(Worker):
         )
         self._status.state = "running"
         return True
+
+    def _reader_schema(self) -> Any:
+        """Give the Avro schema through which messages are read; None: each writer's own."""
+        chosen = self._config.reader_schema
+        if chosen == "writer":
+            return None
+        if chosen == "shipped":
+            return QUOTE_READER_SCHEMA
+        return msgspec.json.decode(Path(chosen).read_bytes())
 
     def _address(self) -> BrokerAddress | None:
         kafka = self._settings.kafka
@@ -175,54 +199,65 @@ class IngestWorker(Worker):
 
     # --- one batch ------------------------------------------------------------------------
 
-    def _pass(self, messages: list[Message], decoder: Decoder, dead: DeadLetters) -> int:
+    def _pass(
+        self,
+        messages: list[Message],
+        reader: PartitionReader,
+        decoder: Decoder,
+        dead: DeadLetters,
+    ) -> int:
         """Make one batch part of the mesh; raises before anything is passed."""
-        messages = [m for m in messages if self._is_new(m)]
-        if not messages:
-            return 0
-        rows, verdicts = decoder.decode([_raw(m.value()) for m in messages])
-        good = [m for m, verdict in zip(messages, verdicts, strict=True) if verdict is None]
-        self._stamp(rows, good)
+        following = self._following.copy()
+        events, _ = decoder.take(messages, following)
+        if events:
+            for event in events:
+                moved = reader.note(event)
+                if moved is not None:
+                    following[moved[0]] = self._following[moved[0]] = moved[1]
+            self._held = messages = [m for m in messages if m.error() is None]
+        rows, status = decoder.decode()
+        good = status == OK
+        letters = [
+            _letter(messages[decoder.origins[i]], decoder.reason(i))
+            for i in np.flatnonzero(~good).tolist()
+        ]
+        origins = decoder.origins[: decoder.count]
+        if letters:
+            rows, origins = rows[good], origins[good]
+        rows["ts_ingest"] = time.time_ns()
         self._gates.flag(rows)
         gated = self._gates.dead(rows)
-        letters = [_letter(m, v) for m, v in zip(messages, verdicts, strict=True) if v is not None]
         letters += [
-            _letter(m, Poison(ErrorClass.GATE, f"flags {int(row['flags']):#x}"))
-            for m, row, wrong in zip(good, rows, gated, strict=True)
-            if wrong
+            _letter(
+                messages[origins[i]], Poison(ErrorClass.GATE, f"flags {int(rows['flags'][i]):#x}")
+            )
+            for i in np.flatnonzero(gated).tolist()
         ]
         if letters or dead.spooled:
-            limit = self._config.dead_letter_timeout_s * 2 + 5.0
-            with self.context.expect(limit):
+            with self.context.expect(self._config.dead_letter_timeout_s * 2 + 5.0):
                 dead.keep(letters)
         dropped = self._gates.dropped(rows)
-        kept = np.ascontiguousarray(rows[~(gated | dropped)])
-        status = self._counted(messages, rows, letters, int(dropped.sum()), dead)
-        self._ring.publish(kept, state=msgspec.msgpack.encode(status))
-        self._status = status
+        out = gated | dropped
+        kept = rows[~out] if out.any() else rows
+        new = self._counted(following, rows, letters, kept.size, decoder)
+        new.lost += reader.lost
+        new.spooled = dead.spooled
+        self._ring.publish(kept, state=msgspec.msgpack.encode(new))
+        reader.lost = decoder.fallback_decoded = 0
+        passed = decoder.count
+        decoder.clear()
+        self._status, self._following = new, following
         if kept.size:
             self._quotes.write_batch(kept["symbol"], kept)
-        return len(messages)
-
-    def _is_new(self, message: Message) -> bool:
-        """Tell whether an offset was not passed before (a seek may deliver it again)."""
-        at = place(str(message.topic()), int(message.partition() or 0))
-        return int(message.offset() or 0) >= self._status.positions.get(at, 0)
-
-    def _stamp(self, rows: Rows, messages: list[Message]) -> None:
-        topics = self._settings.kafka.topics
-        rows["topic"] = [topics.index(str(m.topic())) for m in messages]
-        rows["partition"] = [m.partition() for m in messages]
-        rows["offset"] = [m.offset() for m in messages]
-        rows["ts_ingest"] = time.time_ns()
+        return passed
 
     def _counted(
         self,
-        messages: list[Message],
+        following: Rows,
         rows: Rows,
         letters: list[DeadLetter],
-        dropped: int,
-        dead: DeadLetters,
+        published: int,
+        decoder: Decoder,
     ) -> IngestStatus:
         """Give the status after this batch: consumed = published + dead-lettered + dropped."""
         new = msgspec.structs.replace(
@@ -231,14 +266,16 @@ class IngestWorker(Worker):
             gates=dict(self._status.gates),
             errors=dict(self._status.errors),
         )
-        for message in messages:
-            at = place(str(message.topic()), int(message.partition() or 0))
-            new.positions[at] = int(message.offset() or 0) + 1
-        new.consumed += len(messages)
+        reader = self._reader
+        if reader is None:
+            raise AssertionError("a batch without a reader")
+        for number in np.flatnonzero(following != self._following).tolist():
+            new.positions[place(*reader.places[number])] = int(following[number])
+        new.consumed += decoder.count
         new.dead_lettered += len(letters)
-        new.dropped += dropped
-        new.published += len(messages) - len(letters) - dropped
-        new.spooled = dead.spooled
+        new.dropped += decoder.count - len(letters) - published
+        new.published += published
+        new.fallback_decoded += decoder.fallback_decoded
         for name, count in counts(rows).items():
             new.gates[name] = new.gates.get(name, 0) + count
         for letter in letters:
