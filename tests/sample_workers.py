@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import numpy as np
 
+from config import ConfigProblems, Problem
 from workers.base import Worker
 from workers.records import FeederStatus, status_segment
 
@@ -70,7 +72,8 @@ class Hanging(Counting):
             return super().step()
         self.mine = self.context.mesh.lock("mine")
         self.mine.acquire(1.0)
-        print("about to hang", flush=True)
+        sys.stdout.write("about to hang\n")
+        sys.stdout.flush()
         getattr(self, self.context.spec.settings["how"])()
         return 1
 
@@ -108,6 +111,18 @@ class Leaving(Worker):
     def step(self):
         """End."""
         os._exit(0)
+
+
+class Misconfigured(Worker):
+    """Finds out that its configuration is wrong."""
+
+    def setup(self):
+        """Say so."""
+        raise ConfigProblems([Problem("some.key", "x", "is wrong", "put it right")])
+
+    def step(self):
+        """Is never reached."""
+        return 0
 
 
 class Forking(Counting):
@@ -156,7 +171,7 @@ class Talking(Counting):
             if how == "log":
                 self.context.log.info("and another thing", text="x" * 200)
             elif how == "print":
-                print("x" * 200)
+                print("x" * 200)  # noqa: T201 - what a user's worker does
         if how == "raw":
             os.write(1, b"x" * 199 + b"\n" * 100_000)
         return super().step()

@@ -31,7 +31,7 @@ def replace_daemon(one):
 
 
 def test_worker_that_died_while_no_daemon_watched_is_healed(tmp_path):
-    """Worker and daemon die together: the next daemon breaks the locks and starts it again, once."""
+    """Worker and daemon die together: the next daemon breaks the locks and starts it, once."""
     with daemon(tmp_path, TWO) as one:
         pid, second = one.running("first"), one.running("second")
         one.process.send_signal(signal.SIGSTOP)
@@ -69,7 +69,7 @@ restart = { first_delay_s = 0.3, base_delay_s = 0.3, intensity = 4, period_s = 6
 
 
 def test_an_asked_for_stop_outlives_the_daemon(tmp_path):
-    """What an operator stopped stays stopped after a crash; after an orderly end all start afresh."""
+    """What an operator stopped stays stopped after a crash; after an orderly end all start."""
     with daemon(tmp_path, TWO) as one:
         one.running("second")
         assert ask(one.mesh_path, ControlRequest("stop", "second")).ok
@@ -144,7 +144,7 @@ def test_rolling_restart_replaces_one_after_the_other(tmp_path):
 
 
 def test_foreign_process_is_seen_and_never_killed(tmp_path):
-    """A process of somebody else: shown, silent when it hangs, freed of its lock when it is dead."""
+    """A process of somebody else: shown, silent when it hangs, freed of its lock when dead."""
     with daemon(tmp_path, TWO) as one:
         one.running("first")
 
@@ -176,7 +176,7 @@ def test_foreign_process_is_seen_and_never_killed(tmp_path):
 
 
 def test_foreign_process_in_a_workers_place_is_left_alone(tmp_path):
-    """Somebody runs a worker of ours by hand: it is not doubled, not killed, and the status says it."""
+    """Somebody runs a worker of ours by hand: not doubled, not killed, and the status says it."""
     with daemon(tmp_path, TWO) as one:
         pid = one.running("second")
         assert ask(one.mesh_path, ControlRequest("stop", "second")).ok
