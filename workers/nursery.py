@@ -198,7 +198,7 @@ class Nurseries:
     def is_warming(self, group: str) -> bool:
         """Tell whether a worker of `group` should still wait rather than start the plain way."""
         nursery = self._nurseries.get(group)
-        return nursery is not None and not nursery.was_warm
+        return nursery is not None and not nursery.is_warm and nursery.due != NEVER
 
     def bear(self, group: str, birth: Birth) -> ProcessIdentity | None:
         """Start a worker from its nursery; None: no child waits, start it the plain way."""
