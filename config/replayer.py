@@ -31,6 +31,11 @@ class ReplayerConfig(BaseModel):
     speed: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
         default=60.0, description="Market seconds a second; 0: as fast as it is consumed."
     )
+    max_gap_s: Annotated[float, Field(ge=0.0, le=1e9)] = Field(
+        default=0.0,
+        description="Market seconds without data that are waited out; a longer gap (a night, "
+        "the quiet before the opening) is skipped. 0: every gap is waited out.",
+    )
     loop: bool = Field(
         default=True,
         description="Begin again at the end of recorded data, later by whole days.",

@@ -16,8 +16,6 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
-from workers.market_data.archive import DAY_NS, Archive, Rows
-from workers.market_data.families import open_archive
 from workers.records import (
     BROKER,
     BrokerAddress,
@@ -26,7 +24,8 @@ from workers.records import (
     status_segment,
 )
 from workers.replayer.encoder import Encoder, RegistryUnavailable, partitions, register_schema
-from workers.replayer.source import Cursor
+from workers.replayer.lean_options import LeanDay
+from workers.replayer.source import DAY_NS, Rows, Source
 from workers.replayer.synthetic import SyntheticMarket
 
 WAIT_S = 0.05
@@ -37,29 +36,24 @@ class ReplayerWorker(Worker):
     """One source, one topic."""
 
     def setup(self) -> None:
-        """Open the data and go on from the noted position. Raises MarketDataError."""
+        """Open the source, find the broker, go on from the noted position. Raises SourceError."""
         context = self.context
         config = context.settings.replayer
         self._config = config
         self._topic = context.settings.kafka.topics[0]
         with context.expect(context.spec.start_deadline_s):
-            source: Archive = (
+            self._source: Source = (
                 SyntheticMarket(config.seed, config.start)
                 if config.data is None
-                else open_archive(
-                    config.data,
-                    date=config.date,
-                    spill=context.settings.run_directory / context.name,
-                )
+                else LeanDay(config.data, config.date)
             )
         self._cell = context.mesh.cell(status_segment(context.name), ReplayerStatus, create=True)
         try:
             _, self._status = self._cell.read()
         except NotWritten:
             self._status = ReplayerStatus()
-        if self._status.source != source.name:
-            self._status = ReplayerStatus(source=source.name)
-        self._cursor = Cursor(source, self._status.position)
+        if self._status.source != self._source.name:
+            self._status = ReplayerStatus(source=self._source.name)
         self._status.speed = config.speed
         self._producer: Producer | None = None
         self._encoder: Encoder | None = None
@@ -154,16 +148,19 @@ class ReplayerWorker(Worker):
             self._clock = int(rows["ts_event"][0]), now
         market, wall = self._clock
         reached = market + int((now - wall) * self._config.speed * 1e9)
+        first = int(rows["ts_event"][0])
+        if 0 < self._config.max_gap_s * 1e9 < first - max(reached, self._status.market_time_ns):
+            self._clock = first, now
+            reached = first
         return rows[: int(np.searchsorted(rows["ts_event"], reached, side="right"))]
 
     def _read(self) -> Rows:
-        rows = self._cursor.peek(self._config.batch)
+        rows = self._source.read(self._status.position, self._config.batch)
         if rows.size == 0 and self._config.loop and self._status.position > 0:
             self._status.loops += 1
             self._status.position = 0
             self._clock = None
-            self._cursor.rewind()
-            rows = self._cursor.peek(self._config.batch)
+            rows = self._source.read(0, self._config.batch)
         if rows.size == 0:
             self._status.finished = True
             self._cell.write(self._status)
@@ -190,8 +187,7 @@ class ReplayerWorker(Worker):
         if left.size:
             return  # stopped amid a batch: it is sent again, at least once
         self._status.rows_read += int(rows.size)
-        self._cursor.advance(rows.size)
-        self._status.position = self._cursor.position
+        self._status.position += int(rows.size)
         self._status.market_time_ns = int(rows["ts_event"][-1])
 
     def _attempt(self, rows: Rows) -> Mask:
