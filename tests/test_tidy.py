@@ -21,26 +21,13 @@ README_LINES = 200
 
 #: What each room may import of ours; the longest matching name decides. A worker's package may
 #: import itself and the libraries that all workers share.
-SHARED = {
-    "workers.base",
-    "workers.records",
-    "workers.market_schema",
-    "workers.market_data",
-    "workers.trading_env",
-}
+SHARED = {"workers.base", "workers.records", "workers.market_schema", "workers.trading_env"}
 ALLOWED = {
     "mesh": {"mesh"},
     "mesh.ctl": {"mesh"},
     "config": {"config"},
     "workers": {"workers", "mesh", "config"},
-    "workers.market_data": {"workers.market_data", "workers.records"},
-    "workers.trading_env": {
-        "workers.trading_env",
-        "workers.market_data",
-        "workers.records",
-        "mesh",
-        "config",
-    },
+    "workers.trading_env": {"workers.trading_env", "workers.records", "mesh", "config"},
     "supervisor": {"workers", "mesh", "config"},
 }
 #: Heavy libraries, and the only places that may load them.
@@ -62,6 +49,8 @@ ENVIRONMENT_READERS = {
     "workers/notify.py": "the notify socket that a service manager hands to its child",
     "workers/spawn.py": "writes the child's own environment; reads nothing",
     "workers/shipper/worker.py": "writes what MLflow reads of its timeouts",
+    "mesh/ctl/cli.py": "the mesh directory, from the variable that the daemon takes it from",
+    "mesh/ctl/commands/demo.py": "DEMO_SECONDS of `make demo`",
     "workers/nursery.py": "writes its own environment before imports that start threads",
 }
 #: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.

@@ -9,8 +9,7 @@ import pytest
 
 from mesh import LayoutMismatch, LeaseLost, ProcessIdentity, SegmentMissing
 from mesh._core import _native
-from mesh.header import IDENTITY
-from mesh.segment_file import SegmentFile
+from mesh.segment_file import IDENTITY, SegmentFile
 from tests.processes import child
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from workers.trading_env.vector import INFO, TradingVectorEnv
+if TYPE_CHECKING:
+    from workers.trading_env.vector import TradingVectorEnv
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -86,5 +87,7 @@ class SB3View(VecEnv):
         return [None for _ in range(self.num_envs)]
 
     def _split(self, info: dict[str, Any]) -> list[dict[str, Any]]:
-        rows = zip(*(info[name] for name in INFO), strict=True)
-        return [dict(zip(INFO, row, strict=True)) for row in rows]
+        names = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
+        columns = [info[name] for name in names]
+        rows = zip(*columns, strict=True)
+        return [dict(zip(names, row, strict=True)) for row in rows]

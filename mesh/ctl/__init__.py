@@ -1,0 +1,1 @@
+"""The `meshctl` command: everything it shows is read from segments, the daemon dead or alive."""

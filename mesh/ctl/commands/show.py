@@ -1,0 +1,173 @@
+"""`meshctl show`: what a segment holds, by the schema it carries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mesh import Cell, Mesh, NotWritten, Ring, SegmentMissing, SpinLock, Table, Tensors
+from mesh.ctl import render
+from mesh.ctl.commands.status import as_json
+from mesh.ctl.failure import CommandFailed, Exit
+
+if TYPE_CHECKING:
+    from mesh.attach import Attached
+
+
+def attach(mesh: Mesh, name: str) -> Attached:
+    """Attach to a segment. Raises CommandFailed naming what there is."""
+    try:
+        return mesh.attach(name)
+    except SegmentMissing as error:
+        names = ", ".join(info.name for info in mesh.segments()) or "none"
+        raise CommandFailed(
+            f"no segment {name!r} in {mesh.path}; there are {names}", Exit.USAGE
+        ) from error
+
+
+def show(mesh: Mesh, options: argparse.Namespace) -> int:
+    """Print the head and the content of a segment."""
+    segment = attach(mesh, options.segment)
+    if options.schema:
+        print(json.dumps(json.loads(segment.info.schema), indent=1))
+        return Exit.HEALTHY
+    content = _content(segment, options)
+    if options.format == "json":
+        print(as_json({"head": _head(segment), "content": content}))
+        return Exit.HEALTHY
+    print("\n".join(render.pairs(_head(segment))))
+    print()
+    print("\n".join(_lines(segment, content, options)))
+    return Exit.HEALTHY
+
+
+def _head(segment: Attached) -> dict[str, Any]:
+    info, counters = segment.info, segment.statistics()
+    writer = "nobody"
+    if info.owner is not None:
+        writer = f"pid {info.owner.pid}" + ("" if info.owner.is_alive() else " (dead)")
+    return {
+        "segment": info.name,
+        "kind": info.kind,
+        "size": render.size(info.size_bytes),
+        "capacity": info.capacity,
+        "writer": writer,
+        "made": render.instant(info.generation),
+        "published": info.published,
+        "retries": counters.retries,
+        "laps": counters.laps,
+        "lost": counters.lost,
+        "breaks": counters.breaks,
+    }
+
+
+def _content(segment: Attached, options: argparse.Namespace) -> Any:
+    """Give what the segment holds as JSON values."""
+    count = max(1, options.records)
+    if isinstance(segment, Ring):
+        first = max(segment.oldest, segment.published - count)
+        return render.plain(segment.reader(first).read(max_records=count))
+    if isinstance(segment, Table):
+        return _table(segment, options.key, count)
+    if isinstance(segment, SpinLock):
+        owner = segment.owner()
+        return None if owner is None else {"owner": owner.name, "pid": owner.identity.pid}
+    if isinstance(segment, Cell | Tensors):
+        try:
+            version, value = segment.read()
+        except NotWritten:
+            return None
+        if isinstance(segment, Tensors):
+            value = {name: _array(array) for name, array in value.items()}
+        return {"version": version, "value": value if isinstance(value, dict) else _json(value)}
+    now = time.monotonic_ns()
+    return [
+        {
+            "worker": row.worker,
+            "pid": row.pid,
+            "alive": row.identity.is_alive(),
+            "phase": row.phase.name.lower(),
+            "phase_age_s": (now - row.phase_since_ns) / 1e9,
+            "beat_age_s": (now - row.beat_ns) / 1e9,
+            "expect_s": row.expect_s,
+            "beats": row.beats,
+            "progress": row.progress,
+            "ready": row.ready,
+        }
+        for row in segment.rows()
+    ]
+
+
+def _table(table: Table, key: str | None, count: int) -> dict[str, Any]:
+    if key is None:
+        keys, rows = table.keys(), table.snapshot()
+        return {name: _json(row) for name, row in zip(keys[:count], rows[:count], strict=False)}
+    try:
+        return {key: _json(table.read(key)[1])}
+    except KeyError as error:
+        raise CommandFailed(
+            f"no key {key!r} in {table.name}; see: meshctl show {table.name}", Exit.USAGE
+        ) from error
+
+
+def _json(value: Any) -> Any:
+    return render.plain(value)
+
+
+def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Tell an array by its form and spread: nobody reads 400,000 weights."""
+    told: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+    if array.size <= render.FEW:
+        return {**told, "values": render.plain(array)}
+    numbers = array.astype(np.float64, copy=False)
+    finite = numbers[np.isfinite(numbers)]
+    if finite.size == 0:
+        return {**told, "not_finite": int(numbers.size)}
+    return {
+        **told,
+        "mean": float(finite.mean()),
+        "deviation": float(finite.std()),
+        "least": float(finite.min()),
+        "largest": float(finite.max()),
+        "not_finite": int(numbers.size - finite.size),
+    }
+
+
+def _lines(segment: Attached, content: Any, options: argparse.Namespace) -> list[str]:
+    """Give the content for people."""
+    if content is None:
+        free = isinstance(segment, SpinLock)
+        return ["free" if free else "nothing was written yet"]
+    if isinstance(segment, Ring):
+        reader = segment.reader(max(segment.oldest, segment.published - max(1, options.records)))
+        return [render.record_line(record) for record in reader.read(max_records=options.records)]
+    if isinstance(segment, Table):
+        shown = [f"{key}  {_pairs(row)}" for key, row in content.items()]
+        left = len(segment) - len(shown)
+        return (
+            [*shown, f"and {left:,} more; -n {len(segment)} shows all"]
+            if left > 0 and (options.key is None)
+            else shown
+        )
+    if isinstance(segment, Tensors):
+        rows = [
+            (name, *(render.value_text(each.get(key, "")) for key in _COLUMNS))
+            for name, each in content["value"].items()
+        ]
+        titles = ("ARRAY", *(key.upper() for key in _COLUMNS))
+        return [f"version {content['version']}", "", *render.table(titles, rows)]
+    if isinstance(content, list):
+        return [_pairs(row) for row in content]
+    return render.pairs(content)
+
+
+_COLUMNS = ("dtype", "shape", "mean", "deviation", "least", "largest", "not_finite", "values")
+
+
+def _pairs(row: dict[str, Any]) -> str:
+    texts = ((name, render.field_text(name, value)) for name, value in row.items())
+    return " ".join(f"{name}={text}" for name, text in texts if text)

@@ -1,0 +1,193 @@
+"""From values to text for people: tables, sizes, durations, records. Knows nothing of meshes.
+
+Colours are the terminal's own green and red with bold and reverse video, which stay readable on
+a light ground; yellow and grey do not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+GOOD, WARN, BAD, STRONG = "32", "7", "1;31", "1"
+STATE_STYLES = {
+    "healthy": GOOD,
+    "running": GOOD,
+    "degraded": WARN,
+    "starting": WARN,
+    "backoff": WARN,
+    "stopping": WARN,
+    "down": BAD,
+    "dead": BAD,
+    "quarantined": BAD,
+}
+FEW = 12  # elements of an array that are written out
+
+
+def styled(text: str, style: str | None, *, colours: bool | None = None) -> str:
+    """Give `text` in a style, if the output is a terminal."""
+    use = sys.stdout.isatty() if colours is None else colours
+    return f"\x1b[{style}m{text}\x1b[0m" if style and use else text
+
+
+def state(text: str) -> str:
+    """Give the name of a state in its colour."""
+    return styled(text, STATE_STYLES.get(text.partition(":")[0]))
+
+
+def table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
+) -> list[str]:
+    """Give lines of aligned columns; `right` names those that are flush right.
+
+    Styles in cells are not counted as width.
+    """
+    body = [[str(cell) for cell in row] for row in rows]
+    widths = [max([len(title), *(width(row[i]) for row in body)]) for i, title in enumerate(titles)]
+    lines = []
+    for row in [list(titles), *body]:
+        cells = []
+        for title, cell, wide in zip(titles, row, widths, strict=True):
+            gap = " " * (wide - width(cell))
+            cells.append(gap + cell if title in right else cell + gap)
+        lines.append("  ".join(cells).rstrip())
+    lines[0] = styled(lines[0], STRONG)
+    return lines
+
+
+def width(text: str) -> int:
+    """Columns that `text` takes, escape sequences not counted."""
+    count = 0
+    inside = False
+    for character in text:
+        if character == "\x1b":
+            inside = True
+        elif inside:
+            inside = character != "m"
+        else:
+            count += 1
+    return count
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: 70402048 is 67.1M."""
+    for unit in ("", "K", "M", "G"):
+        if count < 1024:
+            return f"{count:.0f}{unit}" if unit == "" or count >= 100 else f"{count:.1f}{unit}"
+        count /= 1024
+    return f"{count:.1f}T"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in two units at most: 3725 is 1h02m."""
+    if seconds is None or math.isnan(seconds):
+        return "-"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.0f}ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours < 48 else f"{hours // 24}d{hours % 24:02d}h"
+
+
+def since(seconds: float) -> str:
+    """The time since a moment, given in wall-clock seconds."""
+    return duration(max(0.0, time.time_ns() / 1e9 - seconds))
+
+
+def moment(seconds: float) -> str:
+    """Wall-clock seconds as local time of day, with the date when it is not today."""
+    local = time.localtime(seconds)
+    today = local[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)
+
+
+def instant(ns: int) -> str:
+    """Nanoseconds since the epoch as ISO 8601 in UTC, to the microsecond; 0 is empty."""
+    if ns == 0:
+        return ""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9))
+    return f"{whole}.{ns % 10**9 // 1000:06d}Z"
+
+
+def plain(value: Any) -> Any:
+    """Give a numpy value, record or array as JSON values: bytes as text, NaN as None."""
+    if isinstance(value, np.void) and value.dtype.names:
+        return {name: plain(value[name]) for name in value.dtype.names}
+    if isinstance(value, np.ndarray):
+        return [plain(each) for each in value] if value.ndim else plain(value[()])
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def record_line(record: np.void, fields: Sequence[str] = ()) -> str:
+    """One record as `name=value` pairs; what is absent (NaN, empty, no time) is left out."""
+    pairs = ((name, field_text(name, record[name])) for name in fields or record.dtype.names or ())
+    return " ".join(f"{name}={text}" for name, text in pairs if text)
+
+
+def field_text(name: str, value: Any) -> str:
+    """One field for people: times are written out, long arrays are told by their shape."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        if value.size > FEW:
+            return f"<{value.dtype} {'x'.join(map(str, value.shape))}>"
+        return "[" + ",".join(_element(each) for each in value) + "]"
+    simple = plain(value)
+    if simple is None or simple == "" or simple is False:
+        return ""
+    if simple is True:
+        return "yes"
+    if isinstance(simple, int) and (name.startswith("ts_") or is_instant(simple)):
+        return instant(simple)
+    text = f"{simple:.6g}" if isinstance(simple, float) else str(simple)
+    return repr(text) if " " in text else text
+
+
+def is_instant(number: int) -> bool:
+    """Whether a whole number can only be nanoseconds since the epoch (2001 to 2065)."""
+    return 10**18 <= number <= 3 * 10**18
+
+
+def _element(value: Any) -> str:
+    """One element of an array, which has no name to be left out with."""
+    simple = plain(value)
+    return str(simple).lower() if isinstance(simple, bool) else field_text("", value) or "-"
+
+
+def pairs(values: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Lines of `name  value`, names aligned, tables within tables indented."""
+    wide = max((len(name) for name in values), default=0)
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{name}")
+            lines += pairs(value, indent + "  ")
+        else:
+            lines.append(f"{indent}{name:<{wide}}  {value_text(value)}".rstrip())
+    return lines
+
+
+def value_text(value: Any) -> str:
+    """One value of a cell for people."""
+    if isinstance(value, list):
+        return ", ".join(value_text(each) for each in value)
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:,.6g}"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return instant(value) if is_instant(value) else f"{value:,}"
+    return "" if isinstance(value, Mapping) else str(value)

@@ -1,0 +1,243 @@
+"""What is known about a mesh, read from its segments alone: the stable form of `status`.
+
+`docs/meshctl.md` describes the keys; new ones may be added, none is taken away. Nothing here
+needs the daemon: with it dead, the last it said is given and checked against the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mesh import (
+    Cell,
+    HeartbeatRow,
+    Mesh,
+    MeshError,
+    NotWritten,
+    ProcessIdentity,
+    SegmentInfo,
+    SpinLock,
+)
+
+SUPERVISOR = "supervisor"
+STATUS = "status/"
+EXPERIENCE = "experience"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def read_report(mesh: Mesh) -> dict[str, Any]:
+    """Give the report of a mesh; one that is not there is `down`."""
+    infos = {info.name: info for info in mesh.segments()}
+    said = read_cell(mesh, SUPERVISOR) if SUPERVISOR in infos else {}
+    rows = {row.worker: row for row in heartbeat_rows(mesh)}
+    doing = {
+        name.removeprefix(STATUS): (struct_name(info), read_cell(mesh, name))
+        for name, info in infos.items()
+        if name.startswith(STATUS)
+    }
+    daemon = _daemon(said)
+    workers = [_worker(row, rows.get(row["name"]), doing) for row in said.get("workers", [])]
+    known = {worker["name"] for worker in workers}
+    foreign = [row for row in rows.values() if row.worker not in known and row.identity.is_alive()]
+    workers += [_foreign(row, doing) for row in foreign]
+    return {
+        "mesh": str(mesh.path),
+        "state": _state(daemon, said),
+        "ready": bool(daemon["alive"] and said.get("ready", False)),
+        "safe_state": said.get("safe_state", ""),
+        "daemon": daemon,
+        "workers": workers,
+        "incidents": said.get("incidents", []),
+        "locks": [lock for lock in locks(mesh, infos) if lock["owner"] is not None],
+        "flow": _flow(doing, infos),
+    }
+
+
+def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
+    """Give the value of a cell of a Struct; empty while nothing is there or it is unreadable."""
+    with contextlib.suppress(MeshError):
+        segment = mesh.attach(name)
+        if isinstance(segment, Cell):
+            with contextlib.suppress(NotWritten):
+                value = segment.read()[1]
+                return value if isinstance(value, dict) else {}
+    return {}
+
+
+def heartbeat_rows(mesh: Mesh) -> tuple[HeartbeatRow, ...]:
+    """Give the heartbeats; none where there are none."""
+    with contextlib.suppress(MeshError):
+        segment = mesh.attach("heartbeats")
+        if hasattr(segment, "rows") and not isinstance(segment.rows, int):
+            return segment.rows()
+    return ()
+
+
+def struct_name(info: SegmentInfo) -> str:
+    """Give the name of the Struct that a cell holds; empty for other segments."""
+    described = json.loads(info.schema).get("struct", {})
+    return str(described.get("$ref", "")).rpartition("/")[2]
+
+
+def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, Any]]:
+    """Give every lock with its owner (None: free)."""
+    for info in infos.values():
+        if info.kind != "lock":
+            continue
+        with contextlib.suppress(MeshError):
+            lock = mesh.attach(info.name)
+            owner = lock.owner() if isinstance(lock, SpinLock) else None
+            yield {
+                "name": info.name,
+                "owner": owner.name if owner else None,
+                "pid": owner.identity.pid if owner else 0,
+                "alive": owner.identity.is_alive() if owner else False,
+                "held_s": owner.held_s if owner else 0.0,
+            }
+
+
+def processor_and_memory(pid: int) -> tuple[float, int]:
+    """Give processor seconds and resident bytes of a process; zeros when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0, 0
+    fields = text[text.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
+
+
+def _daemon(said: Mapping[str, Any]) -> dict[str, Any]:
+    pid = int(said.get("pid", 0))
+    alive = bool(pid) and ProcessIdentity(pid, said["start_time"]).is_alive()
+    return {
+        "pid": pid,
+        "alive": alive,
+        "since": float(said.get("since", 0.0)),
+        "state": said.get("state", "down") if alive else "down",
+        "version": said.get("version", ""),
+        "profile": said.get("profile", ""),
+        "control": said.get("control", ""),
+        "logs": said.get("logs", ""),
+    }
+
+
+def _state(daemon: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    if not daemon["alive"] or daemon["state"] == "down":
+        return "down"
+    fine = daemon["state"] == "healthy" and not said.get("safe_state")
+    return "healthy" if fine else "degraded"
+
+
+def _worker(
+    row: Mapping[str, Any], heart: HeartbeatRow | None, doing: Mapping[str, tuple[str, Any]]
+) -> dict[str, Any]:
+    """Join what the daemon, the heartbeat and the worker itself say."""
+    mine = heart is not None and heart.pid == row["pid"]
+    return {
+        "name": row["name"],
+        "kind": short_kind(row["kind"]),
+        "pid": row["pid"],
+        "state": row["state"],
+        **_beat(heart if mine else None),
+        "restarts": row["restarts"],
+        "reason": row["reason"],
+        "since": row["since"],
+        "required": row["required"],
+        "doing": _doing(row["name"], doing),
+        "class": row["kind"],
+    }
+
+
+def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """A process that attached without being the daemon's: a notebook's trainer, say."""
+    return {
+        "name": row.worker,
+        "kind": "foreign",
+        "pid": row.pid,
+        "state": "running" if row.ready else "starting",
+        **_beat(row),
+        "restarts": 0,
+        "reason": "",
+        "since": 0.0,
+        "required": False,
+        "doing": _doing(row.worker, doing),
+        "class": "",
+    }
+
+
+def _beat(heart: HeartbeatRow | None) -> dict[str, Any]:
+    if heart is None:
+        return {
+            "alive": False, "phase": "gone", "progress": 0, "beat_age_s": None,
+            "processor_s": 0.0, "resident_bytes": 0,
+        }  # fmt: skip
+    processor_s, resident = processor_and_memory(heart.pid)
+    return {
+        "alive": heart.identity.is_alive(),
+        "phase": heart.phase.name.lower(),
+        "progress": heart.progress,
+        "beat_age_s": max(0.0, (time.monotonic_ns() - heart.beat_ns) / 1e9),
+        "processor_s": processor_s,
+        "resident_bytes": resident,
+    }
+
+
+def short_kind(where: str) -> str:
+    """Give `ingest` for workers.ingest.worker:IngestWorker, the class for others."""
+    parts = where.partition(":")[0].split(".")
+    return parts[1] if parts[0] == "workers" and len(parts) > 1 else where.partition(":")[2]
+
+
+def _doing(name: str, doing: Mapping[str, tuple[str, Any]]) -> str:
+    """What the worker says of itself, in a line."""
+    kind, said = doing.get(name, ("", {}))
+    if kind == "ReplayerStatus" and said:
+        finished = "finished" if said["finished"] else f"{said['speed']:g}x"
+        return f"{said['source']}, {finished}"
+    return str(said.get("state", ""))
+
+
+def _flow(doing: Mapping[str, tuple[str, Any]], infos: Mapping[str, SegmentInfo]) -> dict[str, Any]:
+    """Add up what flowed: counters of every worker of a kind, published versions."""
+
+    def total(kind: str, key: str) -> int:
+        return sum(int(said.get(key, 0)) for found, said in doing.values() if found == kind)
+
+    feeders = [said for kind, said in doing.values() if kind == "FeederStatus" and said]
+    acting = {said["acting_trainer"]: said["acting_version"] for said in feeders}
+    gates: dict[str, int] = {}
+    for kind, said in doing.values():
+        for gate, count in (said.get("gates", {}) if kind == "IngestStatus" else {}).items():
+            gates[gate] = gates.get(gate, 0) + count
+    counted = ("consumed", "published", "dead_lettered", "dropped", "conflated", "skipped", "lost")
+    experience = infos.get(EXPERIENCE)
+    return {
+        "produced": total("ReplayerStatus", "produced"),
+        **{key: total("IngestStatus", key) for key in counted},
+        "gated": sum(gates.values()),
+        "gates": gates,
+        "experience": experience.published if experience else 0,
+        "market_states": total("FeederStatus", "market_steps"),
+        "policies_refused": total("FeederStatus", "gated"),
+        "data_age_s": max((said["data_age_s"] for said in feeders), default=None),
+        "policies": {
+            name: {
+                "version": int(said.get("version", 0)),
+                "updates": int(said.get("updates", 0)),
+                "acting": bool(acting.get(name)),
+                "acting_version": int(acting.get(name, 0)),
+                "updates_per_s": float(said.get("updates_per_s", 0.0)),
+                "score": said.get("score"),
+                "state": said.get("state", ""),
+            }
+            for name, (kind, said) in doing.items()
+            if kind == "TrainerStatus"
+        },
+    }

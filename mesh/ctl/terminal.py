@@ -1,0 +1,61 @@
+"""The terminal as a place to read keys from: no echo, no line to finish, resizes noticed.
+
+Works on whatever a tty is, over ssh and in tmux too, and is put back as it was, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SEQUENCES = {
+    "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down", "\x1b": "escape",
+    "\r": "enter", "\n": "enter", "\x03": "q", "\x04": "q",
+}  # fmt: skip
+
+
+class Keys:
+    """Keys and resizes as they come."""
+
+    def __init__(self, descriptor: int, wake: int) -> None:
+        """Read keys from `descriptor`; `wake` becomes readable on a signal."""
+        self._descriptor = descriptor
+        self._wake = wake
+
+    def wait(self, timeout: float) -> str:
+        """Give the next key by name within `timeout` seconds; empty: none, or a resize."""
+        ready, _, _ = select.select([self._descriptor, self._wake], [], [], max(0.0, timeout))
+        if self._wake in ready:
+            os.read(self._wake, 512)
+        if self._descriptor not in ready:
+            return ""
+        data = os.read(self._descriptor, 16)
+        if not data:
+            return "q"  # the terminal is gone
+        text = data.decode("utf-8", "replace")
+        return _SEQUENCES.get(text, text[:1])
+
+
+@contextmanager
+def keys() -> Iterator[Keys]:
+    """Read single keys from standard input until the block ends."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    wake, poke = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    old = signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
+    resized = signal.signal(signal.SIGWINCH, lambda _number, _frame: None)
+    try:
+        tty.setcbreak(descriptor)
+        yield Keys(descriptor, wake)
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGWINCH, resized)
+        signal.set_wakeup_fd(old)
+        os.close(wake)
+        os.close(poke)
