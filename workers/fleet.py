@@ -185,6 +185,7 @@ class Fleet:
             worker.reason = f"{how}: {error}" if error else how
             worker.fault = "exited"
         worker.hopeless = code == EXIT_CONFIGURATION
+        worker.kill_at = NEVER  # it may have died by itself between the farewell and the kill
         self.apply(worker, Event.EXITED)
         strays = end_strays(self.pids(), self.nurseries.groups())
         if strays:

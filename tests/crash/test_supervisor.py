@@ -132,6 +132,19 @@ restart = { base_delay_s = 0.01, intensity = 3 }
         until("tried again", lambda: len(list((tmp_path / "run" / "crashes").glob("bad-*"))) > 4)
 
 
+def test_worker_that_dies_between_farewell_and_kill(tmp_path):
+    """Found hung, and dead before the SIGKILL that was on its way: one death, no harm done."""
+    with daemon(tmp_path, TWO) as one:
+        pid = one.running("first")
+        for _ in range(3):
+            os.kill(pid, signal.SIGSTOP)
+            until("found hung", lambda: one.worker("first")["reason"].startswith("hung"))
+            os.kill(pid, signal.SIGKILL)
+            pid = one.running("first", other_than=pid)
+        assert one.process.poll() is None
+        assert_consecutive(one, "first")
+
+
 def test_never_ready_and_deaf_workers_are_killed_in_time(tmp_path):
     """Start deadline and stop grace end in SIGKILL; the daemon still stops with 0."""
     workers = """
