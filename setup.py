@@ -4,6 +4,7 @@
 """
 
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -34,6 +35,9 @@ def missing_tool() -> str | None:
 
 if problem := missing_tool():
     sys.exit(f"tradingmesh cannot be built: {problem}")
+
+if platform.machine() == "x86_64":
+    FLAGS.append("-mcx16")  # the mesh publishes by a 16-byte compare-and-swap
 
 sanitize = os.environ.get("MESH_SANITIZE")
 extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []

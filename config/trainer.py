@@ -77,6 +77,25 @@ class TrainerConfig(BaseModel):
         description="Factor of the learning rate after a roll-back; it grows back by 5 % with "
         "each stored state.",
     )
+    evaluate_every: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        default=2000, description="Updates between two evaluations on held-out data; 0: none."
+    )
+    evaluate_on: Literal["synthetic", "known_optimum"] = Field(
+        default="synthetic", description="The held-out market."
+    )
+    evaluate_lanes: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=16, description="Episodes of an evaluation, stepped together."
+    )
+    evaluate_steps: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=256, description="Steps of each."
+    )
+    gate: bool = Field(
+        default=False,
+        description="Publish evaluated policies alone, and none that is worse than the last one.",
+    )
+    gate_tolerance: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
+        default=0.0, description="Share of the last score by which a new one may be worse."
+    )
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(
         default=0, description="Of the initial weights, the sampling and the noise."
     )
@@ -95,7 +114,9 @@ class TrainerConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _is_paced(self) -> Self:
+    def _is_consistent(self) -> Self:
+        if self.gate and self.evaluate_every == 0:
+            raise ValueError("gate needs evaluate_every above 0: only evaluated policies pass it")
         if self.deterministic and self.replay_ratio == 0.0:
             raise ValueError("deterministic needs a replay_ratio above 0: it paces the updates")
         return self

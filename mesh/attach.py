@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mesh.cell import Cell
 from mesh.errors import Corrupt
+from mesh.header import KINDS, MSGPACK
 from mesh.heartbeats import Heartbeats
 from mesh.ring import Ring
 from mesh.schema import dtype_of
-from mesh.segment_file import KINDS, MSGPACK, SegmentFile
 from mesh.spinlock import SpinLock
 from mesh.table import Table
 from mesh.tensors import Tensors
+
+if TYPE_CHECKING:
+    from mesh.segment_file import SegmentFile
 
 Attached = Cell[Any] | Ring | Table | Tensors | SpinLock | Heartbeats
 

@@ -7,28 +7,34 @@ instruction leaves the last value readable. The protocol is in `_core/seqlock.h`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 import numpy as np
 
 from mesh._core import _native
+from mesh.header import CHECKED, LINE, MSGPACK, NUMPY, Shape, round_up
 from mesh.schema import schema_of
 from mesh.segment import Segment
-from mesh.segment_file import LINE, MSGPACK, NUMPY, SegmentFile, Shape, round_up
+
+if TYPE_CHECKING:
+    from mesh.segment_file import SegmentFile
 
 T = TypeVar("T")
 KIND = 1
 SLOT_HEAD = 32
 
 
-def cell_shape(kind: type[Any] | np.dtype[Any], max_bytes: int) -> Shape:
+def cell_shape(kind: type[Any] | np.dtype[Any], max_bytes: int, *, checksum: bool = False) -> Shape:
     """Give the shape of a cell; `max_bytes` bounds the msgpack form of a Struct."""
+    if max_bytes < 1 or (isinstance(kind, np.dtype) and kind.itemsize < 1):
+        raise ValueError(f"a cell needs a value with a byte in it, got {kind} and {max_bytes=}")
     record = isinstance(kind, np.dtype)
     size = kind.itemsize if isinstance(kind, np.dtype) else max_bytes
     stride = round_up(SLOT_HEAD + round_up(size, 8), LINE)
     encoding = NUMPY if record else MSGPACK
-    return Shape(KIND, encoding, schema_of(kind), 2, size, stride, 1, 2 * stride)
+    flags = CHECKED if checksum else 0
+    return Shape(KIND, encoding, schema_of(kind), 2, size, stride, 1, 2 * stride, flags=flags)
 
 
 class Cell(Segment, Generic[T]):
@@ -44,7 +50,9 @@ class Cell(Segment, Generic[T]):
         super().__init__(file)
         i = file.identity
         dtype = kind if isinstance(kind, np.dtype) else None
-        slots = _native.Slots(file.mapping, i.data_offset, i.stride, i.slots, i.record_size, dtype)
+        slots = _native.Slots(
+            file.mapping, i.data_offset, i.stride, i.slots, i.record_size, dtype, i.checked
+        )
         if isinstance(kind, np.dtype):
             self.write, self.read = slots.write, slots.read
             return
@@ -72,4 +80,4 @@ class Cell(Segment, Generic[T]):
         Sleeps on a futex after `spin` seconds of looking. Raises SegmentMissing when the segment
         is replaced meanwhile.
         """
-        return self._file.mapping.wait(version, timeout, spin)
+        return self._file.wait(version, timeout, spin)

@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.attach import Attached, attached
 from mesh.cell import Cell, cell_shape
-from mesh.errors import AccessDenied, LayoutMismatch, LeaseHeld, MeshError, SegmentExists
+from mesh.errors import LayoutMismatch, LeaseHeld, MeshError, SchemaMismatch, SegmentExists
+from mesh.header import Shape, boot_id
 from mesh.heartbeats import Heartbeats, heartbeats_shape
 from mesh.process_identity import ProcessIdentity
 from mesh.ring import Ring, ring_shape
-from mesh.segment import Segment, SegmentInfo
-from mesh.segment_file import SegmentFile, Shape, create, directory_lock, file_name
+from mesh.segment import SegmentInfo, info_of
+from mesh.segment_file import (
+    SegmentFile,
+    create,
+    directory_lock,
+    file_name,
+    read_head,
+    refusal,
+)
 from mesh.spinlock import SpinLock, lock_shape
 from mesh.table import Table, table_shape
 from mesh.tensors import Array, Tensors, tensors_shape
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HEARTBEATS = "heartbeats"
+RETIRED = 3  # among the counters of a mapping
 
 
 class Mesh:
@@ -46,9 +55,13 @@ class Mesh:
         create: bool = False,
         exclusive: bool = False,
         max_bytes: int = 4096,
+        checksum: bool = False,
     ) -> Cell[T]:
-        """Open a cell; with `create` as its writer. `max_bytes` bounds a Struct's msgpack form."""
-        shape = cell_shape(kind, max_bytes)
+        """Open a cell; with `create` as its writer.
+
+        `max_bytes` bounds a Struct's msgpack form; with `checksum` every read is verified.
+        """
+        shape = cell_shape(kind, max_bytes, checksum=checksum)
         return Cell(self._open(name, shape, create=create, exclusive=exclusive), kind)
 
     def ring(
@@ -60,9 +73,15 @@ class Mesh:
         state_bytes: int = 0,
         create: bool = False,
         exclusive: bool = False,
+        checksum: bool = False,
     ) -> Ring:
-        """Open a ring; with `create` as its writer, of `capacity` records."""
-        shape = ring_shape(dtype, 1 if capacity is None else capacity, state_bytes)
+        """Open a ring; with `create` as its writer, of `capacity` records.
+
+        `state_bytes` bounds the state committed with them; with `checksum` every read is verified.
+        """
+        shape = ring_shape(
+            dtype, 1 if capacity is None else capacity, state_bytes, checksum=checksum
+        )
         if create and capacity is None:
             raise ValueError(f"ring {name!r}: create=True needs a capacity in records")
         return Ring(self._open(name, shape, create=create, exclusive=exclusive), dtype)
@@ -75,22 +94,38 @@ class Mesh:
         rows: int | None = None,
         create: bool = False,
         exclusive: bool = False,
+        checksum: bool = False,
     ) -> Table:
-        """Open a table; with `create` as its writer, of at most `rows` keys."""
+        """Open a table; with `create` as its writer, of at most `rows` keys.
+
+        With `checksum` every read is verified.
+        """
         if create and rows is None:
             raise ValueError(f"table {name!r}: create=True needs a number of rows")
-        shape = table_shape(dtype, 1 if rows is None else rows)
+        shape = table_shape(dtype, 1 if rows is None else rows, checksum=checksum)
         return Table(self._open(name, shape, create=create, exclusive=exclusive), dtype)
 
     def tensors(
         self,
         name: str,
         *,
-        like: Mapping[str, Array],
+        like: Mapping[str, Array] | None = None,
         create: bool = False,
         exclusive: bool = False,
     ) -> Tensors:
-        """Open a set of arrays with the names, dtypes and shapes of `like`."""
+        """Open a set of arrays with the names, dtypes and shapes of `like`.
+
+        Without `like` its head says what it holds; `create` needs it.
+        """
+        if like is None:
+            if create:
+                raise ValueError(f"tensors {name!r}: create=True needs arrays to be like")
+            found = self.attach(name)
+            if isinstance(found, Tensors):
+                return found
+            raise SchemaMismatch(
+                f"{name}: a {found.info.kind} in {self.path}, expected tensors; use another name"
+            )
         shape = tensors_shape(like)
         return Tensors(self._open(name, shape, create=create, exclusive=exclusive), like)
 
@@ -107,7 +142,7 @@ class Mesh:
         path = self.path / HEARTBEATS
         if create:
             self._make(path, heartbeats_shape(rows), exclusive=False)
-        file = SegmentFile(HEARTBEATS, path, writable=True)
+        file = SegmentFile(HEARTBEATS, path, writable=False)
         file.expect(6, None)
         return Heartbeats(file)
 
@@ -163,12 +198,11 @@ class Mesh:
         if path.name.startswith(".") or not path.is_file():
             return False
         try:
-            SegmentFile(path.name.replace("+", "/"), path, writable=False).mapping.close()
+            return read_head(path)[0].boot_id != boot_id()
         except LayoutMismatch:
             return True
-        except MeshError:
+        except (MeshError, OSError):
             return False
-        return False
 
     def segments(self) -> Iterator[SegmentInfo]:
         """Give every readable segment of the directory; other files are passed over."""
@@ -177,20 +211,16 @@ class Mesh:
         for path in sorted(self.path.iterdir()):
             if path.name.startswith("."):
                 continue
-            try:
-                segment = Segment(SegmentFile(path.name.replace("+", "/"), path, writable=False))
-            except MeshError:
-                continue
-            yield segment.info
-            segment.close()
+            with contextlib.suppress(MeshError, OSError):
+                yield info_of(path.name.replace("+", "/"), path)
 
     def unlink(self, name: str) -> None:
         """Remove a segment; those attached are told at their next call. Raises SegmentMissing."""
         path = self.path / file_name(name)
         file = SegmentFile(name, path, writable=True)
         with directory_lock(self.path):
+            file.mapping.retire()  # first: killed in between, the next creator finishes it
             path.unlink(missing_ok=True)
-            file.mapping.retire()
         file.mapping.close()
 
     def _open(self, name: str, shape: Shape, *, create: bool, exclusive: bool) -> SegmentFile:
@@ -201,17 +231,33 @@ class Mesh:
             return file
         self._make(path, shape, exclusive=exclusive)
         file = SegmentFile(name, path, writable=True)
-        file.expect(shape.kind, shape.schema)
-        file.take_lease()
+        if file.mapping.counters()[RETIRED]:
+            self._finish_unlink(file)
+            self._make(path, shape, exclusive=exclusive)
+            file = SegmentFile(name, path, writable=True)
+        try:
+            file.expect(shape.kind, shape.schema)
+            file.expect_sizes(shape)
+            file.take_lease()
+        except MeshError:
+            file.mapping.close()
+            raise
         return file
+
+    def _finish_unlink(self, file: SegmentFile) -> None:
+        """Take away the file of a segment that was retired by somebody who died over it."""
+        with directory_lock(self.path), contextlib.suppress(MeshError):
+            file.check_current()
+            file.path.unlink(missing_ok=True)
+        file.mapping.close()
 
     def _make(self, path: Path, shape: Shape, *, exclusive: bool) -> None:
         try:
-            self.path.mkdir(mode=self.mode, parents=True, exist_ok=True)
-        except PermissionError as error:
-            raise AccessDenied(
-                f"{self.path}: may not be made by uid {os.getuid()}; make it or choose another"
-            ) from error
+            if not self.path.is_dir():
+                self.path.mkdir(mode=self.mode, parents=True, exist_ok=True)
+                self.path.chmod(self.mode)  # whatever the umask
+        except OSError as error:
+            raise refusal(error, self.path) from error
         if path.exists() and not exclusive:
             return
         try:
@@ -219,5 +265,5 @@ class Mesh:
         except FileExistsError as error:
             if exclusive:
                 raise SegmentExists(
-                    f"{path}: is there already; open it without exclusive"
+                    f"{path}: is there already; open it without exclusive, or unlink it first"
                 ) from error

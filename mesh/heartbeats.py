@@ -11,9 +11,10 @@ from enum import IntEnum
 
 from mesh._core import _native
 from mesh.errors import InvalidName, LeaseHeld, MeshFull
+from mesh.header import LINE, NUMPY, Shape, round_up
 from mesh.process_identity import ProcessIdentity
 from mesh.segment import Segment
-from mesh.segment_file import LINE, NUMPY, SegmentFile, Shape, directory_lock, round_up
+from mesh.segment_file import SegmentFile, directory_lock
 
 KIND = 6
 RECORD = 64
@@ -64,9 +65,9 @@ class Heartbeats(Segment):
     """The rows of all workers."""
 
     def __init__(self, file: SegmentFile) -> None:
-        """Bind for reading and for claims."""
+        """Bind for reading; a claim attaches for writing."""
         super().__init__(file)
-        self._hearts = self._native()
+        self._hearts = _hearts(file)
 
     def rows(self) -> tuple[HeartbeatRow, ...]:
         """Give every row, each whole."""
@@ -85,7 +86,7 @@ class Heartbeats(Segment):
         if not 0 < len(name) <= NAME_BYTES:
             raise InvalidName(f"worker name {worker!r}: 1 to {NAME_BYTES} bytes are allowed")
         me = ProcessIdentity.current()
-        hearts = self._native()
+        hearts = _hearts(SegmentFile(self.name, self._file.path, writable=True))
         with directory_lock(self._file.path.parent):
             rows = self.rows()
             at = next((i for i, row in enumerate(rows) if row.worker == worker), len(rows))
@@ -100,9 +101,10 @@ class Heartbeats(Segment):
                 )
         return Heartbeat(hearts)
 
-    def _native(self) -> _native.Hearts:
-        i = self._file.identity
-        return _native.Hearts(self._file.mapping, i.data_offset, i.stride, i.capacity)
+
+def _hearts(file: SegmentFile) -> _native.Hearts:
+    i = file.identity
+    return _native.Hearts(file.mapping, i.data_offset, i.stride, i.capacity)
 
 
 class Heartbeat:

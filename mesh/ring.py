@@ -7,31 +7,37 @@ that was overtaken learns exactly how many records it lost. The protocol is in `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mesh._core import _native
+from mesh.header import CHECKED, LINE, NUMPY, Shape, round_up
 from mesh.schema import schema_of
 from mesh.segment import Segment
-from mesh.segment_file import LINE, NUMPY, SegmentFile, Shape, round_up
+
+if TYPE_CHECKING:
+    from mesh.segment_file import SegmentFile
 
 KIND = 3
 JOURNAL_HEAD = 32
+CHECKSUM = 8
 
 
-def ring_shape(dtype: np.dtype[Any], capacity: int, state_bytes: int) -> Shape:
+def ring_shape(
+    dtype: np.dtype[Any], capacity: int, state_bytes: int, *, checksum: bool = False
+) -> Shape:
     """Give the shape of a ring of `capacity` records. Raises ValueError for impossible sizes."""
     if capacity < 1 or state_bytes < 0 or dtype.itemsize < 1:
         raise ValueError(
             f"a ring needs capacity >= 1, state_bytes >= 0 and records, got {capacity}, "
             f"{state_bytes} and dtype {dtype}"
         )
-    stride = round_up(dtype.itemsize, 8)
+    stride = round_up(dtype.itemsize, 8) + (CHECKSUM if checksum else 0)
     journal = 2 * round_up(JOURNAL_HEAD + state_bytes, LINE) if state_bytes else 0
     return Shape(
         KIND, NUMPY, schema_of(dtype), 0, dtype.itemsize, stride, capacity, capacity * stride,
-        journal, state_bytes,
+        journal, state_bytes, CHECKED if checksum else 0,
     )  # fmt: skip
 
 
@@ -49,8 +55,9 @@ class Ring(Segment):
         self.dtype = dtype
         self.capacity = i.capacity
         self._ring = _native.Ring(
-            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype
-        )
+            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype,
+            i.checked,
+        )  # fmt: skip
         self.publish = self._ring.publish
         if file.mapping.is_writer:
             self._ring.recover()
@@ -92,9 +99,16 @@ class Ring(Segment):
         return bool(sequences.size == 0 or sequences.min() >= self.oldest)
 
     def reader(self, start: int | Literal["latest", "oldest"] = "latest") -> RingReader:
-        """Give a reader that starts behind the newest record, at the oldest, or at a sequence."""
+        """Give a reader that starts behind the newest record, at the oldest, or at a sequence.
+
+        Raises ValueError for a negative sequence or another word.
+        """
+        if isinstance(start, int) and start >= 0:
+            return RingReader(self._file, self._ring, start)
+        if start not in {"latest", "oldest"}:
+            raise ValueError(f"{self.name}: start is 'latest', 'oldest' or >= 0, got {start!r}")
         first = self.published if start == "latest" else self.oldest
-        return RingReader(self._file, self._ring, start if isinstance(start, int) else first)
+        return RingReader(self._file, self._ring, first)
 
 
 class RingReader:
@@ -126,4 +140,4 @@ class RingReader:
 
     def wait_published(self, timeout: float, *, spin: float = 0.0) -> bool:
         """Wait until there is something to read; False after `timeout` seconds."""
-        return self._file.mapping.wait(self._reader.sequence, timeout, spin)
+        return self._file.wait(self._reader.sequence, timeout, spin)

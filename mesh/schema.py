@@ -21,6 +21,11 @@ def schema_of(kind: type[Any] | np.dtype[Any] | Mapping[str, np.ndarray[Any, Any
     and for anything that is none of the three.
     """
     if isinstance(kind, np.dtype):
+        if kind.subdtype is not None:
+            raise TypeError(
+                f"dtype {kind} is an array without a field: numpy would give it another shape; "
+                "name it: np.dtype([('x', ...)])"
+            )
         return _dump({"dtype": _description(kind)})
     if isinstance(kind, Mapping):
         arrays = {
@@ -53,13 +58,18 @@ def _dump(value: object) -> str:
 def _description(dtype: np.dtype[Any]) -> object:
     """Describe a dtype by offsets and names, so that aligned and nested ones come back equal."""
     if dtype.hasobject:
-        raise TypeError(f"dtype {dtype} holds Python objects: they cannot be shared")
+        raise TypeError(
+            f"dtype {dtype} holds Python objects: they cannot be shared; use numbers, "
+            "fixed-size bytes (S16) or a cell of a msgspec.Struct"
+        )
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return {"base": _description(base), "shape": list(shape)}
     if dtype.fields is None:
         return dtype.str
-    fields = [[name, _description(f[0]), f[1]] for name, f in dtype.fields.items()]
+    fields = [
+        [name, _description(f[0]), f[1]] for name in dtype.names or () for f in [dtype.fields[name]]
+    ]
     return {"fields": fields, "itemsize": dtype.itemsize}
 
 
@@ -68,12 +78,12 @@ def _rebuilt(described: Any) -> np.dtype[Any]:
         return np.dtype(described)
     if "base" in described:
         return np.dtype((_rebuilt(described["base"]), tuple(described["shape"])))
-    names, formats, offsets = zip(*described["fields"], strict=True)
+    fields = described["fields"]
     return np.dtype(
         {
-            "names": list(names),
-            "formats": [_rebuilt(f) for f in formats],
-            "offsets": list(offsets),
+            "names": [name for name, _, _ in fields],
+            "formats": [_rebuilt(form) for _, form, _ in fields],
+            "offsets": [offset for _, _, offset in fields],
             "itemsize": described["itemsize"],
         }
     )

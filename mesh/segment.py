@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.segment_file import KINDS, SegmentFile
+from mesh.header import KINDS, Identity
+from mesh.segment_file import SegmentFile, read_head
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mesh.process_identity import ProcessIdentity
 
 
@@ -38,6 +41,21 @@ class SegmentInfo:
     published: int
 
 
+def info_of(name: str, path: Path) -> SegmentInfo:
+    """Read a segment's head, mapping nothing. Raises what attaching to it would raise."""
+    identity, schema, control = read_head(path)
+    return _info(name, identity, schema, control.owner, control.published)
+
+
+def _info(
+    name: str, i: Identity, schema: str, owner: ProcessIdentity | None, published: int
+) -> SegmentInfo:
+    kind = KINDS.get(i.kind, f"kind {i.kind}")
+    return SegmentInfo(
+        name, kind, i.total_size, i.record_size, i.capacity, schema, i.generation, owner, published
+    )
+
+
 class Segment:
     """An attached segment. Its owner may publish; everybody else reads."""
 
@@ -49,18 +67,9 @@ class Segment:
     @property
     def info(self) -> SegmentInfo:
         """The head as it is now. Raises LeaseLost after close()."""
-        identity = self._file.identity
-        return SegmentInfo(
-            self.name,
-            KINDS[identity.kind],
-            identity.total_size,
-            identity.record_size,
-            identity.capacity,
-            self._file.schema,
-            identity.generation,
-            self._file.owner(),
-            self._file.mapping.counters()[0],
-        )
+        file = self._file
+        published = file.mapping.counters()[0]
+        return _info(self.name, file.identity, file.schema, file.owner(), published)
 
     def statistics(self) -> SegmentStatistics:
         """Give the counters. Raises LeaseLost after close()."""

@@ -8,15 +8,16 @@ a SIGBUS later; then linked to its name, so nobody attaches to half a segment. R
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
-import struct
+import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,25 +35,23 @@ from mesh.errors import (
     SchemaMismatch,
     SegmentMissing,
 )
+from mesh.header import (
+    KINDS,
+    LINE,
+    PAGE,
+    SCHEMA_OFFSET,
+    Control,
+    Identity,
+    Shape,
+    boot_id,
+    round_up,
+)
 from mesh.process_identity import ProcessIdentity
 from mesh.schema import fingerprint
 
-MAGIC = 0x314853454D534D54
-LAYOUT_VERSION = 1
-ENDIAN_MARK = 0x01020304
-PAGE = 4096
-LINE = 128
-SCHEMA_OFFSET = 1024
-IDENTITY = struct.Struct("<QIIIIQQQQQQQQQQQQII16s16s")
-KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors", 5: "lock", 6: "heartbeats"}
-NUMPY, MSGPACK, ARRAYS = 0, 1, 2
+#: seconds after which a sleeping reader looks whether its segment is still the one of that name
+LOOK_S = 1.0
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
-
-
-def boot_id() -> bytes:
-    """Give the 16 bytes that change with every boot."""
-    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    return bytes.fromhex(text.strip().replace("-", ""))
 
 
 def file_name(name: str) -> str:
@@ -65,146 +64,127 @@ def file_name(name: str) -> str:
     return name.replace("/", "+")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The constant head of a segment (mesh_identity in layout.h); sizes and offsets in bytes."""
-
-    kind: int
-    slots: int
-    total_size: int
-    record_size: int
-    stride: int
-    capacity: int
-    data_offset: int
-    readers_offset: int
-    schema_size: int
-    aux_offset: int
-    aux_size: int
-    generation: int
-    creator: ProcessIdentity
-    encoding: int
-    fingerprint: bytes
-    boot_id: bytes
-
-    def pack(self) -> bytes:
-        """Give the bytes of the head, with its check."""
-        head = IDENTITY.pack(
-            MAGIC,
-            LAYOUT_VERSION,
-            ENDIAN_MARK,
-            self.kind,
-            self.slots,
-            self.total_size,
-            self.record_size,
-            self.stride,
-            self.capacity,
-            self.data_offset,
-            self.readers_offset,
-            SCHEMA_OFFSET,
-            self.schema_size,
-            self.aux_offset,
-            self.aux_size,
-            self.generation,
-            self.creator.start_time,
-            self.creator.pid,
-            self.encoding,
-            self.fingerprint,
-            self.boot_id,
-        )
-        return head + struct.pack("<Q", _native.checksum(head))
-
-    @classmethod
-    def unpack(cls, data: bytes, where: Path) -> Identity:
-        """Read a head. Raises Corrupt or LayoutMismatch naming `where` and both values."""
-        size = IDENTITY.size
-        if len(data) < size + 8:
-            raise Corrupt(f"{where}: {len(data)} bytes are no segment; remove the file")
-        f = IDENTITY.unpack_from(data)
-        if f[0] != MAGIC:
-            raise Corrupt(f"{where}: magic {f[0]:#x}, expected {MAGIC:#x}; remove the file")
-        if (f[1], f[2]) != (LAYOUT_VERSION, ENDIAN_MARK):
-            raise LayoutMismatch(
-                f"{where}: layout version {f[1]} (endian mark {f[2]:#x}), this is version "
-                f"{LAYOUT_VERSION} ({ENDIAN_MARK:#x}); stop its users and remove the file"
-            )
-        (check,) = struct.unpack_from("<Q", data, size)
-        found = _native.checksum(data[:size])
-        if check != found:
-            raise Corrupt(f"{where}: head check {check:#x}, computed {found:#x}; remove the file")
-        return cls(
-            f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[12], f[13], f[14], f[15],
-            ProcessIdentity(f[17], f[16]), f[18], f[19], f[20],
-        )  # fmt: skip
+#: What an operating-system error means here, and what to do about it.
+REFUSALS: tuple[tuple[frozenset[int], type[MeshError], str], ...] = (
+    (
+        frozenset({errno.ENOENT}),
+        SegmentMissing,
+        "is not there (any more); start its writer, and let nobody else clean the directory",
+    ),
+    (
+        frozenset({errno.EACCES, errno.EPERM, errno.EROFS}),
+        AccessDenied,
+        "may not be opened by this user; change its owner or mode, or join the mesh's group",
+    ),
+    (
+        frozenset({errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}),
+        AccessDenied,
+        "can be no mesh directory; move what is there away, or choose another path",
+    ),
+    (
+        frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}),
+        Corrupt,
+        "is no regular file and so no segment; remove it",
+    ),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a new segment is to hold; sizes in bytes."""
-
-    kind: int
-    encoding: int
-    schema: str
-    slots: int
-    record_size: int
-    stride: int
-    capacity: int
-    data_size: int
-    aux_total: int = 0
-    aux_size: int = 0
+def refusal(error: OSError, path: Path) -> MeshError:
+    """Give the typed error for what the operating system said about `path`."""
+    for numbers, kind, text in REFUSALS:
+        if error.errno in numbers:
+            return kind(f"{path}: {text} (uid {os.getuid()}, {error.strerror})")
+    return MeshError(f"{path}: {error.strerror}; look at the file system it lies on")
 
 
-def round_up(n: int, to: int) -> int:
-    """Give the next multiple of `to` that is not below `n`."""
-    return (n + to - 1) // to * to
+def full(path: Path, total: int) -> MeshFull:
+    """Give the error for a segment that does not fit, with what is free and what it needs."""
+    free = os.statvfs(path.parent)
+    return MeshFull(
+        f"{path}: needs {total} bytes, {free.f_bavail * free.f_frsize} are free in "
+        f"{path.parent}; enlarge the tmpfs or make the segment smaller"
+    )
 
 
 def create(path: Path, shape: Shape, mode: int) -> None:
-    """Make the segment file; FileExistsError if the name is taken, MeshFull, AccessDenied."""
+    """Make the segment file whole; FileExistsError if the name is taken, MeshFull, AccessDenied."""
     schema = shape.schema.encode()
     aux_offset = round_up(SCHEMA_OFFSET + len(schema), LINE)
     data_offset = round_up(aux_offset + shape.aux_total, LINE)
     readers_offset = round_up(data_offset + shape.data_size, PAGE)
     total = readers_offset + PAGE
+    if total > sys.maxsize:
+        raise full(path, total)
     identity = Identity(
         shape.kind, shape.slots, total, shape.record_size, shape.stride, shape.capacity,
         data_offset, readers_offset, len(schema), aux_offset, shape.aux_size,
-        time.time_ns(), ProcessIdentity.current(), shape.encoding, fingerprint(shape.schema),
-        boot_id(),
+        time.time_ns(), ProcessIdentity.current(), shape.encoding, shape.flags,
+        fingerprint(shape.schema), boot_id(),
     )  # fmt: skip
     temporary = path.with_name(f".new-{os.getpid()}-{time.monotonic_ns()}-{path.name}")
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except PermissionError as error:
-        raise AccessDenied(
-            f"{path.parent}: may not be written by uid {os.getuid()}; change its owner or mode"
-        ) from error
+    except OSError as error:
+        raise refusal(error, path.parent) from error
     try:
+        os.fchmod(fd, mode)  # whatever the umask: the group reads where the mesh says so
         os.posix_fallocate(fd, 0, total)
         os.pwrite(fd, identity.pack(), 0)
         os.pwrite(fd, schema, SCHEMA_OFFSET)
         os.link(temporary, path)
+    except FileExistsError:
+        raise
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise
-        free = os.statvfs(path.parent)
-        raise MeshFull(
-            f"{path}: needs {total} bytes, {free.f_bavail * free.f_frsize} are free in "
-            f"{path.parent}; enlarge the tmpfs or make the segment smaller"
-        ) from error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}:
+            raise full(path, total) from error
+        raise refusal(error, path) from error
     finally:
         os.close(fd)
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
     """Hold the lock under which leases change hands; the kernel frees it when its owner dies."""
-    fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise refusal(error, directory) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
+
+
+def read_head(path: Path) -> tuple[Identity, str, Control]:
+    """Read what a segment's head says, mapping nothing. Raises as SegmentFile does."""
+    fd = open_regular(path, os.O_RDONLY)
+    try:
+        data = os.pread(fd, PAGE, 0)
+        identity = Identity.unpack(data, path)
+        if identity.schema_size > PAGE - SCHEMA_OFFSET:
+            data += os.pread(fd, identity.schema_size, PAGE)
+        return identity, checked_schema(identity, data, path), Control.unpack(data)
+    finally:
+        os.close(fd)
+
+
+def checked_schema(identity: Identity, data: bytes, path: Path) -> str:
+    """Give the schema text of a head. Raises Corrupt where it is not the one the head names."""
+    text = data[SCHEMA_OFFSET : SCHEMA_OFFSET + identity.schema_size].decode("utf-8", "replace")
+    if fingerprint(text) != identity.fingerprint:
+        raise Corrupt(f"{path}: the schema text is not the one the head names; remove the file")
+    return text
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a segment's file; never a link, never a pipe that would block."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Corrupt(f"{path}: is no regular file and so no segment; remove it")
+    return fd
 
 
 def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
@@ -217,7 +197,7 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
         5: (LeaseLost, "this object was closed; open the segment again"),
         6: (MeshFull, "every row is taken; make the table with more rows"),
         7: (LeaseLost, "attached read-only; open it with create=True to be its writer"),
-        8: (Corrupt, "the arrays do not match their checksum; restart the segment's writer"),
+        8: (Corrupt, "a value does not match its checksum; restart the segment's writer"),
     }
 
     def raise_problem(code: int) -> NoReturn:
@@ -234,41 +214,42 @@ class SegmentFile:
         """Attach. Raises SegmentMissing, AccessDenied, Corrupt, LayoutMismatch."""
         self.name = name
         self.path = path
-        fd, shared_page = self._open(writable)
+        fd, self.shared_page = self._open(writable)
         try:
-            size = os.fstat(fd).st_size
-            self.identity = Identity.unpack(os.pread(fd, PAGE, 0), path)
-            i = self.identity
-            if size != i.total_size:
+            found = os.fstat(fd)
+            self._file_id = found.st_dev, found.st_ino
+            data = os.pread(fd, PAGE, 0)
+            self.identity = i = Identity.unpack(data, path)
+            if found.st_size != i.total_size:
                 raise Corrupt(
-                    f"{path}: {size} bytes, its head says {i.total_size}; remove the file"
+                    f"{path}: {found.st_size} bytes, its head says {i.total_size}; remove the file"
                 )
             if i.boot_id != boot_id():
                 raise LayoutMismatch(f"{path}: made before the last boot; remove the file")
-            text = os.pread(fd, i.schema_size, SCHEMA_OFFSET)
-            self.schema = text.decode("utf-8", "replace")
-            if fingerprint(self.schema) != i.fingerprint:
-                raise Corrupt(f"{path}: the schema text is not the one the head names")
+            if i.schema_size > PAGE - SCHEMA_OFFSET:
+                data += os.pread(fd, i.schema_size, PAGE)
+            self.schema = checked_schema(i, data, path)
             self.mapping = _native.Mapping(
-                fd, size, i.readers_offset, writable, shared_page, problem_raiser(name, path)
-            )
+                fd, i.total_size, i.readers_offset, writable, self.shared_page,
+                problem_raiser(name, path),
+            )  # fmt: skip
+        except OSError as error:
+            raise refusal(error, path) from error
         finally:
             os.close(fd)
 
     def _open(self, writable: bool) -> tuple[int, bool]:
-        flags = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            return os.open(self.path, os.O_RDWR | flags), True
+            return open_regular(self.path, os.O_RDWR), True
         except FileNotFoundError as error:
             raise SegmentMissing(
                 f"{self.name}: no segment at {self.path}; start the worker that writes it"
             ) from error
-        except PermissionError as error:
-            if not writable and os.access(self.path, os.R_OK):
-                return os.open(self.path, os.O_RDONLY | flags), False
-            raise AccessDenied(
-                f"{self.path}: uid {os.getuid()} may not open it; ask for the mesh's group"
-            ) from error
+        except OSError as error:
+            if not writable and error.errno in {errno.EACCES, errno.EROFS}:
+                with contextlib.suppress(OSError):
+                    return open_regular(self.path, os.O_RDONLY), False
+            raise refusal(error, self.path) from error
 
     def expect(self, kind: int, schema: str | None) -> None:
         """Compare with what the caller wants. Raises SchemaMismatch naming both."""
@@ -281,6 +262,18 @@ class SegmentFile:
             raise SchemaMismatch(
                 f"{self.name} ({self.path}): holds {self.schema}, expected {schema}; attach with "
                 "its schema, or stop its writer and remove it"
+            )
+
+    def expect_sizes(self, shape: Shape) -> None:
+        """Compare with what a writer asks for. Raises SchemaMismatch naming both."""
+        i = self.identity
+        found = (i.capacity, i.record_size, i.aux_size, i.flags)
+        wanted = (shape.capacity, shape.record_size, shape.aux_size, shape.flags)
+        if found != wanted:
+            raise SchemaMismatch(
+                f"{self.name} ({self.path}): made with (capacity, record bytes, auxiliary size, "
+                f"flags) {found}, asked for {wanted}; ask for its sizes, or stop its users and "
+                "remove it"
             )
 
     def take_lease(self) -> None:
@@ -300,12 +293,43 @@ class SegmentFile:
         _, pid, start_time, _ = self.mapping.lease()
         return ProcessIdentity(pid, start_time) if pid else None
 
+    def wait(self, above: int, timeout: float, spin: float) -> bool:
+        """Wait until more than `above` is published; False after `timeout` seconds.
+
+        Raises SegmentMissing when the file was replaced or removed meanwhile, by whatever means.
+        """
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be >= 0 seconds, got {timeout}")
+        until = time.monotonic() + timeout
+        while True:
+            left = until - time.monotonic()
+            if self.mapping.wait(above, min(max(left, 0.0), LOOK_S), spin):
+                return True
+            if timeout > 0:
+                self.check_current()
+            if left <= LOOK_S:
+                return False
+            spin = 0.0
+
+    def check_current(self) -> None:
+        """Raise SegmentMissing if the path names this file no more."""
+        try:
+            found = self.path.stat(follow_symlinks=False)
+        except PermissionError:
+            return  # who may not look any more reads on
+        except OSError as error:
+            raise refusal(error, self.path) from error
+        if (found.st_dev, found.st_ino) != self._file_id:
+            raise SegmentMissing(
+                f"{self.name} ({self.path}): another generation lies there; attach again"
+            )
+
     def close(self) -> None:
         """Give the lease back if it is ours, and unmap once no view is left."""
         try:
-            writer = self.mapping.is_writer
-            if writer:
-                with directory_lock(self.path.parent):
+            if self.mapping.is_writer:
+                # without the directory nobody can take it over, and nothing is left to guard
+                with contextlib.suppress(SegmentMissing), directory_lock(self.path.parent):
                     self.mapping.lease_drop(False)
         finally:
             self.mapping.close()

@@ -6,17 +6,19 @@ Serves I3: a lock is broken only when its owner is dead. See `_core/spinlock.h`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from mesh._core import _native
-from mesh.errors import LeaseLost, LockTimeout, MeshFull
+from mesh.errors import AccessDenied, LeaseLost, LockTimeout, MeshFull
+from mesh.header import NUMPY, Shape
 from mesh.process_identity import ProcessIdentity
-from mesh.segment import Segment
-from mesh.segment_file import NUMPY, SegmentFile, Shape, directory_lock
+from mesh.segment import Segment, SegmentStatistics
+from mesh.segment_file import SegmentFile, directory_lock
 
 KIND = 5
+NAME_BYTES = 32
 
 
 def lock_shape() -> Shape:
@@ -50,6 +52,10 @@ class SpinLock(Segment):
 
     def acquire(self, timeout: float) -> None:
         """Take the lock within `timeout` seconds. Raises LockTimeout naming the owner."""
+        if not self._file.shared_page:
+            raise AccessDenied(
+                f"{self.name} ({self._file.path}): only who may write the file may take the lock"
+            )
         if not self._lock.has_entry:
             self._claim_entry()
         if self._lock.acquire(timeout):
@@ -88,6 +94,11 @@ class SpinLock(Segment):
         """Give how often the lock was acquired and how often it was broken."""
         return self._lock.counters()
 
+    def statistics(self) -> SegmentStatistics:
+        """Give the counters; `published` counts how often the lock was acquired."""
+        acquired, breaks = self._lock.counters()
+        return replace(super().statistics(), published=acquired, breaks=breaks)
+
     def __enter__(self) -> Self:
         """Acquire within the lock's timeout."""
         self.acquire(self._timeout)
@@ -112,9 +123,13 @@ class SpinLock(Segment):
     def _claim_entry(self) -> None:
         """Take an entry that is free or was left by a dead process that does not hold the lock."""
         me = ProcessIdentity.current()
-        name = self._owner_name.encode()
+        name = self._owner_name.encode()[:NAME_BYTES].rstrip(b"\0")
         with directory_lock(self._file.path.parent):
-            for index, (pid, start_time) in enumerate(self._lock.entries()):
+            entries = self._lock.entries()
+            if (me.pid, me.start_time, name) in entries:  # another object of this process
+                self._lock.use(entries.index((me.pid, me.start_time, name)))
+                return
+            for index, (pid, start_time, _) in enumerate(entries):
                 if pid and ProcessIdentity(pid, start_time).is_alive():
                     continue
                 if self._lock.claim(index, me.pid, me.start_time, name):

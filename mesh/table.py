@@ -7,14 +7,17 @@ of its key (`_core/table.h`). Rows are never removed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mesh._core import _native
+from mesh.header import CHECKED, LINE, NUMPY, Shape, round_up
 from mesh.schema import schema_of
 from mesh.segment import Segment
-from mesh.segment_file import LINE, NUMPY, SegmentFile, Shape, round_up
+
+if TYPE_CHECKING:
+    from mesh.segment_file import SegmentFile
 
 KIND = 2
 SLOT_HEAD = 32
@@ -22,7 +25,7 @@ ROW_HEAD = 64
 INDEX_ENTRY = 4
 
 
-def table_shape(dtype: np.dtype[Any], rows: int) -> Shape:
+def table_shape(dtype: np.dtype[Any], rows: int, *, checksum: bool = False) -> Shape:
     """Give the shape of a table of `rows` keys. Raises ValueError for sizes that make none."""
     if rows < 1 or dtype.itemsize < 1:
         raise ValueError(f"a table needs rows >= 1 and records, got {rows} and dtype {dtype}")
@@ -31,6 +34,7 @@ def table_shape(dtype: np.dtype[Any], rows: int) -> Shape:
     return Shape(
         KIND, NUMPY, schema_of(dtype), 2, dtype.itemsize, stride, rows,
         rows * (ROW_HEAD + 2 * stride), round_up(index * INDEX_ENTRY, LINE), index,
+        CHECKED if checksum else 0,
     )  # fmt: skip
 
 
@@ -51,8 +55,9 @@ class Table(Segment):
         self.dtype = dtype
         self.rows = i.capacity
         self._table = _native.Table(
-            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype
-        )
+            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype,
+            i.checked,
+        )  # fmt: skip
         self.write, self.write_batch = self._table.write, self._table.write_batch
         self.read = self._table.read
         if file.mapping.is_writer:
@@ -79,4 +84,4 @@ class Table(Segment):
 
     def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
         """Wait until `version` is above the given one; False after `timeout` seconds."""
-        return self._file.mapping.wait(version, timeout, spin)
+        return self._file.wait(version, timeout, spin)

@@ -7,16 +7,19 @@ so that a reader has more than one publish interval for its copy. See `_core/seq
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mesh._core import _native
 from mesh.errors import NotWritten, Overtaken, SchemaMismatch
+from mesh.header import ARRAYS, LINE, Shape, round_up
 from mesh.schema import schema_of
 from mesh.segment import Segment
-from mesh.segment_file import ARRAYS, LINE, SegmentFile, Shape, round_up
+
+if TYPE_CHECKING:
+    from mesh.segment_file import SegmentFile
 
 KIND = 4
 SLOTS = 3
@@ -42,8 +45,9 @@ class Tensors(Segment):
         i = file.identity
         self._like = {name: np.empty_like(array, order="C") for name, array in like.items()}
         self._slots = _native.Slots(
-            file.mapping, i.data_offset, i.stride, i.slots, i.record_size, None
+            file.mapping, i.data_offset, i.stride, i.slots, i.record_size, None, True
         )
+        self._views: dict[int, dict[str, Array]] = {}
 
     @property
     def version(self) -> int:
@@ -63,27 +67,41 @@ class Tensors(Segment):
         ordered = self._ordered(target)
         return self._slots.read_arrays(ordered), dict(zip(self._like, ordered, strict=True))
 
-    @contextmanager
-    def borrow(self) -> Iterator[TensorsView]:
-        """Lend the newest version without a copy; Overtaken at the end if it was overwritten."""
-        version = self.version
-        if version == 0:
-            raise NotWritten(f"{self.name}: nothing was published yet")
-        i = self._file.identity
-        offset = i.data_offset + version % SLOTS * i.stride + SLOT_HEAD
-        views: dict[str, Array] = {}
-        for name, array in self._like.items():
-            view = np.ndarray(array.shape, array.dtype, memoryview(self._file.mapping), offset)
-            view.flags.writeable = False
-            views[name] = view
-            offset += round_up(array.nbytes, 64)
-        yield TensorsView(version, views)
-        if not self._slots.is_intact(version):
-            raise Overtaken(f"{self.name}: version {version} was overwritten while borrowed")
+    def borrow(self) -> Loan:
+        """Lend the newest version without a copy, in a `with`. Raises NotWritten.
+
+        Raises Overtaken at the end of the `with` where the version was overwritten meanwhile:
+        then nothing derived from it may be used.
+        """
+        return Loan(self)
+
+    def views(self, version: int) -> dict[str, Array]:
+        """Give read-only views of the slot in which `version` lies (or lay)."""
+        slot = version % SLOTS
+        views = self._views.get(slot)
+        if views is None:
+            i = self._file.identity
+            offset = i.data_offset + slot * i.stride + SLOT_HEAD
+            views = self._views[slot] = {}
+            for name, array in self._like.items():
+                view = np.ndarray(array.shape, array.dtype, memoryview(self._file.mapping), offset)
+                view.flags.writeable = False
+                views[name] = view
+                offset += round_up(array.nbytes, 64)
+        return views
+
+    def is_intact(self, version: int) -> bool:
+        """Tell whether what was taken from `version` without a copy was whole up to now."""
+        return self._slots.is_intact(version)
+
+    def close(self) -> None:
+        """End the lease, if it is ours, and the attachment; borrowed views keep the memory."""
+        self._views.clear()
+        super().close()
 
     def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
         """Wait until a version above `version` is there; False after `timeout` seconds."""
-        return self._file.mapping.wait(version, timeout, spin)
+        return self._file.wait(version, timeout, spin)
 
     def _ordered(self, arrays: Mapping[str, Array]) -> tuple[Array, ...]:
         ordered = tuple(arrays[name] for name in self._like if name in arrays)
@@ -96,6 +114,37 @@ class Tensors(Segment):
                 f"{self.name}: arrays {schema_of(arrays)}, the segment holds {self._file.schema}"
             )
         return tuple(np.ascontiguousarray(a) if not a.flags.c_contiguous else a for a in ordered)
+
+
+class Loan:
+    """What `Tensors.borrow()` gives: a `with` around the use of one version in place."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        """Lend from `tensors` when entered."""
+        self._tensors = tensors
+        self._version = 0
+
+    def __enter__(self) -> TensorsView:
+        """Give views of the newest version."""
+        self._version = self._tensors.version
+        if self._version == 0:
+            raise NotWritten(
+                f"{self._tensors.name}: nothing was published yet; wait_newer(0, timeout) waits"
+            )
+        return TensorsView(self._version, self._tensors.views(self._version))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Raise Overtaken if the version was overwritten, unless another error is on its way."""
+        if kind is None and not self._tensors.is_intact(self._version):
+            raise Overtaken(
+                f"{self._tensors.name}: version {self._version} was overwritten while borrowed; "
+                "borrow again, for a shorter time, or read() a copy"
+            )
 
 
 class TensorsView(Mapping[str, Array]):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 import numpy as np
 
+from config import ConfigProblems, Problem
 from workers.base import Worker
+from workers.records import FeederStatus, status_segment
 
 COUNTS = np.dtype("<i8")
 
@@ -57,3 +61,130 @@ class Stubborn(Counting):
         """Take the ring and stop listening."""
         super().setup()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Hanging(Counting):
+    """Counts for a while, then hangs in the way that its settings name."""
+
+    def step(self):
+        """Hang once 20 numbers are out, holding a lock."""
+        if self.ring.published < 20:
+            return super().step()
+        self.mine = self.context.mesh.lock("mine")
+        self.mine.acquire(1.0)
+        sys.stdout.write("about to hang\n")
+        sys.stdout.flush()
+        getattr(self, self.context.spec.settings["how"])()
+        return 1
+
+    def loop(self):
+        """Compute for ever."""
+        while True:
+            pass
+
+    def lock(self):
+        """Wait for a lock that somebody else keeps."""
+        self.context.mesh.lock("wanted").acquire(3600.0)
+
+    def read(self):
+        """Wait in a system call for what never comes."""
+        os.read(os.pipe()[0], 1)
+
+    def stop(self):
+        """Stop itself."""
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Holding(Counting):
+    """Takes a lock and keeps it."""
+
+    def setup(self):
+        """Hold the lock that others want."""
+        super().setup()
+        self.lock = self.context.mesh.lock("wanted", owner_name=self.context.name)
+        self.lock.acquire(5.0)
+
+
+class Leaving(Worker):
+    """Ends at once, without an error."""
+
+    def step(self):
+        """End."""
+        os._exit(0)
+
+
+class Misconfigured(Worker):
+    """Finds out that its configuration is wrong."""
+
+    def setup(self):
+        """Say so."""
+        raise ConfigProblems([Problem("some.key", "x", "is wrong", "put it right")])
+
+    def step(self):
+        """Is never reached."""
+        return 0
+
+
+class Forking(Counting):
+    """Forks away like an old daemon: the parent ends, the child goes on in a session of its own."""
+
+    def setup(self):
+        """Leave."""
+        super().setup()
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+
+
+class Closing(Counting):
+    """Closes every descriptor it has."""
+
+    def setup(self):
+        """Close them all; mappings need none."""
+        super().setup()
+        os.closerange(0, 4096)
+
+
+class Eating(Counting):
+    """Takes some memory with every step."""
+
+    def setup(self):
+        """Begin hungry."""
+        super().setup()
+        self.eaten = []
+
+    def step(self):
+        """Take a little, or all at once."""
+        self.eaten.append(bytearray(self.context.spec.settings["bite"]))
+        return super().step()
+
+
+class Talking(Counting):
+    """Fills its log: through the logger, through print, through the bare descriptor."""
+
+    def step(self):
+        """Say a lot."""
+        how = self.context.spec.settings["how"]
+        for _ in range(2000):
+            if how == "log":
+                self.context.log.info("and another thing", text="x" * 200)
+            elif how == "print":
+                print("x" * 200)  # noqa: T201 - what a user's worker does
+        if how == "raw":
+            os.write(1, b"x" * 199 + b"\n" * 100_000)
+        return super().step()
+
+
+class Learning(Counting):
+    """Says in its status whose policy acts."""
+
+    def setup(self):
+        """Say that `policy` acts."""
+        super().setup()
+        cell = self.context.mesh.cell(
+            status_segment(self.context.name), FeederStatus, create=True, max_bytes=4096
+        )
+        cell.write(FeederStatus(acting_trainer="policy"))
+        self.cell = cell

@@ -21,13 +21,26 @@ README_LINES = 200
 
 #: What each room may import of ours; the longest matching name decides. A worker's package may
 #: import itself and the libraries that all workers share.
-SHARED = {"workers.base", "workers.records", "workers.market_schema", "workers.trading_env"}
+SHARED = {
+    "workers.base",
+    "workers.records",
+    "workers.market_schema",
+    "workers.market_data",
+    "workers.trading_env",
+}
 ALLOWED = {
     "mesh": {"mesh"},
     "mesh.ctl": {"mesh"},
     "config": {"config"},
     "workers": {"workers", "mesh", "config"},
-    "workers.trading_env": {"workers.trading_env", "workers.records", "mesh", "config"},
+    "workers.market_data": {"workers.market_data", "workers.records"},
+    "workers.trading_env": {
+        "workers.trading_env",
+        "workers.market_data",
+        "workers.records",
+        "mesh",
+        "config",
+    },
     "supervisor": {"workers", "mesh", "config"},
 }
 #: Heavy libraries, and the only places that may load them.

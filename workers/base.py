@@ -23,7 +23,7 @@ from setproctitle import setproctitle
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
 from mesh import Heartbeat, Mesh, MeshError
 from workers.crash_report import stack_file, write_report
-from workers.log import configure_logging
+from workers.log import configure_logging, limit_output
 
 if TYPE_CHECKING:
     import structlog
@@ -113,6 +113,7 @@ def run_worker(
     """
     code = EXIT_CRASHED
     setproctitle(title or f"tradingmesh alone: {spec.name}")
+    limit_output(settings.logging)
     log = configure_logging(
         settings.logging,
         worker=spec.name,

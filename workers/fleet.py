@@ -30,6 +30,7 @@ from workers.crash_report import (
 )
 from workers.lifecycle import ALIVE, Action, Event, State, transition
 from workers.liveness import activity_of
+from workers.log_files import LogFiles
 from workers.memory import own_bytes
 from workers.nursery import Nurseries
 from workers.predecessor import live_process, watch
@@ -74,7 +75,7 @@ class Fleet:
         self._hearts = hearts
         self._journal = journal
         self._selector = selector
-        self._logs = logs
+        self._logs = LogFiles(logs, settings.logging, self._flooded)
         self._clock = clock
         self._wall = wall
         self._crashes = settings.run_directory.resolve() / "crashes"
@@ -122,9 +123,8 @@ class Fleet:
 
     def _spawn(self, worker: Tracked) -> None:
         worker.generation += 1
-        log = self._logs / f"{worker.name}.log"
         number = worker.incident.number if worker.incident else 0
-        birth = Birth(worker.name, str(log), worker.generation, number)
+        birth = Birth(worker.name, str(self._logs.path(worker.name)), worker.generation, number)
         identity = self.nurseries.bear(worker.spec.nursery, birth)
         if identity is None:
             identity = ProcessIdentity.of(spawn(birth, self.settings))
@@ -277,6 +277,7 @@ class Fleet:
         if now >= self._memory_at:
             self._memory_at = now + MEMORY_LOOK_S
             self._watch_memory()
+        self._logs.look(now)
 
     def rows(self) -> Iterable[HeartbeatRow]:
         """Give the heartbeats as of the last look."""
@@ -361,7 +362,7 @@ class Fleet:
             "locks": locks,
             "leases": leases,
             "stacks": take_stacks(self._crashes, worker.name, identity.pid),
-            "log": last_lines(self._logs / f"{worker.name}.log"),
+            "log": last_lines(self._logs.path(worker.name)),
         }
         try:
             path = write_report(self._crashes, worker.name, identity.pid, content)
@@ -469,6 +470,13 @@ class Fleet:
         worker = self.add(WorkerSpec(name=told.name, worker=told.kind))
         worker.leaving = True
         return worker
+
+    def _flooded(self, name: str, size: int) -> None:
+        worker = self.workers.get(name)
+        text = f"writes too much: {size / MIB:.1f} MiB of output at once or again; the end is kept"
+        if worker is not None and worker.reason != text:
+            worker.reason = text
+            self._journal.event("log cut", "warning", worker, text=text)
 
     def _tell(self, kind: str, severity: str, text: str) -> None:
         self._journal.event(kind, severity, text=text)

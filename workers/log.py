@@ -1,16 +1,111 @@
-"""Logging of a process: structlog, JSON under a service manager and key=value on a terminal."""
+"""Logging of a process: structlog, JSON under a service manager and key=value on a terminal.
+
+Every line carries the context of its process (worker, pid, generation, incident), those of the
+standard library's loggers and of libraries included. A process that logs too much is limited: the
+lines left out are counted and told. A log that cannot be written never ends its process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
 if TYPE_CHECKING:
+    from structlog.typing import EventDict, WrappedLogger
+
     from config.logging import LoggingConfig
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+BURST_S = 10.0  # a burst may be as long as this many seconds of the allowed rate
+
+
+class LineLimit:
+    """A bucket of lines: how many may pass now, and how many were left out."""
+
+    def __init__(self, per_s: float) -> None:
+        """Begin full."""
+        self._per_s = per_s
+        self._tokens = per_s * BURST_S
+        self._at = time.monotonic()
+        self.left_out = 0
+
+    def passes(self) -> bool:
+        """Take one line; False: it is left out."""
+        now = time.monotonic()
+        self._tokens = min(self._per_s * BURST_S, self._tokens + (now - self._at) * self._per_s)
+        self._at = now
+        if self._tokens < 1.0:
+            self.left_out += 1
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def taken(self) -> int:
+        """Give how many lines were left out since the last call."""
+        count, self.left_out = self.left_out, 0
+        return count
+
+
+class LimitedStream:
+    """A text stream whose lines are limited and whose failures are its own."""
+
+    def __init__(self, stream: TextIO, limit: LineLimit) -> None:
+        """Write to `stream` what `limit` lets pass."""
+        self._stream = stream
+        self._limit = limit
+        self._passes = True
+
+    def write(self, text: str) -> int:
+        """Write whole lines or leave them out; what has no end of line goes with its line."""
+        for line in text.splitlines(keepends=True):
+            if self._passes:
+                self._put(line)
+            if line.endswith("\n"):
+                self._passes = self._limit.passes()
+                if self._passes and (count := self._limit.taken()):
+                    self._put(f"... {count} lines left out: more than may be logged\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the stream's own."""
+        return getattr(self._stream, name)
+
+    def _put(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed, or the disk is full
+            self._stream.write(text)
+
+
+class _ToStructlog(logging.Handler):
+    """Lines of the standard library's loggers, in our form and context."""
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError) as error:  # a wrong format must not hide the line
+            text = f"{record.msg} ({error})"
+        info = record.exc_info if record.exc_info and record.exc_info[0] else None
+        self._log.log(record.levelno, text, logger=record.name, exc_info=info)
+
+
+def limit_output(config: LoggingConfig) -> None:
+    """Bound what this process writes to its standard streams, print() included."""
+    limit = LineLimit(config.max_lines_per_s)
+    sys.stdout = LimitedStream(sys.stdout, limit)
+    sys.stderr = LimitedStream(sys.stderr, limit)
 
 
 def configure_logging(
@@ -19,21 +114,30 @@ def configure_logging(
     """Set this process's logging up and give a logger that carries `context` in every line."""
     console = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
     last: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())  # key=value
         if console
-        else structlog.processors.JSONRenderer()
+        else structlog.processors.JSONRenderer(default=str)
     )
+
+    def with_context(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {**context, **event}
+
+    level = LEVELS[config.level]
     structlog.configure(
         processors=[
+            with_context,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             last,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[config.level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger(**context)
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    libraries = level if config.level == "debug" else max(level, logging.WARNING)
+    logging.basicConfig(handlers=[_ToStructlog(log)], level=libraries, force=True)
+    logging.captureWarnings(capture=True)
     return log

@@ -243,6 +243,28 @@ class TrainerStatus(msgspec.Struct):
     update_kind: str = ""  # how the gradients come about
     withheld: int = 0  # policies not published
     lost_batch: str = ""  # file with the newest batch that lost its numbers
+    best_score: float = float("nan")  # of the policies published so far
+    evaluated: int = 0  # updates of the newest evaluation
+
+
+class Standing(msgspec.Struct):
+    """One published policy as the leaderboard ranks it."""
+
+    trainer: str
+    version: int = 0
+    updates: int = 0
+    score: float = float("nan")
+    created_ns: int = 0
+    state: str = ""  # quarantined; empty: its policy may act
+
+
+class Leaderboard(msgspec.Struct):
+    """Whose policy is best (cell `leaderboard`), kept by one of the trainers."""
+
+    best: str = ""  # empty: nobody has a score, each follower's own order counts
+    rows: list[Standing] = []
+    keeper: str = ""
+    at_ns: int = 0
 
 
 class WorkerStatus(msgspec.Struct):

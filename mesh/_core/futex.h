@@ -29,12 +29,11 @@ static inline void mesh_futex_wake_all(const uint32_t *word) {
     (void)syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* The writer's half of waiting, after it stored the published index. The fence pairs with the
- * one in mesh_announce_wait: either the reader sees the new index or the writer sees the flag.
- * The flag is cleared before the wake, so a reader that died asleep costs one wake, not one a
- * publish. No system call where nobody waits. */
+/* The writer's half of waiting, after it stored the published index and a full fence (which
+ * mesh_cas_pair is). The fence pairs with the one in mesh_announce_wait: either the reader sees
+ * the new index or the writer sees the flag. The flag is cleared before the wake, so a reader that
+ * died asleep costs one wake, not one a publish. No system call where nobody waits. */
 static inline void mesh_wake_waiting(uint32_t *waiting, const uint64_t *published) {
-    mesh_fence_seq_cst();
     if (mesh_load32(waiting) != 0) {
         (void)mesh_exchange32(waiting, 0);
         mesh_futex_wake_all((const uint32_t *)(const void *)published);

@@ -14,7 +14,8 @@
  *   cell        slots[2]      slot = 32-byte slot header, payload; version v lies in slot v % 2
  *   tensors     slots[3]      payload = the arrays one after another, each 64-byte aligned
  *   ring        journal[2]    (only where state_size > 0) journal header, state bytes
- *               records       record of sequence s at (s % capacity) * stride
+ *               records       record of sequence s at (s % capacity) * stride; where the flag
+ *                             MESH_CHECKED is set, the last 8 bytes of a stride are its checksum
  *   table       index         u32[index_size]: 0 = free, else row + 1; open addressing by key hash
  *               rows          64-byte row header (version, key), then slots[2]
  *   heartbeats  rows          64-byte row header (version, key), then slots[2]
@@ -28,12 +29,13 @@
 #include <stdint.h>
 
 #define MESH_MAGIC UINT64_C(0x314853454D534D54) /* "TMSMESH1" read as a little-endian integer */
-#define MESH_LAYOUT_VERSION 1u
+#define MESH_LAYOUT_VERSION 2u
 #define MESH_ENDIAN_MARK 0x01020304u
 #define MESH_LINE 128u
 #define MESH_PAGE 4096u
 #define MESH_KEY_BYTES 32u
 #define MESH_LOCK_OWNERS 24u
+#define MESH_CHECKED 1u /* flag: every value or record carries a checksum (tensors always do) */
 
 enum mesh_kind {
     MESH_CELL = 1,
@@ -65,14 +67,16 @@ typedef struct {
     uint64_t creator_start_time;
     uint32_t creator_pid;
     uint32_t payload_encoding; /* 0 numpy record(s), 1 msgpack, 2 named arrays */
+    uint32_t flags;            /* MESH_CHECKED */
+    uint32_t reserved;
     uint8_t fingerprint[16];   /* blake2b-128 of the schema text */
     uint8_t boot_id[16];
     uint64_t identity_check; /* mesh_checksum of all bytes before it */
 } mesh_identity;
 
-/* Who may write. `epoch` (in mesh_control) selects owner[epoch % 2]; a new owner is written to
- * the other entry first, so that a process that dies while it takes the lease leaves the old
- * entry selected. pid 0 = nobody. */
+/* Who may write. The epoch (in mesh_control.lease) selects owner[epoch % 2]; a new owner is
+ * written to the other entry first, so that a process that dies while it takes the lease leaves
+ * the old entry selected. pid 0 = nobody. */
 typedef struct {
     uint32_t pid;
     uint32_t reserved;
@@ -81,16 +85,28 @@ typedef struct {
     uint64_t reserved2;
 } mesh_owner;
 
-/* Offset 512. One line is written at every publish, the other only when the writer changes. */
+/* Offset 512. One line is written at every publish, the other only when the writer changes.
+ *
+ *   0          8          16         24         32         40                    128
+ *   +----------+----------+----------+----------+----------+---------------------+
+ *   | published| lease    | intent   | rows     | retired  | (free)              |
+ *   +----------+----------+----------+----------+----------+---------------------+
+ *   | breaks   | reserved | owner[0]            | owner[1]            | (free)   |
+ *   +----------+----------+---------------------+---------------------+----------+
+ *
+ * `published` and `lease` change by one 16-byte compare-and-swap only: a writer whose lease was
+ * broken finds another epoch there and cannot publish, whichever instruction it was stopped at. */
 typedef struct {
     uint64_t published; /* version of the newest value; number of records published; its low
                            half is the futex word readers sleep on */
+    uint64_t lease;     /* epoch << 1 | ring: which journal entry is in force. The epoch says how
+                           often the writer changed, and selects owner[epoch % 2] */
     uint64_t intent;    /* ring: no record before intent - capacity may be trusted */
     uint64_t rows;      /* table, heartbeats: rows in use */
     uint64_t retired;   /* not 0: the segment was replaced or removed; attach again */
-    uint8_t pad0[MESH_LINE - 32];
-    uint64_t epoch; /* lease: how often the writer changed; selects owner[epoch % 2] */
+    uint8_t pad0[MESH_LINE - 40];
     uint64_t breaks; /* leases taken from a dead writer */
+    uint64_t reserved;
     mesh_owner owner[2];
     uint8_t pad1[MESH_LINE - 16 - 64];
 } mesh_control;
@@ -103,20 +119,22 @@ typedef struct {
     uint64_t reserved;
 } mesh_slot;
 
-/* Head of one of the two journal entries of a ring: state committed with the records up to `tail`. */
+/* Head of one of the two journal entries of a ring: the writer's state. The entry in force is
+ * chosen by the lowest bit of mesh_control.lease, in the very store that publishes the records. */
 typedef struct {
-    uint64_t begin; /* n while being written */
-    uint64_t end;   /* n when complete; the entry is valid if begin == end and tail <= published */
-    uint64_t tail;
-    uint64_t length;
+    uint64_t seq;    /* 2n - 1 while state n is being written, 2n after; 0 = never written */
+    uint64_t tail;   /* records published together with it */
+    uint64_t length; /* bytes of state in use */
+    uint64_t reserved;
 } mesh_journal;
 
-/* Head of a row of a table or of heartbeats; two slots follow. */
+/* Head of a row of a table or of heartbeats; two slots follow. `version` and `lease` change by one
+ * 16-byte compare-and-swap only, as in mesh_control. */
 typedef struct {
     uint64_t version; /* 0 = never written */
-    uint64_t reserved;
+    uint64_t lease;   /* table: that of its writer; heartbeats: 2 * the claims of this row */
     uint8_t key[MESH_KEY_BYTES]; /* zero-padded */
-    uint64_t reserved2[2];
+    uint64_t reserved[2];
 } mesh_row;
 
 /* The readers' page. */
@@ -167,15 +185,18 @@ typedef struct {
 #define MESH_LOCK_OFFSET MESH_LINE /* within the readers' page */
 
 static_assert(sizeof(mesh_identity) <= MESH_CONTROL_OFFSET, "identity fits before the control");
-static_assert(offsetof(mesh_identity, fingerprint) == 128, "identity has no padding");
-static_assert(offsetof(mesh_identity, identity_check) == 160, "identity has no padding");
+static_assert(offsetof(mesh_identity, fingerprint) == 136, "identity has no padding");
+static_assert(offsetof(mesh_identity, identity_check) == 168, "identity has no padding");
 static_assert(sizeof(mesh_owner) == 32, "owner has no padding");
 static_assert(sizeof(mesh_control) == 2 * MESH_LINE, "two lines");
-static_assert(offsetof(mesh_control, epoch) == MESH_LINE, "the lease has a line of its own");
+static_assert(offsetof(mesh_control, lease) == 8, "published and lease are one 16-byte pair");
+static_assert(MESH_CONTROL_OFFSET % 16 == 0, "the pair is aligned");
+static_assert(offsetof(mesh_control, breaks) == MESH_LINE, "the owners have a line of their own");
 static_assert(MESH_CONTROL_OFFSET + sizeof(mesh_control) <= MESH_SCHEMA_OFFSET, "control fits");
 static_assert(sizeof(mesh_slot) == 32, "slot head has no padding");
 static_assert(sizeof(mesh_journal) == 32, "journal head has no padding");
 static_assert(sizeof(mesh_row) == 64, "row head has no padding");
+static_assert(offsetof(mesh_row, lease) == 8, "version and lease are one 16-byte pair");
 static_assert(sizeof(mesh_readers) == MESH_LINE, "one line");
 static_assert(sizeof(mesh_lock_owner) == 64, "lock owner has no padding");
 static_assert(offsetof(mesh_lock, owner) == MESH_LINE, "the lock word has a line of its own");

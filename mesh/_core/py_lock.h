@@ -64,7 +64,7 @@ static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
     }
 }
 
-/* entries() -> [(pid, start_time)], so that Python can judge which of them are dead */
+/* entries() -> [(pid, start_time, name)], so that Python can judge which of them are dead */
 static PyObject *lock_entries(lock_object *l, PyObject *unused) {
     (void)unused;
     int code = read_problem(l->mapping);
@@ -72,8 +72,11 @@ static PyObject *lock_entries(lock_object *l, PyObject *unused) {
     PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && i < (int)MESH_LOCK_OWNERS; i++) {
         const mesh_lock_owner *owner = &l->lock->owner[i];
-        PyObject *item = Py_BuildValue("KK", (unsigned long long)mesh_load_acquire(&owner->claim),
-                                       (unsigned long long)mesh_load(&owner->start_time));
+        uint64_t pid = mesh_load_acquire(&owner->claim);
+        char name[MESH_KEY_BYTES + 1] = {0};
+        mesh_copy_out(name, owner->name, MESH_KEY_BYTES);
+        PyObject *item = Py_BuildValue("KKy", (unsigned long long)pid,
+                                       (unsigned long long)mesh_load(&owner->start_time), name);
         if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
         Py_XDECREF(item);
     }
@@ -104,6 +107,18 @@ static PyObject *lock_claim(lock_object *l, PyObject *args) {
     l->fork = fork_count;
     l->held = 0;
     Py_RETURN_TRUE;
+}
+
+/* use(index): an entry that this process claimed through another object */
+static PyObject *lock_use(lock_object *l, PyObject *arg) {
+    long index = PyLong_AsLong(arg);
+    if (PyErr_Occurred()) return NULL;
+    if (index < 0 || index >= (long)MESH_LOCK_OWNERS)
+        return PyErr_Format(PyExc_ValueError, "entry %ld", index);
+    l->index = index;
+    l->fork = fork_count;
+    l->held = 0;
+    Py_RETURN_NONE;
 }
 
 static PyObject *lock_has_entry(lock_object *l, void *unused) {
@@ -177,6 +192,7 @@ static PyMethodDef lock_methods[] = {
     {"owner", (PyCFunction)lock_owner_of, METH_NOARGS, NULL},
     {"entries", (PyCFunction)lock_entries, METH_NOARGS, NULL},
     {"claim", (PyCFunction)lock_claim, METH_VARARGS, NULL},
+    {"use", (PyCFunction)lock_use, METH_O, NULL},
     {"acquire", (PyCFunction)lock_acquire, METH_O, NULL},
     {"release", (PyCFunction)lock_release, METH_NOARGS, NULL},
     {"break_word", (PyCFunction)lock_break_word, METH_O, NULL},
@@ -205,6 +221,7 @@ typedef struct {
     mesh_table table; /* without an index */
     int64_t row;      /* ours, -1 = a reader */
     uint64_t fork;
+    uint64_t lease; /* of our claim; the next one shuts us out */
     mesh_heartbeat now;
 } heart_object;
 
@@ -217,15 +234,17 @@ static PyObject *heart_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
         return NULL;
     mapping_object *m = (mapping_object *)mapping;
     size_t row_stride = sizeof(mesh_row) + 2 * (size_t)stride;
-    if (data < 0 || stride < (Py_ssize_t)(sizeof(mesh_slot) + sizeof(mesh_heartbeat)) ||
-        stride % 8 || rows < 1 ||
+    size_t end = m->readers_offset;
+    if (m->closed || data < 0 || (size_t)data > end || data % 16 || (size_t)stride > end ||
+        stride < (Py_ssize_t)(sizeof(mesh_slot) + sizeof(mesh_heartbeat)) || stride % 8 ||
+        rows < 1 || (size_t)rows > end ||
         (size_t)rows > (m->readers_offset - (size_t)data) / row_stride)
         return PyErr_Format(PyExc_ValueError, "the rows lie outside the segment");
     heart_object *h = (heart_object *)type->tp_alloc(type, 0);
     if (h == NULL) return NULL;
     h->mapping = (mapping_object *)Py_NewRef(mapping);
     h->table = (mesh_table){control_of(m), NULL, 0, m->base + data, row_stride, (uint64_t)stride,
-                            (uint64_t)rows};
+                            (uint64_t)rows, 0};
     h->row = -1;
     return (PyObject *)h;
 }
@@ -266,9 +285,10 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
     return list;
 }
 
-static void heart_publish(heart_object *h) {
+/* 0 = somebody else claimed the row */
+static int heart_publish(heart_object *h) {
     mesh_slots slots = mesh_row_slots(&h->table, (uint64_t)h->row);
-    (void)mesh_slots_publish(&slots, &h->now, sizeof h->now);
+    return mesh_slots_publish(&slots, h->lease, &h->now, sizeof h->now) != 0;
 }
 
 /* claim(row, key, pid, start_time): take a row (rows() long = a new one) under the directory's
@@ -289,13 +309,16 @@ static PyObject *heart_claim(heart_object *h, PyObject *args) {
     if (row == rows) {
         uint8_t key[MESH_KEY_BYTES] = {0};
         memcpy(key, name, (size_t)length);
-        if (mesh_table_add(&h->table, key) < 0) Py_RETURN_FALSE;
+        if (mesh_table_add(&h->table, key, 0) < 0) Py_RETURN_FALSE;
     }
+    mesh_row *head = mesh_row_of(&h->table, row);
+    h->lease = mesh_load(&head->lease) + 2;
+    mesh_row_fence(head, h->lease);
     int64_t now = mesh_monotonic_ns();
     h->row = (int64_t)row;
     h->fork = fork_count;
     h->now = (mesh_heartbeat){pid, 1, start, now, 0, 0, 0, now, 0};
-    heart_publish(h);
+    if (!heart_publish(h)) return problem(h->mapping, MESH_LEASE_LOST);
     Py_RETURN_TRUE;
 }
 
@@ -318,7 +341,7 @@ static PyObject *heart_beat(heart_object *h, PyObject *const *args, Py_ssize_t n
     h->now.ready = (uint64_t)(ready != 0);
     h->now.beats++;
     h->now.beat_ns = now;
-    heart_publish(h);
+    if (!heart_publish(h)) return problem(h->mapping, MESH_LEASE_LOST);
     Py_RETURN_NONE;
 }
 

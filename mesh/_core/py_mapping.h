@@ -39,6 +39,7 @@ typedef struct {
     int readers_writable; /* the readers' page is */
     int closed;
     int users;   /* threads inside without the GIL */
+    int writing; /* one of them is publishing */
     int exports; /* buffers handed out */
     uint64_t lease_epoch; /* 0 = not the writer */
     uint64_t lease_fork;
@@ -65,17 +66,62 @@ static inline int read_problem(const mapping_object *m) {
     return mesh_load(&control_of(m)->retired) != 0 ? MESH_RETIRED : 0;
 }
 
-/* 0 if this process may publish: asked before anything is written and again before the commit. */
+/* 0 if this process may publish: asked before anything is written; the commit asks once more. */
 static inline int write_problem(const mapping_object *m) {
     if (m->closed) return MESH_CLOSED;
     if (m->lease_epoch == 0) return MESH_NOT_WRITER;
-    if (mesh_load(&control_of(m)->epoch) != m->lease_epoch || m->lease_fork != fork_count)
+    if (mesh_epoch(control_of(m)) != m->lease_epoch || m->lease_fork != fork_count)
         return MESH_LEASE_LOST;
     return mesh_load(&control_of(m)->retired) != 0 ? MESH_RETIRED : 0;
 }
 
 static inline void published(mapping_object *m) {
     mesh_wake_waiting(&m->readers->waiting, &control_of(m)->published);
+}
+
+/* Why a commit was refused: the lease went to somebody else in the middle of the write. */
+static inline int refused(const mapping_object *m) {
+    int code = write_problem(m);
+    return code != 0 ? code : MESH_LEASE_LOST;
+}
+
+/* May this process publish (0, else the problem)? The GIL is let go for `bytes` that take a while.
+ * One thread at a time publishes to a segment: the others wait here, without the GIL, for it is
+ * the publishing one that needs it next. */
+static int writing_begin(mapping_object *m, size_t bytes, PyThreadState **state) {
+    *state = NULL;
+    while (m->writing) {
+        m->users++;
+        Py_BEGIN_ALLOW_THREADS
+        struct timespec moment = {0, 20000};
+        nanosleep(&moment, NULL);
+        Py_END_ALLOW_THREADS
+        m->users--;
+    }
+    int code = write_problem(m);
+    if (code != 0 || bytes <= MESH_GIL_BYTES) return code;
+    m->writing = 1;
+    m->users++;
+    *state = PyEval_SaveThread();
+    return 0;
+}
+
+static void writing_end(mapping_object *m, PyThreadState *state) {
+    if (state == NULL) return;
+    PyEval_RestoreThread(state);
+    m->users--;
+    m->writing = 0;
+}
+
+/* The same for a copy out of the segment. */
+static PyThreadState *reading_begin(mapping_object *m, size_t bytes) {
+    m->users++;
+    return bytes > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
+}
+
+static void reading_end(mapping_object *m, PyThreadState *state) {
+    if (state != NULL) PyEval_RestoreThread(state);
+    m->users--;
 }
 
 static inline void count_reader(mapping_object *m, uint64_t *counter, uint64_t n) {
@@ -100,6 +146,7 @@ static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
         return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total, readers);
     mapping_object *m = (mapping_object *)type->tp_alloc(type, 0);
     if (m == NULL) return NULL;
+    /* MAP_POPULATE: the first access must not cost a page fault each 4 KiB */
     int protection = PROT_READ | (writable ? PROT_WRITE : 0);
     uint8_t *base = mmap(NULL, (size_t)total, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (base != MAP_FAILED && readers_writable != writable) {
@@ -173,8 +220,7 @@ static PyObject *mapping_lease_take(mapping_object *m, PyObject *args) {
     unsigned long long start_time;
     if (!PyArg_ParseTuple(args, "IK", &pid, &start_time)) return NULL;
     if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
-    mesh_lease_set(control_of(m), pid, start_time, mesh_monotonic_ns());
-    m->lease_epoch = mesh_load(&control_of(m)->epoch);
+    m->lease_epoch = mesh_lease_set(control_of(m), pid, start_time, mesh_monotonic_ns());
     m->lease_fork = fork_count;
     Py_RETURN_NONE;
 }
@@ -184,7 +230,7 @@ static PyObject *mapping_lease_drop(mapping_object *m, PyObject *args) {
     int broken;
     if (!PyArg_ParseTuple(args, "p", &broken)) return NULL;
     if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
-    mesh_lease_set(control_of(m), 0, 0, mesh_monotonic_ns());
+    (void)mesh_lease_set(control_of(m), 0, 0, mesh_monotonic_ns());
     if (broken) mesh_add(&control_of(m)->breaks, 1);
     m->lease_epoch = 0;
     Py_RETURN_NONE;
@@ -199,6 +245,7 @@ static PyObject *mapping_lease(mapping_object *m, PyObject *unused) {
                          (unsigned long long)owner.start_time, (long long)owner.since_ns);
 }
 
+/* retire(): tell everybody attached that this is not the segment any more. */
 static PyObject *mapping_retire(mapping_object *m, PyObject *unused) {
     (void)unused;
     if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);

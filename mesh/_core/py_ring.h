@@ -18,15 +18,17 @@ static PyTypeObject ring_type;
 static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping, *dtype;
     Py_ssize_t data, stride, capacity, journal, state_size;
-    static char *names[] = {"mapping", "data_offset", "stride", "capacity", "journal_offset",
-                            "state_size", "dtype", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnnO", names, &mapping_type, &mapping, &data,
-                                     &stride, &capacity, &journal, &state_size, &dtype))
+    int checked;
+    static char *names[] = {"mapping",        "data_offset", "stride", "capacity",
+                            "journal_offset", "state_size",  "dtype",  "checked", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnnOp", names, &mapping_type, &mapping, &data,
+                                     &stride, &capacity, &journal, &state_size, &dtype, &checked))
         return NULL;
     mapping_object *m = (mapping_object *)mapping;
     size_t end = m->readers_offset;
-    if (data < 0 || stride < 8 || stride % 8 || capacity < 1 || journal < 0 || state_size < 0 ||
-        (size_t)capacity > (end - (size_t)data) / (size_t)stride ||
+    if (m->closed || data < 0 || (size_t)data > end || data % 8 || stride < 8 || stride % 8 ||
+        capacity < 1 || journal < 0 || (size_t)journal > end || journal % 8 || state_size < 0 ||
+        (size_t)state_size > end || (size_t)capacity > (end - (size_t)data) / (size_t)stride ||
         (state_size > 0 &&
          (size_t)journal + 2 * mesh_journal_stride((uint64_t)state_size) > end))
         return PyErr_Format(PyExc_ValueError, "the ring lies outside the segment");
@@ -38,7 +40,13 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
         return NULL;
     }
     r->ring = (mesh_ring){control_of(m), m->base + data, state_size ? m->base + journal : NULL,
-                          (uint64_t)stride, r->type.size, (uint64_t)capacity, (uint64_t)state_size};
+                          (uint64_t)stride, r->type.size, (uint64_t)capacity, (uint64_t)state_size,
+                          checked};
+    if ((size_t)stride < r->type.size + (checked ? 8u : 0u)) {
+        Py_DECREF(r);
+        return PyErr_Format(PyExc_ValueError, "records of %zu bytes in a stride of %zd",
+                            r->type.size, stride);
+    }
     return (PyObject *)r;
 }
 
@@ -48,7 +56,7 @@ static void ring_dealloc(ring_object *r) {
     Py_TYPE(r)->tp_free((PyObject *)r);
 }
 
-/* The newest committed state; NULL with an exception, or None. Sets the journal number. */
+/* state() -> bytes, the newest committed one, or None */
 static PyObject *ring_state(ring_object *r, PyObject *unused) {
     (void)unused;
     int code = read_problem(r->mapping);
@@ -65,7 +73,6 @@ static PyObject *ring_state(ring_object *r, PyObject *unused) {
         if (n < 0) return problem(r->mapping, MESH_CORRUPT);
         Py_RETURN_NONE;
     }
-    if (r->mapping->lease_epoch == 0 || r->journal_n == 0) r->journal_n = (uint64_t)n;
     _PyBytes_Resize(&state, (Py_ssize_t)length);
     return state;
 }
@@ -74,8 +81,7 @@ static PyObject *ring_state(ring_object *r, PyObject *unused) {
 static PyObject *ring_recover(ring_object *r, PyObject *unused) {
     int code = write_problem(r->mapping);
     if (code != 0) return problem(r->mapping, code);
-    r->journal_n = 0;
-    if (r->ring.journal != NULL) mesh_journal_repair(&r->ring);
+    if (r->ring.journal != NULL) r->journal_n = mesh_journal_last(&r->ring);
     return ring_state(r, unused);
 }
 
@@ -102,17 +108,17 @@ static PyObject *ring_publish(ring_object *r, PyObject *const *args, Py_ssize_t 
             return NULL;
         }
     }
-    int code = write_problem(m);
-    uint64_t next = 0;
+    PyThreadState *thread;
+    int code = writing_begin(m, (size_t)count * r->type.size, &thread);
+    uint64_t next = 0, turn = 0, epoch = m->lease_epoch;
     if (code == 0) {
         next = mesh_ring_write(&r->ring, bytes, (uint64_t)count);
-        code = write_problem(m); /* fenced meanwhile: publish nothing */
-    }
-    if (code == 0) {
         if (view.obj != NULL)
-            mesh_journal_write(&r->ring, ++r->journal_n, next, view.buf, (uint64_t)view.len);
-        mesh_ring_commit(&r->ring, next);
-        published(m);
+            turn = mesh_journal_write(&r->ring, ++r->journal_n, next, view.buf, (uint64_t)view.len);
+        int done = mesh_ring_commit(&r->ring, epoch, next, (uint64_t)count, turn);
+        writing_end(m, thread);
+        if (done) published(m);
+        else code = refused(m);
     }
     if (view.obj != NULL) PyBuffer_Release(&view);
     if (code != 0) return problem(m, code);
@@ -206,18 +212,23 @@ static Py_ssize_t reader_available(reader_object *self, uint64_t room) {
     return (Py_ssize_t)(count < room ? count : room);
 }
 
-/* Copy `count` records to `out`; afterwards the overwritten ones are dropped and counted. */
+/* Copy `count` records to `out`; afterwards the overwritten ones are dropped and counted. -1 with
+ * the problem raised where one that was not overwritten has a wrong checksum. */
 static Py_ssize_t reader_copy(reader_object *self, uint8_t *out, Py_ssize_t count) {
     ring_object *r = self->ring;
     size_t bytes = (size_t)count * r->type.size;
-    r->mapping->users++;
-    PyThreadState *state = bytes > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
-    mesh_ring_copy(&r->ring, self->sequence, (uint64_t)count, out, 0);
+    uint64_t first = self->sequence, end = first + (uint64_t)count;
+    PyThreadState *state = reading_begin(r->mapping, bytes);
+    uint64_t wrong = mesh_ring_copy(&r->ring, first, (uint64_t)count, out, 0);
     uint64_t oldest = mesh_ring_oldest(&r->ring);
-    if (state != NULL) PyEval_RestoreThread(state);
-    r->mapping->users--;
-    uint64_t end = self->sequence + (uint64_t)count;
-    uint64_t first = self->sequence;
+    reading_end(r->mapping, state);
+    if (wrong > oldest) {
+        problem(r->mapping, MESH_CHECKSUM);
+        return -1;
+    }
+    if (self->sequence != first)
+        PyErr_SetString(PyExc_RuntimeError, "two threads read through one RingReader");
+    if (self->sequence != first) return -1;
     reader_catch_up(self, oldest);
     if (self->sequence >= end) return 0;
     Py_ssize_t kept = (Py_ssize_t)(end - self->sequence);
@@ -236,6 +247,10 @@ static PyObject *reader_read_new(reader_object *self, Py_ssize_t most) {
     PyObject *array = PyArray_SimpleNewFromDescr(1, shape, descr);
     if (array == NULL || count == 0) return array;
     Py_ssize_t kept = reader_copy(self, PyArray_DATA((PyArrayObject *)array), count);
+    if (kept < 0) {
+        Py_DECREF(array);
+        return NULL;
+    }
     if (kept == count) return array;
     PyObject *part = PySequence_GetSlice(array, 0, kept);
     Py_DECREF(array);
@@ -258,7 +273,8 @@ static PyObject *reader_read(reader_object *self, PyObject *const *args, Py_ssiz
     if (bytes == NULL) return NULL;
     Py_ssize_t count = reader_available(self, (uint64_t)room);
     if (count < 0) return NULL;
-    return PyLong_FromSsize_t(count == 0 ? 0 : reader_copy(self, bytes, count));
+    if (count > 0) count = reader_copy(self, bytes, count);
+    return count < 0 ? NULL : PyLong_FromSsize_t(count);
 }
 
 static PyObject *reader_get(reader_object *self, void *which) {

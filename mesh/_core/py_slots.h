@@ -14,23 +14,31 @@ typedef struct {
     uint8_t *scratch;
 } slots_object;
 
+/* A slot's bytes: payloads are copied by whole words. */
+static inline size_t mesh_rounded_payload(size_t room) {
+    return sizeof(mesh_slot) + (room + 7) / 8 * 8;
+}
+
 static PyObject *slots_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping, *dtype;
     Py_ssize_t data, stride, count, room;
-    static char *names[] = {"mapping", "data_offset", "stride", "slots", "record_size", "dtype",
-                            NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnO", names, &mapping_type, &mapping, &data,
-                                     &stride, &count, &room, &dtype))
+    int checked;
+    static char *names[] = {"mapping", "data_offset", "stride",  "slots",
+                            "record_size", "dtype", "checked", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnOp", names, &mapping_type, &mapping, &data,
+                                     &stride, &count, &room, &dtype, &checked))
         return NULL;
     mapping_object *m = (mapping_object *)mapping;
-    if (data < 0 || count < 2 || room < 1 || stride < room + (Py_ssize_t)sizeof(mesh_slot) ||
-        (size_t)(data + count * stride) > m->readers_offset)
+    size_t end = m->readers_offset;
+    if (m->closed || data < 0 || (size_t)data > end || data % 8 || count < 2 || count > 64 ||
+        room < 1 || stride % 8 || (size_t)stride > (end - (size_t)data) / (size_t)count ||
+        (size_t)stride < mesh_rounded_payload((size_t)room))
         return PyErr_Format(PyExc_ValueError, "slots outside the segment");
     slots_object *s = (slots_object *)type->tp_alloc(type, 0);
     if (s == NULL) return NULL;
     s->mapping = (mapping_object *)Py_NewRef(mapping);
     s->slots = (mesh_slots){&control_of(m)->published, m->base + data, (uint64_t)stride,
-                            (uint64_t)count};
+                            (uint64_t)count, checked};
     s->room = (size_t)room;
     s->scratch = PyMem_Malloc(s->room);
     if (s->scratch == NULL || (dtype != Py_None && record_type_set(&s->type, dtype) < 0)) {
@@ -49,14 +57,12 @@ static void slots_dealloc(slots_object *s) {
 
 static PyObject *slots_publish(slots_object *s, const void *payload, size_t bytes) {
     mapping_object *m = s->mapping;
-    int code = write_problem(m);
+    PyThreadState *state;
+    int code = writing_begin(m, bytes, &state);
     if (code != 0) return problem(m, code);
-    uint64_t version;
-    mesh_slot *slot = mesh_slots_begin(&s->slots, &version);
-    mesh_copy_in(mesh_slot_payload(slot), payload, bytes);
-    code = write_problem(m); /* fenced meanwhile: publish nothing */
-    if (code != 0) return problem(m, code);
-    mesh_slots_commit(&s->slots, slot, version, bytes, 0);
+    uint64_t version = mesh_slots_publish(&s->slots, m->lease_epoch << 1, payload, bytes);
+    writing_end(m, state);
+    if (version == 0) return problem(m, refused(m));
     published(m);
     return PyLong_FromUnsignedLongLong(version);
 }
@@ -89,13 +95,20 @@ static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
     mapping_object *m = s->mapping;
     int code = read_problem(m);
     int64_t version = MESH_BUSY;
-    for (int tries = 0; code == 0 && tries < MESH_READ_TRIES; tries++) {
+    /* the scratch buffer is every thread's: it is filled under the GIL */
+    size_t unlocked = out == s->scratch ? 0 : s->room;
+    for (int tries = 0; code == 0 && tries < MESH_READ_TRIES; tries++, code = read_problem(m)) {
+        PyThreadState *state = reading_begin(m, unlocked);
         version = mesh_slots_read(&s->slots, out, s->room, bytes);
+        reading_end(m, state);
         if (version != MESH_BUSY) break;
         count_reader(m, &m->readers->retries, 1);
     }
     if (code == 0 && version > 0) return (uint64_t)version;
-    if (code == 0) code = version == MESH_NEVER_WRITTEN ? MESH_NOT_WRITTEN : MESH_CORRUPT;
+    if (code == 0) {
+        code = version == MESH_NEVER_WRITTEN ? MESH_NOT_WRITTEN : MESH_CORRUPT;
+        if (version == MESH_WRONG_SUM) code = MESH_CHECKSUM;
+    }
     problem(m, code);
     return 0;
 }
@@ -139,22 +152,17 @@ static PyObject *slots_read_bytes(slots_object *s, PyObject *unused) {
     return versioned(version, PyBytes_FromStringAndSize((char *)s->scratch, (Py_ssize_t)bytes));
 }
 
-/* Arrays one after another, each at the next multiple of 64; what one step of a copy is. */
-#define MESH_BLOCK 16384u
-
+/* One array in or out of the segment, added to the checksum on the way. */
 static void copy_checked(void *to, const void *from, size_t bytes, int in,
                          mesh_checksum_state *check) {
-    const uint8_t *source = from;
-    uint8_t *target = to;
-    while (bytes > 0) {
-        size_t block = bytes < MESH_BLOCK ? bytes : MESH_BLOCK;
-        if (in) mesh_copy_in(target, source, block);
-        else mesh_copy_out(target, source, block);
-        mesh_checksum_update(check, in ? source : target, block); /* the private side: in cache */
-        source += block;
-        target += block;
-        bytes -= block;
-    }
+#if MESH_TSAN
+    if (in) mesh_copy_in(to, from, bytes);
+    else mesh_copy_out(to, from, bytes);
+    mesh_checksum_update(check, in ? from : to, bytes);
+#else
+    (void)in;
+    mesh_checksum_copy(check, to, from, bytes);
+#endif
 }
 
 typedef struct {
@@ -211,24 +219,24 @@ static uint64_t arrays_copy(const array_list *list, uint8_t *payload, int in) {
 static PyObject *slots_publish_arrays(slots_object *s, PyObject *arrays) {
     mapping_object *m = s->mapping;
     if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
-    int code = write_problem(m);
-    if (code != 0) return problem(m, code);
     array_list list;
     if (arrays_of(s, arrays, &list, 0) < 0) {
         arrays_free(&list);
         return NULL;
     }
-    uint64_t version, check;
+    PyThreadState *state;
+    int code = writing_begin(m, list.total, &state);
+    if (code != 0) {
+        arrays_free(&list);
+        return problem(m, code);
+    }
+    uint64_t version;
     mesh_slot *slot = mesh_slots_begin(&s->slots, &version);
-    PyThreadState *state = list.total > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
-    m->users++;
-    check = arrays_copy(&list, mesh_slot_payload(slot), 1);
-    m->users--;
-    if (state != NULL) PyEval_RestoreThread(state);
+    uint64_t check = arrays_copy(&list, mesh_slot_payload(slot), 1);
+    int done = mesh_slots_commit(&s->slots, slot, version, m->lease_epoch << 1, list.total, check);
+    writing_end(m, state);
     arrays_free(&list);
-    code = write_problem(m);
-    if (code != 0) return problem(m, code);
-    mesh_slots_commit(&s->slots, slot, version, list.total, check);
+    if (!done) return problem(m, refused(m));
     published(m);
     return PyLong_FromUnsignedLongLong(version);
 }
@@ -250,14 +258,18 @@ static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
         if (version == 0) break;
         if (slot != NULL) {
             expected = mesh_load(&slot->checksum);
-            m->users++;
-            PyThreadState *state = list.total > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
+            PyThreadState *state = reading_begin(m, list.total);
             check = arrays_copy(&list, mesh_slot_payload(slot), 0);
             done = mesh_slots_valid(slot, version);
-            if (state != NULL) PyEval_RestoreThread(state);
-            m->users--;
+            reading_end(m, state);
         }
-        if (!done) count_reader(m, &m->readers->retries, 1);
+        if (done) break;
+        count_reader(m, &m->readers->retries, 1);
+        if (PyErr_CheckSignals() < 0) {
+            arrays_free(&list);
+            return NULL;
+        }
+        code = read_problem(m);
     }
     arrays_free(&list);
     if (code == 0 && !done) code = version == 0 ? MESH_NOT_WRITTEN : MESH_CORRUPT;

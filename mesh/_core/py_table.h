@@ -16,14 +16,18 @@ typedef struct {
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping, *dtype;
     Py_ssize_t data, stride, capacity, index, index_size;
-    static char *names[] = {"mapping", "data_offset", "slot_stride", "rows", "index_offset",
-                            "index_size", "dtype", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnnO", names, &mapping_type, &mapping, &data,
-                                     &stride, &capacity, &index, &index_size, &dtype))
+    int checked;
+    static char *names[] = {"mapping",      "data_offset", "slot_stride", "rows",
+                            "index_offset", "index_size",  "dtype",       "checked", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnnOp", names, &mapping_type, &mapping, &data,
+                                     &stride, &capacity, &index, &index_size, &dtype, &checked))
         return NULL;
     mapping_object *m = (mapping_object *)mapping;
     size_t row_stride = sizeof(mesh_row) + 2 * (size_t)stride;
-    if (data < 0 || stride < 64 || stride % 8 || capacity < 1 || index < 0 || index_size < 2 ||
+    size_t end = m->readers_offset;
+    if (m->closed || data < 0 || (size_t)data > end || data % 16 || stride < 64 || stride % 8 ||
+        (size_t)stride > end || capacity < 1 || (size_t)capacity > end || index < 0 ||
+        (size_t)index > end || index % 4 || index_size < 2 || (size_t)index_size > end ||
         (index_size & (index_size - 1)) || index_size < 2 * capacity ||
         (size_t)capacity > (m->readers_offset - (size_t)data) / row_stride ||
         (size_t)index + 4 * (size_t)index_size > m->readers_offset)
@@ -33,11 +37,16 @@ static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     t->mapping = (mapping_object *)Py_NewRef(mapping);
     t->table = (mesh_table){control_of(m), (uint32_t *)(void *)(m->base + index),
                             (uint64_t)index_size, m->base + data, row_stride, (uint64_t)stride,
-                            (uint64_t)capacity};
+                            (uint64_t)capacity, checked};
     if (record_type_set(&t->type, dtype) < 0 ||
         (t->scratch = PyMem_Malloc(t->type.size + 8)) == NULL) {
         Py_DECREF(t);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
+    if ((size_t)stride < sizeof(mesh_slot) + (t->type.size + 7) / 8 * 8) {
+        Py_DECREF(t);
+        return PyErr_Format(PyExc_ValueError, "records of %zu bytes in a stride of %zd",
+                            t->type.size, stride);
     }
     return (PyObject *)t;
 }
@@ -72,20 +81,19 @@ static int key_bytes(PyObject *key, uint8_t out[MESH_KEY_BYTES]) {
 
 /* 0 or a problem; the row's version in *version. */
 static int table_put(table_object *t, const uint8_t *key, const void *record, uint64_t *version) {
+    uint64_t lease = t->mapping->lease_epoch << 1;
     int64_t row = mesh_table_find(&t->table, key);
-    if (row < 0) row = mesh_table_add(&t->table, key);
+    if (row < 0) row = mesh_table_add(&t->table, key, lease);
     if (row < 0) return MESH_FULL;
     mesh_slots slots = mesh_row_slots(&t->table, (uint64_t)row);
-    mesh_slot *slot = mesh_slots_begin(&slots, version);
-    mesh_copy_in(mesh_slot_payload(slot), record, t->type.size);
-    int code = write_problem(t->mapping);
-    if (code == 0) mesh_slots_commit(&slots, slot, *version, t->type.size, 0);
-    return code;
+    *version = mesh_slots_publish(&slots, lease, record, t->type.size);
+    return *version != 0 ? 0 : refused(t->mapping);
 }
 
 static void table_announce(table_object *t) {
-    uint64_t *word = &t->table.control->published;
-    mesh_store_release(word, mesh_load(word) + 1); /* pairs with the acquire in mapping_wait */
+    uint64_t *word = &t->table.control->published, lease = t->mapping->lease_epoch << 1;
+    uint64_t n = mesh_load(word);
+    (void)mesh_cas_pair(word, n, lease, n + 1, lease); /* pairs with the acquire in mapping_wait */
     published(t->mapping);
 }
 
@@ -99,7 +107,8 @@ static PyObject *table_write(table_object *t, PyObject *const *args, Py_ssize_t 
     if (record == NULL) return NULL;
     if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
     uint64_t version = 0;
-    int code = write_problem(t->mapping);
+    PyThreadState *state;
+    int code = writing_begin(t->mapping, 0, &state);
     if (code == 0) code = table_put(t, key, record, &version);
     if (code != 0) return problem(t->mapping, code);
     table_announce(t);
@@ -118,15 +127,18 @@ static PyObject *table_write_batch(table_object *t, PyObject *const *args, Py_ss
         return PyErr_Format(PyExc_TypeError, "keys are an array S1 to S%d, one a record (%zd)",
                             (int)MESH_KEY_BYTES, count);
     const uint8_t *source = PyArray_DATA(keys);
-    int code = write_problem(t->mapping);
+    PyThreadState *state;
+    int code = writing_begin(t->mapping, (size_t)count * t->type.size, &state);
+    int may = code == 0;
     for (Py_ssize_t i = 0; code == 0 && i < count; i++, source += PyArray_STRIDE(keys, 0)) {
         uint8_t key[MESH_KEY_BYTES] = {0};
         uint64_t version;
         memcpy(key, source, (size_t)PyArray_ITEMSIZE(keys));
         code = table_put(t, key, records + (size_t)i * t->type.size, &version);
     }
+    if (may) writing_end(t->mapping, state);
+    if (may && count > 0) table_announce(t); /* a batch that failed midway has written some */
     if (code != 0) return problem(t->mapping, code);
-    if (count > 0) table_announce(t);
     Py_RETURN_NONE;
 }
 
@@ -137,7 +149,7 @@ static int64_t table_fetch(table_object *t, uint64_t row, void *out) {
     for (int tries = 0; tries < MESH_READ_TRIES; tries++) {
         int64_t version = mesh_slots_read(&slots, out, t->type.size, &bytes);
         if (version >= 0) return version;
-        if (version == MESH_TOO_LONG) break;
+        if (version != MESH_BUSY) break;
         count_reader(t->mapping, &t->mapping->readers->retries, 1);
     }
     return -1;
@@ -207,8 +219,10 @@ static PyObject *table_keys(table_object *t, PyObject *unused) {
 static PyObject *table_recover(table_object *t, PyObject *unused) {
     (void)unused;
     int code = write_problem(t->mapping);
+    if (code == 0 && !mesh_table_repair(&t->table, t->mapping->lease_epoch << 1))
+        code = MESH_CORRUPT;
     if (code != 0) return problem(t->mapping, code);
-    mesh_table_repair(&t->table);
+    table_announce(t); /* what the former writer committed and did not come to announce */
     Py_RETURN_NONE;
 }
 

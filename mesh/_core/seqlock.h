@@ -13,10 +13,11 @@
 #include "layout.h"
 
 typedef struct {
-    uint64_t *version;
+    uint64_t *version; /* the lease lies behind it: the pair that publishes */
     uint8_t *slots;
     uint64_t stride;
     uint64_t count; /* 2 or 3 */
+    int checked;    /* values carry a checksum */
 } mesh_slots;
 
 static inline mesh_slot *mesh_slot_of(const mesh_slots *s, uint64_t version) {
@@ -36,13 +37,13 @@ static inline mesh_slot *mesh_slots_begin(const mesh_slots *s, uint64_t *version
     return slot;
 }
 
-/* Writer: close the slot and publish it. */
-static inline void mesh_slots_commit(const mesh_slots *s, mesh_slot *slot, uint64_t version,
-                                     uint64_t length, uint64_t checksum) {
+/* Writer: close the slot and publish it. 0 = the lease is not ours any more, nothing happened. */
+static inline int mesh_slots_commit(const mesh_slots *s, mesh_slot *slot, uint64_t version,
+                                    uint64_t lease, uint64_t length, uint64_t checksum) {
     mesh_store(&slot->length, length);
     mesh_store(&slot->checksum, checksum);
     mesh_store_release(&slot->seq, 2 * version); /* pairs with the acquire in mesh_slots_open */
-    mesh_store_release(s->version, version);     /* pairs with the acquire in mesh_slots_open */
+    return mesh_cas_pair(s->version, version - 1, lease, version, lease); /* the same */
 }
 
 /* Reader: the newest slot if it can be read now, else NULL (try again). *version 0 = never written. */
@@ -59,26 +60,30 @@ static inline int mesh_slots_valid(mesh_slot *slot, uint64_t version) {
     return mesh_load(&slot->seq) == 2 * version;
 }
 
-static inline uint64_t mesh_slots_publish(const mesh_slots *s, const void *payload, size_t bytes) {
+/* Writer: all of it. The version, or 0 when the lease was lost. */
+static inline uint64_t mesh_slots_publish(const mesh_slots *s, uint64_t lease, const void *payload,
+                                          size_t bytes) {
     uint64_t version;
     mesh_slot *slot = mesh_slots_begin(s, &version);
     mesh_copy_in(mesh_slot_payload(slot), payload, bytes);
-    mesh_slots_commit(s, slot, version, bytes, 0);
-    return version;
+    uint64_t checksum = s->checked ? mesh_checksum(payload, bytes) : 0;
+    return mesh_slots_commit(s, slot, version, lease, bytes, checksum) ? version : 0;
 }
 
-enum { MESH_NEVER_WRITTEN = 0, MESH_BUSY = -1, MESH_TOO_LONG = -2 };
+enum { MESH_NEVER_WRITTEN = 0, MESH_BUSY = -1, MESH_TOO_LONG = -2, MESH_WRONG_SUM = -3 };
 
-/* One attempt: the version read, or MESH_NEVER_WRITTEN, MESH_BUSY, MESH_TOO_LONG (corrupt). */
+/* One attempt: the version read, or MESH_NEVER_WRITTEN, MESH_BUSY, MESH_TOO_LONG (corrupt),
+ * MESH_WRONG_SUM (corrupt). */
 static inline int64_t mesh_slots_read(const mesh_slots *s, void *out, size_t room, size_t *bytes) {
     uint64_t version;
     mesh_slot *slot = mesh_slots_open(s, &version);
     if (version == 0) return MESH_NEVER_WRITTEN;
     if (slot == NULL) return MESH_BUSY;
-    uint64_t length = mesh_load(&slot->length);
+    uint64_t length = mesh_load(&slot->length), checksum = mesh_load(&slot->checksum);
     if (length <= room) mesh_copy_out(out, mesh_slot_payload(slot), length);
     if (!mesh_slots_valid(slot, version)) return MESH_BUSY;
     if (length > room) return MESH_TOO_LONG;
+    if (s->checked && mesh_checksum(out, length) != checksum) return MESH_WRONG_SUM;
     *bytes = length;
     return (int64_t)version;
 }

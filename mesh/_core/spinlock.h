@@ -28,7 +28,7 @@ static inline int mesh_lock_try(mesh_lock *lock, uint32_t index, int64_t now_ns,
 /* 1 = acquired, 0 = timed out. Spins, then sleeps in slices (a dead owner never wakes anybody). */
 static inline int mesh_lock_acquire(mesh_lock *lock, uint32_t index, int64_t deadline_ns,
                                     int64_t slice_ns, uint64_t *held) {
-    for (int i = 0; i < MESH_SPINS; i++)
+    for (int i = 0; i < MESH_SPINS; i++, mesh_relax())
         if (mesh_lock_try(lock, index, mesh_monotonic_ns(), held)) return 1;
     for (;;) {
         int64_t now = mesh_monotonic_ns();
@@ -47,6 +47,7 @@ static inline int mesh_lock_acquire(mesh_lock *lock, uint32_t index, int64_t dea
 static inline int mesh_lock_free(mesh_lock *lock, uint64_t word) {
     uint64_t next = ((word >> 32) + 1) << 32;
     if (!mesh_cas(&lock->word, word, next)) return 0;
+    mesh_fence_seq_cst(); /* pairs with mesh_announce_wait */
     mesh_wake_waiting(&lock->waiting, &lock->word);
     return 1;
 }

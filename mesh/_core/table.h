@@ -2,12 +2,15 @@
  *
  * One writer adds rows: key first, then the row count, then the index entry. Killed in between,
  * it leaves a row without an index entry, which the next writer inserts (mesh_table_repair); a
- * row without a value is not yet a row to readers. Rows are never removed. */
+ * row without a value is not yet a row to readers. Rows are never removed. Each row carries the
+ * lease of its writer and is published by a compare-and-swap of both: who was broken off commits
+ * to no row that the next writer has looked at. */
 #ifndef MESH_TABLE_H
 #define MESH_TABLE_H
 
 #include "atomics.h"
 #include "layout.h"
+#include "lease.h"
 #include "seqlock.h"
 
 typedef struct {
@@ -18,6 +21,7 @@ typedef struct {
     uint64_t row_stride;
     uint64_t slot_stride;
     uint64_t capacity;
+    int checked; /* values carry a checksum */
 } mesh_table;
 
 static inline mesh_row *mesh_row_of(const mesh_table *t, uint64_t row) {
@@ -26,7 +30,8 @@ static inline mesh_row *mesh_row_of(const mesh_table *t, uint64_t row) {
 
 static inline mesh_slots mesh_row_slots(const mesh_table *t, uint64_t row) {
     mesh_row *head = mesh_row_of(t, row);
-    mesh_slots slots = {&head->version, (uint8_t *)head + sizeof *head, t->slot_stride, 2};
+    mesh_slots slots = {&head->version, (uint8_t *)head + sizeof *head, t->slot_stride, 2,
+                        t->checked};
     return slots;
 }
 
@@ -59,11 +64,16 @@ static inline int64_t mesh_table_find(const mesh_table *t, const uint8_t *key) {
     return -1;
 }
 
-static inline void mesh_table_insert(const mesh_table *t, const uint8_t *key, uint64_t row) {
+/* 0 = no entry is free, which only corruption can bring about: there are twice as many as rows. */
+static inline int mesh_table_insert(const mesh_table *t, const uint8_t *key, uint64_t row) {
     uint64_t mask = t->index_size - 1;
     uint64_t at = mesh_key_hash(key) & mask;
-    while (mesh_load32(&t->index[at]) != 0) at = (at + 1) & mask;
-    mesh_store32_release(&t->index[at], (uint32_t)(row + 1)); /* pairs with mesh_table_find */
+    for (uint64_t probe = 0; probe < t->index_size; probe++, at = (at + 1) & mask) {
+        if (mesh_load32(&t->index[at]) != 0) continue;
+        mesh_store32_release(&t->index[at], (uint32_t)(row + 1)); /* pairs with mesh_table_find */
+        return 1;
+    }
+    return 0;
 }
 
 static inline uint64_t mesh_table_rows(const mesh_table *t) {
@@ -71,23 +81,27 @@ static inline uint64_t mesh_table_rows(const mesh_table *t) {
     return rows < t->capacity ? rows : t->capacity;
 }
 
-/* Writer: a new row for a key that has none. -1 when the table is full. */
-static inline int64_t mesh_table_add(const mesh_table *t, const uint8_t *key) {
+/* Writer: a new row for a key that has none, committed to with `lease`. -1 = the table is full. */
+static inline int64_t mesh_table_add(const mesh_table *t, const uint8_t *key, uint64_t lease) {
     uint64_t row = mesh_load(&t->control->rows);
     if (row >= t->capacity) return -1;
     mesh_copy_in(mesh_row_of(t, row)->key, key, MESH_KEY_BYTES);
+    mesh_row_fence(mesh_row_of(t, row), lease);
     mesh_store_release(&t->control->rows, row + 1); /* pairs with mesh_table_rows */
-    if (t->index != NULL) mesh_table_insert(t, key, row);
+    if (t->index != NULL) (void)mesh_table_insert(t, key, row);
     return (int64_t)row;
 }
 
-/* Next writer: insert what a dead one added but did not index. */
-static inline void mesh_table_repair(const mesh_table *t) {
+/* Next writer: shut the former one out of every row, and index what it added but did not index.
+ * 0 = the index is corrupt. */
+static inline int mesh_table_repair(const mesh_table *t, uint64_t lease) {
     uint64_t rows = mesh_table_rows(t);
     for (uint64_t row = 0; row < rows; row++) {
         const uint8_t *key = mesh_row_of(t, row)->key;
-        if (mesh_table_find(t, key) < 0) mesh_table_insert(t, key, row);
+        mesh_row_fence(mesh_row_of(t, row), lease);
+        if (mesh_table_find(t, key) < 0 && !mesh_table_insert(t, key, row)) return 0;
     }
+    return 1;
 }
 
 #endif

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import psutil
 import pytest
 
+from mesh.control import ControlRequest, ask
 from tests.daemons import ROOT, daemon, until
 
 pytestmark = pytest.mark.crash
@@ -68,6 +70,90 @@ restart = { base_delay_s = 0.01, intensity = 2 }
         assert "No module named 'tests.no_such_module'" in one.worker("ghost")["reason"]
         assert one.status()["state"] == "starting"
         assert one.stop() == 0
+
+
+def one_worker(kind, *more):
+    """A profile of one worker named `bad`."""
+    return "\n".join([f'[workers.bad]\nworker = "tests.sample_workers:{kind}"', *more])
+
+
+BRIEF = "restart = { base_delay_s = 0.01, intensity = 2 }"
+
+
+def test_worker_that_exits_at_once_is_quarantined(tmp_path):
+    """Exit code 0 without being asked is a death like any other, and the status says it."""
+    with daemon(tmp_path, one_worker("Leaving", BRIEF)) as one:
+        until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
+        assert one.worker("bad")["reason"].startswith("exit code 0; 3 deaths in 60 s")
+        assert one.stop() == 0
+
+
+def test_worker_that_says_its_configuration_is_wrong_is_not_tried_again(tmp_path):
+    """Exit code 78: quarantined after one death, for starting again does not help."""
+    with daemon(tmp_path, one_worker("Misconfigured")) as one:
+        until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
+        assert "starting it again does not help" in one.worker("bad")["reason"]
+        assert len(one.status()["incidents"]) == 1
+
+
+def test_worker_that_forks_away_is_caught(tmp_path):
+    """The parent's end is a death; the child that went away is found and ended."""
+    with daemon(tmp_path, one_worker("Forking", BRIEF)) as one:
+        until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
+        assert one.worker("bad")["reason"].startswith("exit code 0")
+        until("no child left", lambda: not psutil.Process(one.process.pid).children(recursive=True))
+        ring = one.mesh.attach("events").reader("oldest").read(max_records=1000)
+        assert b"strays" in set(ring["kind"].tolist())
+        assert one.stop() == 0
+
+
+def test_worker_that_closes_its_descriptors_works_on(tmp_path):
+    """Mappings need no descriptor: it goes on, can be stopped, and harms nobody."""
+    with daemon(tmp_path, one_worker("Closing")) as one:
+        pid = one.running("bad")
+        before = one.mesh.attach("bad").published
+        until("progress", lambda: one.mesh.attach("bad").published > before)
+        assert ask(one.mesh_path, ControlRequest("restart", "bad")).ok
+        one.running("bad", other_than=pid)
+        assert one.status()["incidents"] == []
+
+
+@pytest.mark.parametrize("how", ["log", "print", "raw"])
+def test_worker_that_fills_its_log_is_bounded(tmp_path, how):
+    """Through the logger, print or the bare descriptor: small files, and the status says it."""
+    limits = "[logging]\nmax_bytes = 65536\nkeep = 1\nmax_lines_per_s = 200"
+    more = (f'settings = {{ how = "{how}" }}', "heartbeat_deadline_s = 5.0")
+    with daemon(tmp_path, one_worker("Talking", *more), limits) as one:
+        pid = one.running("bad")
+        until("told", lambda: "writes too much" in one.worker("bad")["reason"])
+        log = tmp_path / "run" / "logs" / "bad.log"
+        until("kept", lambda: log.with_name("bad.log.1").stat().st_size <= 65536)
+        if how != "raw":
+            until("counted", lambda: "lines left out" in log.with_name("bad.log.1").read_text())
+        assert sorted(p.name for p in log.parent.glob("bad*")) == ["bad.log", "bad.log.1"]
+        assert one.running("bad") == pid
+
+
+def test_worker_that_eats_memory_is_recycled_and_stopped_in_the_end(tmp_path):
+    """At a share of its limit it is restarted in order; in the end it is quarantined."""
+    more = ("memory_limit_bytes = 200_000_000", "settings = { bite = 1_000_000 }", BRIEF)
+    with daemon(tmp_path, one_worker("Eating", *more)) as one:
+        pid = one.running("bad")
+        one.running("bad", other_than=pid)
+        incident = one.status()["incidents"][0]
+        assert incident["kind"] == "memory"
+        assert "restarted in an orderly way" in incident["evidence"]
+        until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
+        assert "memory: " in one.worker("bad")["reason"]
+
+
+def test_worker_that_eats_memory_too_fast_is_ended(tmp_path):
+    """Far over the limit between two looks: killed with a report, or refused by the kernel."""
+    more = ("memory_limit_bytes = 100_000_000", "settings = { bite = 150_000_000 }", BRIEF)
+    with daemon(tmp_path, one_worker("Eating", *more)) as one:
+        until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
+        reason = one.worker("bad")["reason"]
+        assert "95 MiB are allowed" in reason or "MemoryError" in reason
 
 
 def test_check_says_what_would_be_started(tmp_path):

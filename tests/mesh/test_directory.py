@@ -9,7 +9,8 @@ import pytest
 
 from mesh import LayoutMismatch, LeaseLost, ProcessIdentity, SegmentMissing
 from mesh._core import _native
-from mesh.segment_file import IDENTITY, SegmentFile
+from mesh.header import IDENTITY
+from mesh.segment_file import SegmentFile
 from tests.processes import child
 
 

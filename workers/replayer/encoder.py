@@ -15,7 +15,7 @@ import numpy as np
 from workers.market_schema import FRAME, MAGIC, QUOTE_SCHEMA, QUOTE_SCHEMA_TEXT, subject
 
 if TYPE_CHECKING:
-    from workers.replayer.source import Rows
+    from workers.market_data.archive import Rows
 
 #: field of the message, field of the row, and the row's value that stands for "not given"
 _NULLABLE = (

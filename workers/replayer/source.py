@@ -1,41 +1,41 @@
-"""What a source of market data is: rows by position, in the order of their time."""
+"""A place in an archive: look at the rows that come next, go on by some of them."""
 
 from __future__ import annotations
 
-from datetime import date
-from typing import Any, Protocol
+from collections.abc import Iterator
 
 import numpy as np
 
-from workers.records import TICK_DTYPE
-
-Rows = np.ndarray[Any, np.dtype[Any]]
-DAY_NS = 86_400 * 10**9
+from workers.market_data.archive import Archive, Rows, blank
 
 
-class SourceError(Exception):
-    """The data cannot be read; the message names the path, what is wrong and the remedy."""
+class Cursor:
+    """Reads an archive from a position on; holds a block or two of it."""
 
+    def __init__(self, archive: Archive, position: int) -> None:
+        """Begin at `position`."""
+        self._archive = archive
+        self.position = position
+        self._held = blank(0)
+        self._blocks: Iterator[Rows] | None = archive.blocks(position)
 
-class Source(Protocol):
-    """Rows of TICK_DTYPE, ordered by `ts_event`; the same position gives the same row."""
+    def peek(self, count: int) -> Rows:
+        """Give the next `count` rows, fewer only at the end. Raises MarketDataError."""
+        while self._held.size < count and self._blocks is not None:
+            rows = next(self._blocks, None)
+            if rows is None:
+                self._blocks = None
+            else:
+                self._held = np.concatenate([self._held, rows]) if self._held.size else rows
+        return self._held[:count]
 
-    name: str
+    def advance(self, count: int) -> None:
+        """Leave `count` of the rows that `peek` gave behind."""
+        self._held = self._held[count:]
+        self.position += count
 
-    def read(self, position: int, count: int) -> Rows:
-        """Give up to `count` rows from `position` on; none at the end of the data."""
-
-
-def blank(count: int) -> Rows:
-    """Give `count` rows in which every price and greek is absent (NaN)."""
-    rows = np.zeros(count, TICK_DTYPE)
-    for name in TICK_DTYPE.names or ():
-        if TICK_DTYPE[name].kind == "f":
-            rows[name] = np.nan
-    rows["sequence"] = -1
-    return rows
-
-
-def occ_symbol(root: str, expiry: date, right: str, strike_thousandths: int) -> str:
-    """Give the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000."""
-    return f"{root.upper():<6}{expiry:%y%m%d}{right}{strike_thousandths:08d}"
+    def rewind(self) -> None:
+        """Begin again at position 0."""
+        self.position = 0
+        self._held = blank(0)
+        self._blocks = self._archive.blocks()

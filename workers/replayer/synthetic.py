@@ -7,18 +7,21 @@ depends on the seed and the position alone, so a replayer that was killed goes o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count as counting
 
 import numpy as np
 from scipy.special import ndtr
 
-from workers.replayer.source import DAY_NS, Rows, blank, occ_symbol
+from workers.market_data.archive import DAY_NS, Rows, blank, occ_symbol
 
 ROOT = "SYNX"
 STEP_NS = 10**9  # market time between two updates of the underlying
 PER_STEP = 13  # rows a step: the underlying and a dozen contracts
 BLOCK = 4096  # steps simulated at once
+READ_ROWS = 1024
 YEAR_S = 365.0 * 86400.0
 START_PRICE = 100.0
 STRIKES = np.arange(80.0, 121.0, 5.0)
@@ -50,6 +53,11 @@ class SyntheticMarket:
         rows = np.concatenate([self._step(step) for step in range(first, first + steps)])
         offset = position - first * PER_STEP
         return rows[offset : offset + count]
+
+    def blocks(self, start: int = 0) -> Iterator[Rows]:
+        """Give the rows from position `start` on, for ever."""
+        for position in counting(start, READ_ROWS):
+            yield self.read(position, READ_ROWS)
 
     def _simulate(self, block: int) -> tuple[Rows, Rows]:
         """Log-price and log-volatility after each step of a block, and so its end."""

@@ -16,6 +16,8 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
+from workers.market_data.archive import DAY_NS, Archive, Rows
+from workers.market_data.families import open_archive
 from workers.records import (
     BROKER,
     BrokerAddress,
@@ -24,8 +26,7 @@ from workers.records import (
     status_segment,
 )
 from workers.replayer.encoder import Encoder, RegistryUnavailable, partitions, register_schema
-from workers.replayer.lean_options import LeanDay
-from workers.replayer.source import DAY_NS, Rows, Source
+from workers.replayer.source import Cursor
 from workers.replayer.synthetic import SyntheticMarket
 
 WAIT_S = 0.05
@@ -36,24 +37,29 @@ class ReplayerWorker(Worker):
     """One source, one topic."""
 
     def setup(self) -> None:
-        """Open the source, find the broker, go on from the noted position. Raises SourceError."""
+        """Open the data and go on from the noted position. Raises MarketDataError."""
         context = self.context
         config = context.settings.replayer
         self._config = config
         self._topic = context.settings.kafka.topics[0]
         with context.expect(context.spec.start_deadline_s):
-            self._source: Source = (
+            source: Archive = (
                 SyntheticMarket(config.seed, config.start)
                 if config.data is None
-                else LeanDay(config.data, config.date)
+                else open_archive(
+                    config.data,
+                    date=config.date,
+                    spill=context.settings.run_directory / context.name,
+                )
             )
         self._cell = context.mesh.cell(status_segment(context.name), ReplayerStatus, create=True)
         try:
             _, self._status = self._cell.read()
         except NotWritten:
             self._status = ReplayerStatus()
-        if self._status.source != self._source.name:
-            self._status = ReplayerStatus(source=self._source.name)
+        if self._status.source != source.name:
+            self._status = ReplayerStatus(source=source.name)
+        self._cursor = Cursor(source, self._status.position)
         self._status.speed = config.speed
         self._producer: Producer | None = None
         self._encoder: Encoder | None = None
@@ -155,12 +161,13 @@ class ReplayerWorker(Worker):
         return rows[: int(np.searchsorted(rows["ts_event"], reached, side="right"))]
 
     def _read(self) -> Rows:
-        rows = self._source.read(self._status.position, self._config.batch)
+        rows = self._cursor.peek(self._config.batch)
         if rows.size == 0 and self._config.loop and self._status.position > 0:
             self._status.loops += 1
             self._status.position = 0
             self._clock = None
-            rows = self._source.read(0, self._config.batch)
+            self._cursor.rewind()
+            rows = self._cursor.peek(self._config.batch)
         if rows.size == 0:
             self._status.finished = True
             self._cell.write(self._status)
@@ -187,7 +194,8 @@ class ReplayerWorker(Worker):
         if left.size:
             return  # stopped amid a batch: it is sent again, at least once
         self._status.rows_read += int(rows.size)
-        self._status.position += int(rows.size)
+        self._cursor.advance(rows.size)
+        self._status.position = self._cursor.position
         self._status.market_time_ns = int(rows["ts_event"][-1])
 
     def _attempt(self, rows: Rows) -> Mask:

@@ -82,12 +82,10 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         """
         if not self._running:
             raise ResetNeeded("no episode is running; call reset first")
-        actions = np.asarray(action)
+        actions = self.simulation.checked([action])
         self._now[0], data_ends = self._track.move()
         self._then[0] = self._track.row
-        outcome = self.simulation.step(
-            self._track.block, self._now, self._then, actions.reshape(1, *actions.shape)
-        )
+        outcome = self.simulation.step(self._track.block, self._now, self._then, actions)
         terminated = bool(outcome.ruined[0])
         limit = self.config.max_episode_steps
         limited = bool(limit and self.simulation.steps[0] >= limit)

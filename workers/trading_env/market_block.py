@@ -8,12 +8,14 @@ error, or is replaced by the last good one, marked stale, and not traded on.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from workers.records import FEATURES, GREEKS, INDICATORS, MARKET_DTYPE, SLOTS
+from workers.trading_env import _kernel
 from workers.trading_env.errors import BadMarketData, CorporateAction, NoMarketData
 
 if TYPE_CHECKING:
@@ -30,6 +32,23 @@ INDICATOR_FEATURES = slice(GREEK_FEATURES.stop, GREEK_FEATURES.stop + INDICATORS
 #: Of a price or a strike that is positive; log(underlying / strike) stays within 50 by them.
 SMALLEST, LARGEST = 1e-9, 1e12
 INDICATOR_LIMIT = 5.0
+STALE, CLOSED = 4, 8  # as in portfolio.Reason
+#: `row_t` of lane.h. Half spread and limits are those of trades: contracts that can be bought and
+#: sold (0 where held, infinite without partial fills); half spreads are 0 where nothing trades.
+ROW_DTYPE = np.dtype(
+    [
+        ("price", "<f8", (SLOTS,)),
+        ("half_spread", "<f8", (SLOTS,)),
+        ("buy_limit", "<f8", (SLOTS,)),
+        ("sell_limit", "<f8", (SLOTS,)),
+        ("previous_price", "<f8", (SLOTS,)),
+        ("previous_half_spread", "<f8", (SLOTS,)),
+        ("rolled", "?", (SLOTS,)),
+        ("flags", "u1"),
+        ("unused", "u1", (5,)),
+        ("features", "<f4", (FEATURES,)),
+    ]
+)
 
 
 def bad_rows(states: Array) -> dict[str, Array]:
@@ -128,17 +147,32 @@ def _contracts_followed(held: Array, bad: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class MarketBlock:
-    """T states as columns; float64 (T, 10) but `features`, float32 (T, 100)."""
+    """T states: as they came, and as the step reads them (`rows`, ROW_DTYPE)."""
 
     states: Array
-    price: Array
-    half_spread: Array
-    buy_limit: Array  # contracts that can be bought: 0 where held, infinite without partial fills
-    sell_limit: Array
-    rolled: Array  # bool (T, 10)
-    previous_price: Array
-    previous_half_spread: Array
-    features: Array  # columns 0 to 10 are the portfolio's and are 0 here
+    rows: Array
+
+    @functools.cached_property
+    def kernel(self) -> _kernel.Block:
+        """The rows as the native step holds them."""
+        return _kernel.Block(self.rows)
+
+    @functools.cached_property
+    def ts_event(self) -> Array:
+        """Event times, int64 (T,), contiguous."""
+        return np.ascontiguousarray(self.states["ts_event"])
+
+    @property
+    def price(self) -> Array:
+        """The marks, float64 (T, 10)."""
+        marks: Array = self.rows["price"]
+        return marks
+
+    @property
+    def features(self) -> Array:
+        """Frames without an account, float32 (T, 100): columns 0 to 10 are 0."""
+        frames: Array = self.rows["features"]
+        return frames
 
     @classmethod
     def of(cls, states: Array, config: TradingConfig, *, previous: Array | None = None) -> Self:
@@ -146,30 +180,28 @@ class MarketBlock:
         states = checked(states, previous=previous, on_bad=config.on_bad_data)
         states = _terms_kept(states, config, previous)
         open_for_trade = states["tradeable"] & ~(states["stale"] | states["closed"])[:, None]
-        half = np.where(open_for_trade, (states["ask"] - states["bid"]) * 0.5, 0.0)
-        limits = [
-            np.where(open_for_trade, states[size] if config.partial_fills else np.inf, 0.0)
-            for size in ("ask_size", "bid_size")
-        ]
-        return cls(
-            states=states,
-            price=np.ascontiguousarray(states["price"]),
-            half_spread=half,
-            buy_limit=limits[0],
-            sell_limit=limits[1],
-            rolled=np.ascontiguousarray(states["rolled"]),
-            previous_price=np.ascontiguousarray(states["previous_price"]),
-            previous_half_spread=np.ascontiguousarray(states["previous_half_spread"]),
-            features=market_features(states, config),
-        )
+        rows = np.zeros(states.size, ROW_DTYPE)
+        with np.errstate(invalid="ignore"):
+            half = (states["ask"] - states["bid"]) * 0.5
+        rows["half_spread"] = np.where(open_for_trade, half, 0.0)
+        for limit, size in (("buy_limit", "ask_size"), ("sell_limit", "bid_size")):
+            quoted = states[size] if config.partial_fills else np.inf
+            rows[limit] = np.where(open_for_trade, quoted, 0.0)
+        for name in ("price", "previous_price", "previous_half_spread", "rolled"):
+            rows[name] = states[name]
+        rows["flags"] = states["stale"] * np.uint8(STALE) + states["closed"] * np.uint8(CLOSED)
+        rows["features"] = market_features(states, config)
+        return cls(states, rows)
 
     @classmethod
     def joined(cls, blocks: Sequence[Self]) -> Self:
         """Rows of all `blocks`, one after the other; no lane is to step from one into the next."""
         if len(blocks) == 1:
             return blocks[0]
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{n: np.concatenate([getattr(block, n) for block in blocks]) for n in names})
+        return cls(
+            np.concatenate([block.states for block in blocks]),
+            np.concatenate([block.rows for block in blocks]),
+        )
 
     def __len__(self) -> int:
         """Give the number of states."""

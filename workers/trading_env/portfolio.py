@@ -9,6 +9,15 @@ to t + 1, closes what rolled there, and values what is left:
     cash      = cash - sum change * price * multiplier - costs
     equity    = cash + sum position * price(t + 1) * multiplier
 
+and the reward, with the returns r = equity(t + 1) / equity(t) - 1 of the episode,
+
+    risk_adjusted     r - risk_weight * std(last 20 r) - drawdown_weight * max(0, drawdown - free)
+    linear_quadratic  gain - quadratic_risk / 2 * position^2 - quadratic_cost / 2 * change^2
+
+std is that of the population (0 of a single return); the quadratic reward counts positions as
+shares of the limit and gains per limit * multiplier, before costs: that of Garleanu and Pedersen
+(Journal of Finance, 2013), see `providers/known_optimum.py`. All of it is computed in `lane.h`.
+
 Accounting reconciles: equity(t + 1) - equity(t) = sum position * (price(t + 1) - price(t)) *
 multiplier - costs, to rounding, over any number of steps (a roll counts the price of the contract
 that leaves). Cash is kept by compensated summation (Kahan 1965) for that.
@@ -23,9 +32,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.records import SLOTS
-from workers.trading_env.errors import BadMarketData, InvalidAction
-from workers.trading_env.market_block import BALANCE, POSITIONS, MarketBlock
-from workers.trading_env.reward import RETURNS, linear_quadratic, risk_adjusted
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
@@ -47,6 +53,7 @@ class Reason(enum.IntFlag):
     HELD = 32  # the action was not finite, or the lane was told to hold
 
 
+RETURNS = 20  # over which the risk of the reward is taken
 CASH, CARRY, EQUITY, PEAK, COSTS, TRADED, COUNT = range(7)
 POSITION = slice(7, 7 + SLOTS)
 RETURN = slice(POSITION.stop, POSITION.stop + RETURNS)
@@ -95,17 +102,6 @@ class Portfolios:
         self.memory[...] = memory
         self.pending[...] = np.frombuffer(data[split:]).reshape(self.pending.shape)
 
-    def write_features(self, frames: Array) -> None:
-        """Write balance and positions into frames, float32 (n, 100)."""
-        share = self.cash / self.config.initial_balance
-        frames[:, BALANCE] = np.clip(share, -BALANCE_LIMIT, BALANCE_LIMIT)
-        np.divide(
-            self.positions,
-            self.config.contract_limit,
-            out=frames[:, POSITIONS],
-            casting="same_kind",
-        )
-
 
 @dataclasses.dataclass
 class Outcome:
@@ -117,129 +113,3 @@ class Outcome:
     costs: Array  # float64 (n,): of this step
     swept: Array  # float64 (n,): gains and losses of the positions, before costs
     reasons: Array  # uint8 (n, 10): bits of Reason
-
-
-def targets_of(actions: Array, lanes: int, config: TradingConfig) -> Array:
-    """Contracts wanted, float64 (n, 10), of actions (n, 10); NaN where the lane holds.
-
-    Actions beyond [-1, 1] are clipped. Raises InvalidAction for another shape, and for NaN or
-    infinity unless configured to hold.
-    """
-    try:
-        wanted = np.asarray(actions, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidAction(f"actions are not numbers: {error}") from error
-    if wanted.shape != (lanes, SLOTS):
-        raise InvalidAction(f"actions must have the shape {(lanes, SLOTS)}, got {wanted.shape}")
-    finite: Array = np.asarray(np.isfinite(wanted))
-    if not finite.all():
-        if config.on_bad_action == "raise":
-            lane, slot = np.argwhere(~finite)[0]
-            raise InvalidAction(
-                f"action of lane {lane}, slot {slot} is {wanted[lane, slot]}; "
-                "correct the policy or set trading.on_bad_action = hold"
-            )
-        wanted = np.where(finite.all(axis=1, keepdims=True), wanted, np.nan)
-    return np.clip(wanted, -1.0, 1.0) * config.contract_limit
-
-
-def step_portfolios(
-    accounts: Portfolios, block: MarketBlock, now: Array, then: Array, targets: Array
-) -> Outcome:
-    """Fill `targets` (n, 10; NaN = hold) at states `now`, value the lanes at states `then`.
-
-    `now` and `then` are rows of `block`, int64 (n,). Raises BadMarketData should the account of a
-    lane not be finite afterwards; that lane's account is then not to be used.
-    """
-    config = accounts.config
-    targets = _delayed(accounts, targets)
-    positions, price = accounts.positions, block.price[now]
-    change = targets - positions
-    idle = np.isnan(change)
-    change[idle] = 0.0
-    wanted = change.copy()
-    np.minimum(change, block.buy_limit[now], out=change)
-    np.maximum(change, -block.sell_limit[now], out=change)
-    volume = np.abs(change)
-    unit_cost = price * config.cost_rate + block.half_spread[now] * config.spread_share
-    costs = (volume * unit_cost).sum(1) * config.multiplier
-    paid = (change * price).sum(1) * config.multiplier + costs
-    positions += change
-    swept, rolled_costs, proceeds = _moved(accounts, block, then, price)
-    _settle(accounts, proceeds - paid - rolled_costs)
-    costs += rolled_costs
-    value = accounts.cash + (positions * block.price[then]).sum(1) * config.multiplier
-    if not np.isfinite(value).all():
-        raise BadMarketData("an account is not finite after the step; its prices are out of range")
-    reward = (
-        risk_adjusted(
-            accounts.equity, accounts.peak, accounts.returns, accounts.count, value, config
-        )
-        if config.reward == "risk_adjusted"
-        else linear_quadratic(swept, positions, change, config)
-    )
-    accounts.equity[:] = value
-    accounts.costs += costs
-    accounts.traded += volume.sum(1)
-    ruined = value <= config.ruin_share * config.initial_balance
-    reasons = _reasons(block, now, then, wanted, change) | idle * np.uint8(Reason.HELD)
-    return Outcome(reward, ruined, change, costs, swept, reasons)
-
-
-def _reasons(block: MarketBlock, now: Array, then: Array, wanted: Array, change: Array) -> Array:
-    """Bits of Reason, uint8 (n, 10)."""
-    unmet = wanted != change
-    limit = np.where(wanted > 0, block.buy_limit[now], block.sell_limit[now])
-    states = block.states
-    reasons = np.where(unmet, np.where(limit > 0, Reason.PARTIAL, Reason.NO_QUOTE), 0)
-    reasons |= unmet * (states["stale"][now] * int(Reason.STALE))[:, None]
-    reasons |= unmet * (states["closed"][now] * int(Reason.CLOSED))[:, None]
-    reasons |= block.rolled[then] * int(Reason.ROLLED)
-    found: Array = reasons.astype(np.uint8)
-    return found
-
-
-def _delayed(accounts: Portfolios, targets: Array) -> Array:
-    """The targets that are filled now: those of `latency_states` states ago."""
-    if not accounts.config.latency_states:
-        return targets
-    due = accounts.pending[:, 0].copy()
-    accounts.pending[:, :-1] = accounts.pending[:, 1:]
-    accounts.pending[:, -1] = targets
-    return due
-
-
-def _moved(
-    accounts: Portfolios, block: MarketBlock, then: Array, price: Array
-) -> tuple[Array, Array, Array]:
-    """Gains of the positions up to state `then`; closes what rolled there at its own quote.
-
-    Returns (gains, costs, proceeds), float64 (n,). The price of a contract that stays is
-    block.price[then]; of one that leaves, previous_price, its close costing as any trade.
-    """
-    config, positions = accounts.config, accounts.positions
-    rolled = block.rolled[then]
-    any_rolled = bool(rolled.any())
-    leaving = block.previous_price[then] if any_rolled else None
-    after = block.price[then] if leaving is None else np.where(rolled, leaving, block.price[then])
-    swept = (positions * (after - price)).sum(1) * config.multiplier
-    if leaving is None:
-        return swept, np.zeros(accounts.lanes), np.zeros(accounts.lanes)
-    closed = np.where(rolled, positions, 0.0)
-    unit = leaving * config.cost_rate + block.previous_half_spread[then] * config.spread_share
-    costs = (np.abs(closed) * unit).sum(1) * config.multiplier
-    proceeds = (closed * leaving).sum(1) * config.multiplier
-    accounts.traded += np.abs(closed).sum(1)
-    positions[rolled] = 0.0
-    if config.latency_states:
-        # an order for the contract that left is cancelled
-        accounts.pending *= ~rolled[:, None, :]
-    return swept, costs, proceeds
-
-
-def _settle(accounts: Portfolios, amount: Array) -> None:
-    """Add `amount` to cash; what rounding cut off is carried to the next time (Kahan)."""
-    wanted = amount + accounts.carry
-    total = accounts.cash + wanted
-    accounts.carry[:] = wanted - (total - accounts.cash)
-    accounts.cash[:] = total

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-if TYPE_CHECKING:
-    from workers.trading_env.vector import TradingVectorEnv
+from workers.trading_env.vector import INFO, TradingVectorEnv
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -87,7 +86,5 @@ class SB3View(VecEnv):
         return [None for _ in range(self.num_envs)]
 
     def _split(self, info: dict[str, Any]) -> list[dict[str, Any]]:
-        names = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
-        columns = [info[name] for name in names]
-        rows = zip(*columns, strict=True)
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        rows = zip(*(info[name] for name in INFO), strict=True)
+        return [dict(zip(INFO, row, strict=True)) for row in rows]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workers.records import SLOTS
+from workers.trading_env import _kernel
+from workers.trading_env.errors import BadMarketData, InvalidAction
 from workers.trading_env.observation import Windows
-from workers.trading_env.portfolio import Outcome, Portfolios, step_portfolios, targets_of
+from workers.trading_env.portfolio import BALANCE_LIMIT, Outcome, Portfolios
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
     from workers.trading_env.market_block import MarketBlock
 
 Array = np.ndarray[Any, np.dtype[Any]]
+SOUND = -1
 
 
 class Simulation:
@@ -29,17 +31,30 @@ class Simulation:
         self.windows = Windows(lanes)
         self.steps = np.zeros(lanes, np.int64)
         self._everyone = np.arange(lanes)
+        self._kernel = _kernel.Lanes(
+            self.accounts.memory,
+            self.accounts.pending,
+            self.windows.frames,
+            self.steps,
+            _rules(config),
+        )
+        self._may_be_unsound = config.on_bad_action == "hold"
 
     def reset(self, block: MarketBlock, rows: Array, lanes: Array | None = None) -> None:
         """Start an episode of `lanes` (indices; all by default) at these rows of `block`."""
         lanes = self._everyone if lanes is None else lanes
-        self.accounts.reset(lanes)
-        self.steps[lanes] = 0
-        frames = block.features[rows].copy()
-        fresh = self.windows.newest.copy()
-        fresh[lanes] = frames
-        self.accounts.write_features(fresh)
-        self.windows.fill(lanes, fresh[lanes])
+        self._kernel.start(block.kernel, rows, lanes, self.windows.at)
+
+    def checked(self, actions: Any) -> Array:
+        """Actions (n, 10) as contiguous floats. Raises InvalidAction, as `step` does."""
+        numbers = _numbers(actions, self.lanes)
+        lane = self._kernel.unsound(numbers)
+        if lane != SOUND and not self._may_be_unsound:
+            raise InvalidAction(
+                f"action of lane {lane} is {numbers[lane]}: not finite; correct the policy or set "
+                "trading.on_bad_action = hold"
+            )
+        return numbers
 
     def step(
         self,
@@ -53,29 +68,63 @@ class Simulation:
     ) -> Outcome:
         """Act on rows `now`, observe rows `then` (int64, n). Raises InvalidAction, BadMarketData.
 
-        Lanes in `fresh` (bool) ended before this step: they start anew at row `then`, whatever
-        they wanted to do, with reward 0. With `hold` no lane wants anything: positions stay, to
-        the last bit, whatever `actions` says.
+        `actions` (n, 10) are shares of the contract limit, clipped to [-1, 1]. Lanes in `fresh`
+        (bool) ended before this step: they start anew at row `then`, whatever they wanted to do,
+        with reward 0. With `hold` no lane wants anything: positions stay, to the last bit,
+        whatever `actions` says. An InvalidAction leaves every account as it was.
         """
-        targets = targets_of(actions, self.lanes, self.config)
-        if hold:
-            targets[:] = np.nan
-        starting = None if fresh is None or not fresh.any() else np.flatnonzero(fresh)
-        if starting is not None:
-            self.accounts.reset(starting)
-            targets[starting] = np.nan
-        outcome = step_portfolios(self.accounts, block, now, then, targets)
-        self.steps += 1
-        frames = self.windows.advance()
-        frames[...] = block.features[then]
-        self.accounts.write_features(frames)
-        if starting is not None:
-            self.reset(block, then[starting], starting)
-            for column in (getattr(outcome, field.name) for field in dataclasses.fields(outcome)):
-                column[starting] = 0
+        actions, n = self.checked(actions), self.lanes
+        outcome = Outcome(
+            np.empty(n),
+            np.empty(n, np.bool_),
+            np.empty((n, SLOTS)),
+            np.empty(n),
+            np.empty(n),
+            np.empty((n, SLOTS), np.uint8),
+        )
+        following = self.windows.following()
+        found = self._kernel.step(
+            block.kernel, now, then, actions, fresh, hold, following, outcome.reward,
+            outcome.ruined, outcome.change, outcome.costs, outcome.swept, outcome.reasons,
+        )  # fmt: skip
+        self.windows.at = following
+        if found != SOUND:
+            raise BadMarketData(
+                f"the account of lane {found} is not finite after the step; its prices are out of "
+                "range"
+            )
         return outcome
 
     def held_actions(self) -> Array:
         """The actions, float32 (n, 10), that describe the positions as they are."""
         share: Array = (self.accounts.positions / self.config.contract_limit).astype(np.float32)
         return share.reshape(self.lanes, SLOTS)
+
+
+def _numbers(actions: Any, lanes: int) -> Array:
+    """Actions as a contiguous array of float32 or float64 of the right shape."""
+    numbers: Array = actions
+    if (
+        not isinstance(actions, np.ndarray)
+        or actions.dtype.char not in "fd"
+        or not actions.flags.c_contiguous
+    ):
+        try:
+            numbers = np.ascontiguousarray(actions, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidAction(f"actions are not numbers: {error}") from error
+    if numbers.shape != (lanes, SLOTS):
+        raise InvalidAction(f"actions must have the shape {(lanes, SLOTS)}, got {numbers.shape}")
+    return numbers
+
+
+def _rules(config: TradingConfig) -> Array:
+    """What `lane.h` needs to know, in its order."""
+    return np.array(
+        [
+            config.initial_balance, config.contract_limit, config.multiplier, config.cost_rate,
+            config.spread_share, config.ruin_share, config.risk_weight, config.drawdown_weight,
+            config.drawdown_free, config.quadratic_risk, config.quadratic_cost, BALANCE_LIMIT,
+            float(config.reward == "linear_quadratic"),
+        ]
+    )  # fmt: skip

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from workers.trading_env.portfolio import Outcome
 
 Array = np.ndarray[Any, np.dtype[Any]]
+INFO = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
 
 
 class TradingVectorEnv(VectorEnv[Array, Array, Array]):
@@ -77,7 +78,9 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         self._dice = [np.random.default_rng() for _ in self._tracks]
         self._ended = np.ones(self.num_envs, bool)
         self._started = False
-        self._everyone = np.ones(self.num_envs, bool)
+        self._some_ended = True
+        everyone = np.ones(self.num_envs, bool)
+        self._masks = {f"_{name}": everyone for name in INFO}
 
     def reset(
         self,
@@ -99,6 +102,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         self._start(lanes)
         self.simulation.reset(self._market.block(), self._market.then[lanes], lanes)
         self._ended[lanes] = False
+        self._some_ended = bool(self._ended.any())
         self._started = True
         return self._observations(), self._info(None)
 
@@ -106,32 +110,39 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         """Step all lanes. Raises ResetNeeded, InvalidAction, and by configuration BadMarketData."""
         if not self._started:
             raise ResetNeeded("no episode is running; call reset first")
-        fresh = self._ended if self._mode is AutoresetMode.NEXT_STEP else None
-        if fresh is None and self._ended.any():
-            which = np.flatnonzero(self._ended).tolist()
+        actions = self.simulation.checked(actions)
+        ended = self._ended if self._some_ended else None
+        if ended is not None and self._mode is not AutoresetMode.NEXT_STEP:
+            which = np.flatnonzero(ended).tolist()
             raise ResetNeeded(f"the episodes of lanes {which[:8]} have ended; reset them")
-        starting = np.flatnonzero(self._ended) if fresh is not None else np.zeros(0, np.int64)
-        data_ends = self._market.move(self._ended)
-        if starting.size:
-            self._start(starting)
+        data_ends = self._market.move(ended)
+        if ended is not None:
+            self._start(np.flatnonzero(ended))
         outcome = self.simulation.step(
-            self._market.block(), self._market.now, self._market.then, actions, fresh
+            self._market.block(), self._market.now, self._market.then, actions, ended
         )
         terminated = outcome.ruined
-        limit = self.config.max_episode_steps
-        limited = self.simulation.steps >= limit if limit else False
-        truncated: Array = (data_ends | limited) & ~terminated
-        if starting.size:
-            truncated[starting] = False
-        ended: Array = terminated | truncated
+        over = data_ends
+        if self.config.max_episode_steps:
+            over = over | (self.simulation.steps >= self.config.max_episode_steps)
+        truncated: Array = over > terminated
+        if ended is not None:
+            truncated[ended] = False
+        return self._finish(outcome, terminated, truncated, data_ends)
+
+    def _finish(
+        self, outcome: Outcome, terminated: Array, truncated: Array, data_ends: Array
+    ) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Say which episodes ended, and in same-step mode begin the next ones."""
+        self._ended = terminated | truncated
+        self._some_ended = bool(self._ended.any())
         info = self._info(outcome)
-        if ended.any():
+        if self._some_ended:
             why = np.where(data_ends, END_OF_DATA, STEP_LIMIT)
-            info["ended"] = np.where(ended, np.where(terminated, RUIN, why), "")
-            info["_ended"] = ended.copy()
-        self._ended = ended
-        if self._mode is AutoresetMode.SAME_STEP and ended.any():
-            self._restart(np.flatnonzero(ended), info)
+            info["ended"] = np.where(self._ended, np.where(terminated, RUIN, why), "")
+            info["_ended"] = self._ended.copy()
+            if self._mode is AutoresetMode.SAME_STEP:
+                self._restart(np.flatnonzero(self._ended), info)
         if self.config.swap_terminated_truncated:
             terminated, truncated = truncated, terminated
         return self._observations(), outcome.reward, terminated, truncated, info
@@ -157,6 +168,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         self._start(lanes)
         self.simulation.reset(self._market.block(), self._market.then[lanes], lanes)
         self._ended = np.zeros(self.num_envs, bool)
+        self._some_ended = False
         info.update(self._info(None), final_obs=final, _final_obs=mask)
         for name in ("costs", "fills", "reasons"):
             info[name] = np.where(
@@ -172,17 +184,16 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _info(self, outcome: Outcome | None) -> dict[str, Any]:
         accounts, n = self.simulation.accounts, self.num_envs
-        states = self._market.block().states
-        found = {
+        return {
             "cash": accounts.cash.copy(),
             "equity": accounts.equity.copy(),
             "costs": np.zeros(n) if outcome is None else outcome.costs,
             "fills": np.zeros((n, SLOTS)) if outcome is None else outcome.change,
             "reasons": np.zeros((n, SLOTS), np.uint8) if outcome is None else outcome.reasons,
             "step": self.simulation.steps.copy(),
-            "ts_event": states["ts_event"][self._market.then],
+            "ts_event": self._market.block().ts_event[self._market.then],
+            **self._masks,
         }
-        return {**found, **{f"_{name}": self._everyone for name in found}}
 
 
 class _Market:
@@ -208,16 +219,17 @@ class _Market:
             track = self._tracks[lane]
             self.then[lane], self._last[lane] = track.row, track.last
 
-    def move(self, ended: Array) -> Array:
+    def move(self, ended: Array | None) -> Array:
         """Move the lanes that have not ended on by a state; bool (n,): the data ends there."""
         if self._indexed:
-            self.now[:] = self.then
-            self.then += ~ended
+            self.now, self.then = self.then, self.now
+            np.add(self.now, 1 if ended is None else ~ended, out=self.then)
             data_ends: Array = self.then >= self._last
             return data_ends
         ends = np.zeros(len(self._tracks), bool)
-        for lane in np.flatnonzero(~ended).tolist():
-            _, ends[lane] = self._tracks[lane].move()
+        for lane in range(len(self._tracks)):
+            if ended is None or not ended[lane]:
+                _, ends[lane] = self._tracks[lane].move()
         self._joined = None
         self._place()
         return ends

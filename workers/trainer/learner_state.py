@@ -33,7 +33,7 @@ def take(update: Update, replay: RingReplay) -> dict[str, Array]:
     arrays: dict[str, Array] = {n: t.cpu().numpy() for n, t in update.state().items()}
     arrays["updates"] = np.array(update.updates, np.int64)
     arrays["caution"] = np.array(update.caution, np.float64)
-    arrays["base"] = np.array(replay.base, np.int64)
+    arrays["origin"] = np.array(replay.origin, np.int64)
     arrays["numpy_random"] = _words(replay.dice)
     return arrays
 
@@ -42,7 +42,7 @@ def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None
     """Make the learner what the arrays say. Raises StateMismatch before anything is changed."""
     present = update.state()
     wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
-    wanted |= {"updates": (), "caution": (), "base": (), "numpy_random": (WORDS,)}
+    wanted |= {"updates": (), "caution": (), "origin": (3,), "numpy_random": (WORDS,)}
     for name, shape in wanted.items():
         found = arrays.get(name)
         if found is None or found.shape != shape:
@@ -52,7 +52,11 @@ def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None
             )
     update.set_state({name: torch.from_numpy(arrays[name]) for name in present})
     update.updates, update.caution = int(arrays["updates"]), float(arrays["caution"])
-    replay.base = int(arrays["base"])
+    generation, base, before = arrays["origin"].tolist()
+    if generation == replay.origin[0]:
+        replay.origin = (generation, base, before)
+    else:  # another ring, as after a reboot: its records earn updates from now on
+        replay.origin = (*replay.origin[:2], update.updates)
     _set_words(replay.dice, arrays["numpy_random"])
 
 

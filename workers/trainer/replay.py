@@ -62,7 +62,8 @@ class RingReplay(ReplayBuffer):
         self.dice = np.random.default_rng(seed)
         #: Only records before this sequence are drawn; None: all that were published.
         self.limit: int | None = None
-        self.base = self._oldest()  # where this learner's experience began
+        #: Where the learner's experience began: generation of the ring, sequence, updates then.
+        self.origin = (ring.info.generation, self._oldest(), 0)
         self.retries = 0
         self.faults = 0
         self.faulty: list[int] = []  # the newest sequences that were passed over

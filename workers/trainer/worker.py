@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from workers.records import (
 )
 from workers.trading_env.errors import InvalidPolicy
 from workers.trainer import checkpoint, learner_state
+from workers.trainer.evaluation import Evaluation, is_worse
 from workers.trainer.guard import Guard
+from workers.trainer.leaderboard import LeaderboardKeeper
 from workers.trainer.learner import make_learner
 from workers.trainer.publisher import Publisher, policy_arrays
 from workers.trainer.replay import NoExperience, RingReplay
@@ -63,6 +66,11 @@ class TrainerWorker(Worker):
         like = policy_arrays(self._model.policy)
         policy = mesh.tensors(policy_segment(name), like=like, create=True)
         self._publisher = Publisher(policy, self._model.policy)
+        self._leaderboard = LeaderboardKeeper(mesh, name)
+        self._evaluation = Evaluation(
+            config.evaluate_on, settings.trading, lanes=config.evaluate_lanes,
+            steps=config.evaluate_steps,
+        )  # fmt: skip
         self._directory = settings.run_directory / "checkpoints" / name
         self._guard = Guard(
             self._update, settings.run_directory / "crashes", name, config.rollbacks
@@ -161,13 +169,15 @@ class TrainerWorker(Worker):
             self.context.log.warning("state in memory refused", error=str(error))
         else:
             return "shared memory"
+        refused = 0
         for path in checkpoint.paths(self._directory):
             try:
                 learner_state.put(self._update, replay, checkpoint.read(path))
             except (checkpoint.BadCheckpoint, learner_state.StateMismatch) as error:
                 self.context.log.warning("checkpoint refused", error=str(error))
+                refused += 1
                 continue
-            return f"disk: {path.name}"
+            return f"disk: {path.name}" + (f" ({refused} newer refused)" if refused else "")
         return ""
 
     # --- after updates --------------------------------------------------------------------
@@ -180,7 +190,8 @@ class TrainerWorker(Worker):
         keeps = updates % config.state_every == 0
         publishes = updates % config.publish_every == 0
         tracks = updates % self.context.settings.tracking.every_updates == 0
-        if not (keeps or publishes or tracks):
+        evaluates = config.evaluate_every > 0 and updates % config.evaluate_every == 0
+        if not (keeps or publishes or tracks or evaluates):
             return
         if not self._update.is_sound():
             self._roll_back(replay, "weights that are no numbers")
@@ -191,7 +202,9 @@ class TrainerWorker(Worker):
             self._memory.publish(state)
             if updates % config.checkpoint_every == 0:
                 self._checkpoint(state)
-        if publishes:
+        if evaluates:
+            self._evaluate()
+        if evaluates or (publishes and not config.gate):
             self._publish()
         if tracks:
             self._spool.point(updates, self._metrics())
@@ -201,20 +214,51 @@ class TrainerWorker(Worker):
         self._status.rollbacks += 1
         self.context.log.error("rolled back", updates=self._update.updates, why=why,
                                batch=self._guard.batch)  # fmt: skip
+        skipped = self._update.skipped.clone()  # a count of what happened: it is not rolled back
         _, arrays = self._memory.read()
         learner_state.put(self._update, replay, arrays)
-        self._guard.rolled_back(self._config.rollback_learning_rate)
+        self._update.skipped.copy_(skipped)
         replay.dice = np.random.default_rng([self._config.seed, self._status.rollbacks])
         self._tell(f"rolled back: {why}", now=True)
+        self._guard.rolled_back(self._config.rollback_learning_rate)
+
+    def _evaluate(self) -> None:
+        """Score the policy on held-out episodes; the score travels with what is published."""
+        status = self._status
+        self._tell("evaluating", now=True)
+        with self.context.expect(120.0):
+            found = self._evaluation.score(self._act)
+        status.score, status.evaluated = found.mean_reward, self._update.updates
+        self._spool.point(
+            self._update.updates,
+            {f"evaluation/{name}": value for name, value in asdict(found).items()},
+        )
+        self.context.log.info("evaluated", updates=self._update.updates, score=found.mean_reward)
+
+    def _act(self, observations: learner_state.Array) -> learner_state.Array:
+        actions, _ = self._model.predict(observations, deterministic=True)
+        return actions
 
     def _publish(self) -> None:
+        config, status = self._config, self._status
+        if config.gate and is_worse(status.score, status.best_score, config.gate_tolerance):
+            status.withheld += 1
+            self.context.log.info("policy withheld", score=status.score, best=status.best_score)
+            status.version = self._publisher.confirm()
+            return
         try:
             version = self._publisher.publish(self._update.updates, self._status.score)
         except InvalidPolicy as error:
             self._status.withheld += 1
             self.context.log.error("policy withheld", error=str(error))  # noqa: TRY400 - the text has it all
             return
-        self._status.version = version
+        status.version = version
+        if status.evaluated == self._update.updates:
+            if config.gate:
+                status.best_score = status.score
+            else:
+                status.best_score = float(np.fmax(status.best_score, status.score))
+            self._leaderboard.keep(now=True)
 
     def _checkpoint(self, state: dict[str, learner_state.Array]) -> None:
         with self.context.expect(30.0):
@@ -238,8 +282,9 @@ class TrainerWorker(Worker):
         config = self._config
         if config.replay_ratio == 0.0 or self._ring is None:
             return False
-        earned = math.ceil((self._update.updates + 1) / config.replay_ratio)
-        needed = replay.base + config.learning_starts + earned
+        _, base, before = replay.origin
+        earned = math.ceil((self._update.updates + 1 - before) / config.replay_ratio)
+        needed = base + config.learning_starts + earned
         if config.deterministic:
             replay.limit = needed
         return self._ring.published < needed
@@ -274,3 +319,4 @@ class TrainerWorker(Worker):
         if self._ring is not None:
             status.experience = self._ring.published
         self._cell.write(status)
+        self._leaderboard.keep()

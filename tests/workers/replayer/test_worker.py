@@ -77,4 +77,5 @@ def test_missing_data_is_a_readable_reason(tmp_path):
     with daemon(tmp_path, workers, '[replayer]\ndata = "/nowhere"') as one:
         until("quarantine", lambda: one.worker("replayer")["state"] == "quarantined")
         reason = one.worker("replayer")["reason"]
-        assert "/nowhere: no such file or folder; set replayer.data" in reason
+        assert "/nowhere: no such file or folder; expected" in reason
+        assert "set replayer.data" in reason

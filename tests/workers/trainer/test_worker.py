@@ -34,6 +34,10 @@ learning_starts = 500
 publish_every = 20
 state_every = 10
 checkpoint_every = 100
+evaluate_every = 100
+evaluate_on = "known_optimum"
+evaluate_lanes = 4
+evaluate_steps = 16
 [tracking]
 every_updates = 50
 """
@@ -70,6 +74,8 @@ def test_trainer_learns_publishes_and_resumes(tmp_path):
         checked(arrays)
         assert version == status(one)["version"] or version > 2
         until("checkpoint", lambda: list((tmp_path / "run/checkpoints/td3-0").glob("checkpoint-*")))
+        until("best", lambda: one.mesh.attach("leaderboard").read()[1]["best"] == "td3-0")
+        assert np.isfinite(one.mesh.attach("policy/td3-0").read()[1]["score"])
         until("shipped", (tmp_path / "run/tracking/td3-0.place").exists)
         ring.close()
         assert one.stop() == 0

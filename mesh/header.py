@@ -1,0 +1,155 @@
+"""The head of a segment as Python sees it; `_core/layout.h` is the one that counts.
+
+Serves I7: a head is believed only when its magic, layout version, byte order, check and boot all
+agree, so that a stale or foreign file is recognised and never half-believed.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh._core import _native
+from mesh.errors import Corrupt, LayoutMismatch
+from mesh.process_identity import ProcessIdentity
+
+MAGIC = 0x314853454D534D54
+LAYOUT_VERSION = 2
+ENDIAN_MARK = 0x01020304
+PAGE = 4096
+LINE = 128
+CONTROL_OFFSET = 512
+SCHEMA_OFFSET = 1024
+IDENTITY = struct.Struct("<QIIIIQQQQQQQQQQQQIIII16s16s")
+#: published, lease, intent, rows, retired; behind them, on a line of its own: breaks, two owners
+CONTROL = struct.Struct(f"<QQQQQ{LINE - 40}xQQIIQqQIIQqQ")
+KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors", 5: "lock", 6: "heartbeats"}
+NUMPY, MSGPACK, ARRAYS = 0, 1, 2
+CHECKED = 1
+
+
+def boot_id() -> bytes:
+    """Give the 16 bytes that change with every boot."""
+    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return bytes.fromhex(text.strip().replace("-", ""))
+
+
+def round_up(n: int, to: int) -> int:
+    """Give the next multiple of `to` that is not below `n`."""
+    return (n + to - 1) // to * to
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The constant head of a segment (mesh_identity in layout.h); sizes and offsets in bytes."""
+
+    kind: int
+    slots: int
+    total_size: int
+    record_size: int
+    stride: int
+    capacity: int
+    data_offset: int
+    readers_offset: int
+    schema_size: int
+    aux_offset: int
+    aux_size: int
+    generation: int
+    creator: ProcessIdentity
+    encoding: int
+    flags: int
+    fingerprint: bytes
+    boot_id: bytes
+
+    @property
+    def checked(self) -> bool:
+        """Whether every value carries a checksum."""
+        return bool(self.flags & CHECKED)
+
+    def pack(self) -> bytes:
+        """Give the bytes of the head, with its check."""
+        head = IDENTITY.pack(
+            MAGIC,
+            LAYOUT_VERSION,
+            ENDIAN_MARK,
+            self.kind,
+            self.slots,
+            self.total_size,
+            self.record_size,
+            self.stride,
+            self.capacity,
+            self.data_offset,
+            self.readers_offset,
+            SCHEMA_OFFSET,
+            self.schema_size,
+            self.aux_offset,
+            self.aux_size,
+            self.generation,
+            self.creator.start_time,
+            self.creator.pid,
+            self.encoding,
+            self.flags,
+            0,
+            self.fingerprint,
+            self.boot_id,
+        )
+        return head + struct.pack("<Q", _native.checksum(head))
+
+    @classmethod
+    def unpack(cls, data: bytes, where: Path) -> Identity:
+        """Read a head. Raises Corrupt or LayoutMismatch naming `where` and both values."""
+        size = IDENTITY.size
+        if len(data) < size + 8:
+            raise Corrupt(f"{where}: {len(data)} bytes are no segment; remove the file")
+        f = IDENTITY.unpack_from(data)
+        if f[0] != MAGIC:
+            raise Corrupt(f"{where}: magic {f[0]:#x}, expected {MAGIC:#x}; remove the file")
+        if (f[1], f[2]) != (LAYOUT_VERSION, ENDIAN_MARK):
+            raise LayoutMismatch(
+                f"{where}: layout version {f[1]} (endian mark {f[2]:#x}), this is version "
+                f"{LAYOUT_VERSION} ({ENDIAN_MARK:#x}); stop its users and remove the file"
+            )
+        (check,) = struct.unpack_from("<Q", data, size)
+        found = _native.checksum(data[:size])
+        if check != found:
+            raise Corrupt(f"{where}: head check {check:#x}, computed {found:#x}; remove the file")
+        return cls(
+            f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[12], f[13], f[14], f[15],
+            ProcessIdentity(f[17], f[16]), f[18], f[19], f[21], f[22],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The changing head of a segment (mesh_control in layout.h) at one moment."""
+
+    published: int
+    retired: bool
+    breaks: int
+    owner: ProcessIdentity | None
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Control:
+        """Read the control of a head."""
+        f = CONTROL.unpack_from(data, CONTROL_OFFSET)
+        pid, start_time = ((f[7], f[9]), (f[12], f[14]))[f[1] >> 1 & 1]
+        owner = ProcessIdentity(pid, start_time) if pid else None
+        return cls(f[0], f[4] != 0, f[5], owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a new segment is to hold; sizes in bytes."""
+
+    kind: int
+    encoding: int
+    schema: str
+    slots: int
+    record_size: int
+    stride: int
+    capacity: int
+    data_size: int
+    aux_total: int = 0
+    aux_size: int = 0
+    flags: int = 0

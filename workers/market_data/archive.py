@@ -1,0 +1,84 @@
+"""What recorded market data looks like to its readers: blocks of rows, from any position on.
+
+A position is the number of a row in the archive; the same file gives the same row at the same
+position, so that whoever notes a position can go on there. Rows come in the order in which they
+are to be delivered: as written for streams of ticks (clocks that run backwards included), by time
+where the members of a file have to be merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from typing import Any, Protocol
+
+import numpy as np
+
+from workers.records import TICK_DTYPE
+
+Rows = np.ndarray[Any, np.dtype[Any]]
+BLOCK_ROWS = 8192
+DAY_NS = 86_400 * 10**9
+#: bit of `source_flags`: the source itself marks the row as suspicious
+SUSPICIOUS = 1
+
+
+class Archive(Protocol):
+    """Rows of TICK_DTYPE; absent prices, sizes and greeks are NaN."""
+
+    name: str
+
+    def blocks(self, start: int = 0) -> Iterator[Rows]:
+        """Give the rows from position `start` on, in blocks of any size but 0.
+
+        Raises MarketDataError where the data ends to be readable.
+        """
+
+
+class StreamedRows:
+    """An archive that is read from its beginning each time; rows before `start` are skipped."""
+
+    def __init__(self, name: str, read: Callable[[], Iterator[Rows]]) -> None:
+        """Keep how to read; nothing is opened before `blocks`."""
+        self.name = name
+        self._read = read
+
+    def blocks(self, start: int = 0) -> Iterator[Rows]:
+        """Give the rows from `start` on, as written."""
+        position = 0
+        for rows in self._read():
+            position += rows.size
+            if position <= start or rows.size == 0:
+                continue
+            left = rows[max(0, rows.size - (position - start)) :]
+            yield numbered(left, position - left.size)
+
+
+def numbered(rows: Rows, position: int) -> Rows:
+    """Give rows without a sequence of their own their position as sequence, in place."""
+    missing = rows["sequence"] < 0
+    if missing.any():
+        rows["sequence"][missing] = (position + np.arange(rows.size))[missing]
+    return rows
+
+
+def blank(count: int) -> Rows:
+    """Give `count` rows in which every price and greek is absent (NaN)."""
+    return np.repeat(_BLANK, count)
+
+
+def _blank_row() -> Rows:
+    row = np.zeros(1, TICK_DTYPE)
+    for name in TICK_DTYPE.names or ():
+        if TICK_DTYPE[name].kind == "f":
+            row[name] = np.nan
+    row["sequence"] = -1
+    return row
+
+
+_BLANK = _blank_row()
+
+
+def occ_symbol(root: str, expiry: date, right: str, strike_thousandths: int) -> str:
+    """Give the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000."""
+    return f"{root.upper():<6}{expiry:%y%m%d}{right}{strike_thousandths:08d}"

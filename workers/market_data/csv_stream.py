@@ -1,0 +1,136 @@
+"""CSV of any length as a stream of Arrow tables, with the line and field of what is wrong.
+
+Pieces of a quarter of a megabyte are cut at their last line end and parsed by Arrow. Line ends may
+be LF, CR LF or CR; a byte order mark is passed over, and empty lines are too. Only when Arrow
+refuses a piece are its lines looked at one by one, to say which it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+if TYPE_CHECKING:
+    from workers.market_data.files import Stream
+
+PIECE_BYTES = 1 << 18
+LINE_BYTES = 1 << 24
+_BOM = b"\xef\xbb\xbf"
+_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a file: every name in order, and the types of those wanted."""
+
+    names: tuple[str, ...]
+    types: dict[str, pa.DataType]
+    header: bool = False
+    expected: str = field(default="")
+
+    def describe(self) -> str:
+        """Say the columns as an error does."""
+        return self.expected or f"{len(self.names)} columns: {', '.join(self.names)}"
+
+
+#: from the fields of the first line to the layout of the file; raises MarketDataError
+Choose = Callable[[list[str]], Layout]
+
+
+def tables(stream: Stream, choose: Choose) -> Iterator[tuple[int, pa.Table]]:
+    """Give (number of its first line, table) for every piece of a CSV; none for an empty one."""
+    layout: Layout | None = None
+    line = 1
+    for piece in _pieces(stream):
+        body = piece
+        if layout is None:
+            body = piece.lstrip(b"\n")
+            line += len(piece) - len(body)
+            if not body:
+                continue
+            first, _, rest = body.partition(b"\n")
+            layout = choose(_fields(first))
+            if layout.header:
+                line += 1
+                body = rest
+        if body.strip():
+            yield line, _table(stream, body, layout, line)
+        line += body.count(b"\n")
+
+
+def _pieces(stream: Stream) -> Iterator[bytes]:
+    """The bytes in pieces that end with a line, their line ends LF."""
+    held = b""
+    begin = True
+    while data := stream.read(PIECE_BYTES):
+        if begin:
+            if data.startswith(_WIDE_BOMS):
+                raise stream.place.error(
+                    "UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv"
+                )
+            data, begin = data.removeprefix(_BOM), False
+        held += data
+        cut = max(held.rfind(b"\n"), held.rfind(b"\r", 0, len(held) - 1)) + 1
+        if cut:
+            yield _unix(held[:cut])
+            held = held[cut:]
+        elif len(held) > LINE_BYTES:
+            raise stream.place.error(
+                f"a line longer than {LINE_BYTES} bytes", expected="lines of text"
+            )
+    if held:
+        yield _unix(held + b"\n")
+
+
+def _unix(piece: bytes) -> bytes:
+    if b"\r" not in piece:
+        return piece
+    return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _fields(line: bytes) -> list[str]:
+    return next(csv.reader([line.decode("utf-8", "replace")]), [])
+
+
+def _table(stream: Stream, piece: bytes, layout: Layout, line: int) -> pa.Table:
+    try:
+        return arrow_csv.read_csv(
+            io.BytesIO(piece),
+            read_options=arrow_csv.ReadOptions(
+                column_names=list(layout.names), use_threads=False, block_size=len(piece) + 1
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=layout.types, include_columns=list(layout.types), null_values=[""]
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        number, found = _fault(piece, layout)
+        raise stream.place.error(
+            found or str(error).splitlines()[0],
+            expected=layout.describe(),
+            line=line + number if found else 0,
+        ) from error
+
+
+def _fault(piece: bytes, layout: Layout) -> tuple[int, str]:
+    """Find the first line that does not fit; (0, "") where only Arrow sees something."""
+    for number, text in enumerate(piece.split(b"\n")):
+        if not text.strip():
+            continue
+        fields = _fields(text)
+        if len(fields) != len(layout.names):
+            return number, f"{len(fields)} columns ({text[:60].decode('utf-8', 'replace')!r})"
+        for name, value in zip(layout.names, fields, strict=True):
+            kind = layout.types.get(name)
+            if kind is not None and pa.types.is_floating(kind) and value:
+                try:
+                    float(value)
+                except ValueError:
+                    return number, f"{name} = {value[:40]!r}, not a number"
+    return 0, ""

@@ -1,0 +1,201 @@
+"""QuantConnect-Lean files: zips of header-less CSV, one member a contract or a day.
+
+The name of a member says what it holds; the folders above the file say the market where the name
+does not. Equity and options: prices times 10,000, times in New York. Forex and crypto: prices as
+they are, times UTC. An option chain is merged by time with the quotes of its underlying.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from workers.market_data.archive import Rows, StreamedRows, occ_symbol
+from workers.market_data.csv_stream import Layout, tables
+from workers.market_data.errors import MarketDataError
+from workers.market_data.files import Place, Stream, members
+from workers.market_data.lean_columns import DAILY_S, HOUR_S, Series, moment_ns
+from workers.market_data.sorted_rows import SortedRows
+
+CHAIN: Final = "*_quote_*.zip*"
+_BARS: Final = {"tick": 0, "second": 1, "minute": 60, "hour": HOUR_S, "daily": DAILY_S}
+#: divisor of prices, time zone
+_SECURITIES: Final = {
+    "option": (1e4, "America/New_York"),
+    "equity": (1e4, "America/New_York"),
+    "forex": (1.0, "UTC"),
+    "crypto": (1.0, "UTC"),
+}
+_OPTION = re.compile(
+    r"(?:(?P<day>\d{8})_)?(?P<root>[a-z0-9.^-]+?)(?:_(?P<resolution>second|minute|hour|daily|tick))?"
+    r"_(?P<kind>quote|trade|openinterest)(?:_(?P<tick>tick))?_(?:american|european)"
+    r"_(?P<right>call|put)_(?P<strike>\d+)_(?P<expiry>\d{8})\.csv",
+    re.IGNORECASE,
+)
+_OTHER = re.compile(
+    r"(?P<day>\d{8})_(?P<root>[a-z0-9.^-]+?)(?:_(?P<resolution>second|minute|tick))?"
+    r"_(?P<kind>quote|trade)(?:_(?P<tick>tick))?\.csv",
+    re.IGNORECASE,
+)
+_UNDATED = re.compile(r"(?P<root>[a-z0-9.^-]+)\.csv", re.IGNORECASE)
+_NAMES: Final = (
+    "DATE_TICKER_RESOLUTION_quote|trade|openinterest[_STYLE_RIGHT_STRIKE_EXPIRY].csv as Lean writes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The files of one day of a chain."""
+
+    chain: Path
+    underlying: Path | None
+
+
+def option_day(path: Path, day: str, spill: Path) -> SortedRows:
+    """The chain of one day (or hourly, daily) with its underlying's quotes, merged by time.
+
+    `path` is a zip or a folder that holds such; `day` (YYYYMMDD) chooses, else the largest is
+    taken. Sorted in a temporary file in `spill`. Raises MarketDataError.
+    """
+    files = find_chain(path, day)
+
+    def blocks() -> Iterator[Rows]:
+        if files.underlying is not None:  # first: of one time, the underlying leads
+            yield from read(files.underlying, "equity")
+        yield from read(files.chain, "option")
+
+    rows = SortedRows(files.chain.name, blocks(), spill)
+    if len(rows) == 0:
+        raise Place(files.chain).error(
+            "no rows in any member", expected="rows", remedy="choose another file"
+        )
+    return rows
+
+
+def stream(paths: list[Path], security: str = "") -> StreamedRows:
+    """Files one after the other, each in its own order: ticks and bars of one instrument."""
+    names = [path.name for path in paths]
+    name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+    def blocks() -> Iterator[Rows]:
+        for path in paths:
+            yield from read(path, security)
+
+    return StreamedRows(name, blocks)
+
+
+def find_chain(path: Path, day: str) -> Day:
+    """Find the chain below `path` (of `day`, else the largest) and its underlying's quotes."""
+    if path.is_file():
+        chains = [path]
+    else:
+        chains = sorted(path.rglob(f"option/*/minute/*/{CHAIN}")) or sorted(path.rglob(CHAIN))
+    chains = [c for c in chains if c.name.startswith(day)] if day else chains
+    if not chains:
+        raise MarketDataError(
+            path,
+            found=f"holds no option quotes{f' of {day}' if day else ''}",
+            expected=f"{day}{CHAIN}",
+            remedy="choose another folder or day (replayer.data, replayer.date)",
+        )
+    chain = max(chains, key=lambda c: c.stat().st_size)
+    if len(chain.parents) <= 4:
+        return Day(chain, None)
+    # .../option/usa/minute/goog/FILE beside .../equity/usa/minute/goog/FILE
+    market, resolution = chain.parents[2], chain.parents[1]
+    folder = chain.parents[4] / "equity" / market.name / resolution.name / chain.parent.name
+    underlying = folder / f"{chain.name[:8]}_quote.zip"
+    return Day(chain, underlying if underlying.is_file() else None)
+
+
+def read(path: Path, security: str = "") -> Iterator[Rows]:
+    """Rows of every member of a Lean file, member after member. Raises MarketDataError.
+
+    `security` is option, equity, forex or crypto where neither name nor folders say it.
+    """
+    seen: dict[bytes, str] = {}
+    for member in members(path):
+        series = describe(member.place, security)
+        if seen.setdefault(series.symbol, member.place.member) != member.place.member:
+            raise member.place.error(
+                f"symbol {series.symbol.decode()!r} again, after {seen[series.symbol]!r}",
+                expected="one member a symbol (strikes in steps of 0.001)",
+                remedy="remove one of them",
+            )
+        yield from _member_rows(member, series)
+
+
+def _member_rows(member: Stream, series: Series) -> Iterator[Rows]:
+    def choose(fields: list[str]) -> Layout:
+        if series.kind == "":  # hourly and daily files say by their columns what they are
+            series.kind = "quote bars" if len(fields) in {9, 11} else "trade bars"
+        return series.layout(fields)
+
+    for line, table in tables(member, choose):
+        yield series.rows(line, table)
+
+
+def describe(place: Place, security: str = "") -> Series:
+    """Tell from its name what a member holds. Raises MarketDataError for another name."""
+    name = place.name
+    option = _OPTION.fullmatch(name)
+    match = option or _OTHER.fullmatch(name) or _UNDATED.fullmatch(name)
+    if match is None:
+        raise place.error(
+            f"the name {name!r}", expected=_NAMES, remedy="give a file of Lean's own layout"
+        )
+    parts = {key: value.lower() for key, value in match.groupdict().items() if value}
+    security = "option" if option else security or _security(place)
+    divisor, zone_name = _SECURITIES[security]
+    zone = ZoneInfo(zone_name)
+    resolution = parts.get("tick") or parts.get("resolution") or _resolution(place.path)
+    try:
+        midnight = moment_ns(parts["day"].encode(), zone) if "day" in parts else 0
+        symbol = _option_symbol(parts) if option else parts["root"].upper()
+    except ValueError as error:
+        raise place.error(str(error), expected="dates as YYYYMMDD") from error
+    return Series(
+        place,
+        symbol.encode(),
+        _kind(parts.get("kind", ""), resolution),
+        divisor,
+        zone,
+        midnight,
+        _BARS.get(resolution, -1),
+    )
+
+
+def _kind(kind: str, resolution: str) -> str:
+    if kind == "openinterest":
+        return "open interest"
+    if not kind:
+        return ""
+    return f"{kind} {'ticks' if resolution == 'tick' else 'bars'}"
+
+
+def _option_symbol(parts: dict[str, str]) -> str:
+    expiry = date.fromisoformat(parts["expiry"])
+    right = parts["right"][0].upper()
+    return occ_symbol(parts["root"], expiry, right, round(int(parts["strike"]) / 10))
+
+
+def _security(place: Place) -> str:
+    """The kind of security, from the nearest folder that is named for one."""
+    for folder in reversed(place.path.absolute().parts[:-1]):
+        if folder.lower() in _SECURITIES:
+            return folder.lower()
+    raise place.error(
+        "no folder above it says what it is",
+        expected=f"a folder named {', '.join(_SECURITIES)}",
+        remedy="keep Lean's folders, or set replayer.format",
+    )
+
+
+def _resolution(path: Path) -> str:
+    folders = (folder.lower() for folder in reversed(path.parts[:-1]))
+    return next((folder for folder in folders if folder in _BARS), "")
