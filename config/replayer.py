@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,9 +15,19 @@ class ReplayerConfig(BaseModel):
 
     data: Path | None = Field(
         default=None,
-        description="QuantConnect-Lean data: an option minute zip, or a folder that holds such; "
-        "empty: a synthetic market.",
+        description="Recorded data, a file or a folder: QuantConnect-Lean zips, Deribit snapshots, "
+        "Binance JSON lines, Parquet or CSV tables; empty: a synthetic market.",
     )
+    format: Literal[
+        "auto",
+        "lean-option",
+        "lean-equity",
+        "lean-forex",
+        "lean-crypto",
+        "deribit",
+        "binance",
+        "table",
+    ] = Field(default="auto", description="Family of the recorded data; auto: recognised.")
     date: Annotated[str, Field(pattern=r"^(\d{8})?$")] = Field(
         default="", description="Day of the recorded data, YYYYMMDD; empty: the largest file."
     )

@@ -27,6 +27,8 @@ class Archive(Protocol):
     """Rows of TICK_DTYPE; absent prices, sizes and greeks are NaN."""
 
     name: str
+    #: what the files hold besides rows, by kind: counted as far as they were read
+    skipped: dict[str, int]
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
         """Give the rows from position `start` on, in blocks of any size but 0.
@@ -38,15 +40,17 @@ class Archive(Protocol):
 class StreamedRows:
     """An archive that is read from its beginning each time; rows before `start` are skipped."""
 
-    def __init__(self, name: str, read: Callable[[], Iterator[Rows]]) -> None:
-        """Keep how to read; nothing is opened before `blocks`."""
+    def __init__(self, name: str, read: Callable[[dict[str, int]], Iterator[Rows]]) -> None:
+        """Keep how to read; nothing is opened before `blocks`. `read` is given `skipped`."""
         self.name = name
+        self.skipped: dict[str, int] = {}
         self._read = read
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
         """Give the rows from `start` on, as written."""
         position = 0
-        for rows in self._read():
+        self.skipped.clear()
+        for rows in self._read(self.skipped):
             position += rows.size
             if position <= start or rows.size == 0:
                 continue

@@ -8,7 +8,6 @@ refuses a piece are its lines looked at one by one, to say which it was.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -66,24 +65,23 @@ def tables(stream: Stream, choose: Choose) -> Iterator[tuple[int, pa.Table]]:
 
 def _pieces(stream: Stream) -> Iterator[bytes]:
     """The bytes in pieces that end with a line, their line ends LF."""
-    held = b""
-    begin = True
-    while data := stream.read(PIECE_BYTES):
-        if begin:
-            if data.startswith(_WIDE_BOMS):
-                raise stream.place.error(
-                    "UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv"
-                )
-            data, begin = data.removeprefix(_BOM), False
-        held += data
+    data = stream.read(PIECE_BYTES)
+    if data.startswith(_WIDE_BOMS):
+        raise stream.place.error(
+            "UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv"
+        )
+    held = data.removeprefix(_BOM)
+    while data:
+        data = stream.read(PIECE_BYTES)
         cut = max(held.rfind(b"\n"), held.rfind(b"\r", 0, len(held) - 1)) + 1
-        if cut:
+        if data and cut:
             yield _unix(held[:cut])
             held = held[cut:]
         elif len(held) > LINE_BYTES:
             raise stream.place.error(
                 f"a line longer than {LINE_BYTES} bytes", expected="lines of text"
             )
+        held += data
     if held:
         yield _unix(held + b"\n")
 
@@ -101,7 +99,7 @@ def _fields(line: bytes) -> list[str]:
 def _table(stream: Stream, piece: bytes, layout: Layout, line: int) -> pa.Table:
     try:
         return arrow_csv.read_csv(
-            io.BytesIO(piece),
+            pa.BufferReader(piece),
             read_options=arrow_csv.ReadOptions(
                 column_names=list(layout.names), use_threads=False, block_size=len(piece) + 1
             ),

@@ -77,16 +77,11 @@ def option_day(path: Path, day: str, spill: Path) -> SortedRows:
     return rows
 
 
-def stream(paths: list[Path], security: str = "") -> StreamedRows:
+def stream(paths: list[Path], kind: str = "") -> StreamedRows:
     """Files one after the other, each in its own order: ticks and bars of one instrument."""
     names = [path.name for path in paths]
     name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-
-    def blocks() -> Iterator[Rows]:
-        for path in paths:
-            yield from read(path, security)
-
-    return StreamedRows(name, blocks)
+    return StreamedRows(name, lambda _: (rows for path in paths for rows in read(path, kind)))
 
 
 def find_chain(path: Path, day: str) -> Day:
@@ -113,14 +108,14 @@ def find_chain(path: Path, day: str) -> Day:
     return Day(chain, underlying if underlying.is_file() else None)
 
 
-def read(path: Path, security: str = "") -> Iterator[Rows]:
+def read(path: Path, kind: str = "") -> Iterator[Rows]:
     """Rows of every member of a Lean file, member after member. Raises MarketDataError.
 
-    `security` is option, equity, forex or crypto where neither name nor folders say it.
+    `kind` is option, equity, forex or crypto where neither name nor folders say it.
     """
     seen: dict[bytes, str] = {}
     for member in members(path):
-        series = describe(member.place, security)
+        series = describe(member.place, kind)
         if seen.setdefault(series.symbol, member.place.member) != member.place.member:
             raise member.place.error(
                 f"symbol {series.symbol.decode()!r} again, after {seen[series.symbol]!r}",
@@ -140,23 +135,16 @@ def _member_rows(member: Stream, series: Series) -> Iterator[Rows]:
         yield series.rows(line, table)
 
 
-def describe(place: Place, security: str = "") -> Series:
+def describe(place: Place, kind: str = "") -> Series:
     """Tell from its name what a member holds. Raises MarketDataError for another name."""
-    name = place.name
-    option = _OPTION.fullmatch(name)
-    match = option or _OTHER.fullmatch(name) or _UNDATED.fullmatch(name)
-    if match is None:
-        raise place.error(
-            f"the name {name!r}", expected=_NAMES, remedy="give a file of Lean's own layout"
-        )
+    match, found = _match(place, kind)
     parts = {key: value.lower() for key, value in match.groupdict().items() if value}
-    security = "option" if option else security or _security(place)
-    divisor, zone_name = _SECURITIES[security]
+    divisor, zone_name = _SECURITIES[found]
     zone = ZoneInfo(zone_name)
     resolution = parts.get("tick") or parts.get("resolution") or _resolution(place.path)
     try:
         midnight = moment_ns(parts["day"].encode(), zone) if "day" in parts else 0
-        symbol = _option_symbol(parts) if option else parts["root"].upper()
+        symbol = _option_symbol(parts) if found == "option" else parts["root"].upper()
     except ValueError as error:
         raise place.error(str(error), expected="dates as YYYYMMDD") from error
     return Series(
@@ -168,6 +156,27 @@ def describe(place: Place, security: str = "") -> Series:
         midnight,
         _BARS.get(resolution, -1),
     )
+
+
+def security(place: Place) -> str:
+    """Tell whether a member is of an option, equity, ... Raises MarketDataError if it is none."""
+    return _match(place, "")[1]
+
+
+def _match(place: Place, kind: str) -> tuple[re.Match[str], str]:
+    if match := _OPTION.fullmatch(place.name):
+        return match, "option"
+    match = _OTHER.fullmatch(place.name) or _UNDATED.fullmatch(place.name)
+    if match is None:
+        raise place.error(
+            f"the name {place.name!r}", expected=_NAMES, remedy="give a file of Lean's own layout"
+        )
+    found = kind or _by_folder(place)
+    if found == "option":  # a universe, for one: a day's chain, but no quotes
+        raise place.error(
+            f"the name {place.name!r} says no contract", expected=_NAMES, remedy="give another file"
+        )
+    return match, found
 
 
 def _kind(kind: str, resolution: str) -> str:
@@ -184,7 +193,7 @@ def _option_symbol(parts: dict[str, str]) -> str:
     return occ_symbol(parts["root"], expiry, right, round(int(parts["strike"]) / 10))
 
 
-def _security(place: Place) -> str:
+def _by_folder(place: Place) -> str:
     """The kind of security, from the nearest folder that is named for one."""
     for folder in reversed(place.path.absolute().parts[:-1]):
         if folder.lower() in _SECURITIES:

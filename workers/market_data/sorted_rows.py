@@ -65,6 +65,7 @@ class SortedRows:
         Raises MarketDataError where it has not.
         """
         self.name = name
+        self.skipped: dict[str, int] = {}
         self._run_rows = run_rows
         try:
             directory.mkdir(parents=True, exist_ok=True)

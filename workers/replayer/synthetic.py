@@ -39,6 +39,7 @@ class SyntheticMarket:
     def __init__(self, seed: int, start: str) -> None:
         """Begin at `start` (ISO 8601 with an offset). Raises ValueError for another form."""
         self.name = f"synthetic seed {seed}"
+        self.skipped: dict[str, int] = {}
         self._seed = seed
         moment = datetime.fromisoformat(start)
         if moment.tzinfo is None:

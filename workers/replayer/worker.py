@@ -49,6 +49,7 @@ class ReplayerWorker(Worker):
                 else open_archive(
                     config.data,
                     date=config.date,
+                    form=config.format,
                     spill=context.settings.run_directory / context.name,
                 )
             )

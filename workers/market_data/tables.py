@@ -1,0 +1,115 @@
+"""Parquet and CSV tables with named columns: archives of one's own.
+
+Columns, in any order, are the fields of a message: `symbol` and `timestamp` (or `ts_event`) are
+required, and at least one of `bid`, `ask`, `last`; every other field of TICK_DTYPE may be there
+under its name (`flags` are the publisher's), what is not there is absent, columns of other names
+are passed over. Rows are taken in the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from workers.market_data.archive import BLOCK_ROWS, Rows, blank
+from workers.market_data.csv_stream import Layout, tables
+from workers.market_data.files import Place, members
+from workers.market_data.named_columns import set_numbers, set_symbols, times_ns
+
+TIMES: Final = ("timestamp", "ts_event")
+NUMBERS: Final = {
+    **{
+        name: name
+        for name in (
+            "bid", "ask", "last", "bid_size", "ask_size", "volume", "open_interest",
+            "implied_volatility", "delta", "gamma", "vega", "theta", "rho", "underlying_price",
+            "sequence",
+        )
+    },
+    "flags": "source_flags",
+}  # fmt: skip
+_PRICES: Final = {"bid", "ask", "last"}
+_EXPECTED: Final = "columns symbol, timestamp and at least one of bid, ask, last"
+
+
+def read(path: Path) -> Iterator[Rows]:
+    """Rows of a Parquet or CSV (plain, gzip, zip) file. Raises MarketDataError."""
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    if is_parquet:
+        yield from _read_parquet(path)
+        return
+    for member in members(path):
+        for line, table in tables(member, partial(_layout, member.place)):
+            yield _rows(member.place, line, table)
+
+
+def _read_parquet(path: Path) -> Iterator[Rows]:
+    place = Place(path)
+    try:
+        # no read-ahead, a small buffer: a row group may be larger than memory
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18) as file:
+            wanted = _wanted(place, file.schema_arrow.names)
+            position = 1
+            for batch in file.iter_batches(BLOCK_ROWS, columns=wanted, use_threads=False):
+                yield _rows(place, position, pa.Table.from_batches([batch]))
+                position += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        text = str(error).splitlines()[0]
+        raise place.error(f"cannot be read ({text})", expected="a whole Parquet file") from error
+
+
+def _wanted(place: Place, names: list[str]) -> list[str]:
+    """Choose the columns that mean something here. Raises MarketDataError where some lack."""
+    time = [name for name in TIMES if name in names][:1]
+    if "symbol" not in names or not time or not _PRICES & set(names):
+        raise place.error(
+            f"columns {', '.join(names)[:200]}",
+            expected=_EXPECTED,
+            remedy="rename or add columns",
+        )
+    others = (*NUMBERS, "ts_recv", "venue")
+    return ["symbol", *time, *(name for name in others if name in names)]
+
+
+def _layout(place: Place, header: list[str]) -> Layout:
+    names = tuple(name.strip() for name in header)
+    wanted = _wanted(place, list(names))
+    types = {name: pa.float64() if name in NUMBERS else pa.binary() for name in wanted}
+    return Layout(names, types, header=True)
+
+
+def _rows(place: Place, line: int, table: pa.Table) -> Rows:
+    rows = blank(table.num_rows)
+    names = table.column_names
+    set_symbols(rows, _bytes(table["symbol"]), place, line)
+    rows["ts_event"] = times_ns(
+        table["timestamp" if "timestamp" in names else "ts_event"], place, line
+    )
+    if "ts_recv" in names:
+        rows["ts_recv"] = times_ns(table["ts_recv"], place, line)
+    if "venue" in names:
+        rows["venue"] = np.array([text or b"" for text in _bytes(table["venue"])], "S8")
+    for name, field in NUMBERS.items():
+        if name in names:
+            try:
+                values = table[name].cast(pa.float64()).to_numpy()
+            except pa.ArrowException as error:
+                raise place.error(
+                    f"column {name} of type {table[name].type}",
+                    expected="numbers",
+                    remedy="store it as float64 or int64",
+                ) from error
+            set_numbers(rows, field, values)
+    return rows
+
+
+def _bytes(column: pa.ChunkedArray) -> list[bytes | None]:
+    values = column.to_pylist()
+    return [value.encode() if isinstance(value, str) else value for value in values]
