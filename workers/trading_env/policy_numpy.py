@@ -72,6 +72,19 @@ def checked(arrays: Mapping[str, Array]) -> None:
         raise InvalidPolicy("its action for a plain observation is no action")
 
 
+class MlpPolicy:
+    """A published policy to call: observations (n, 16, 100) to actions float32 (n, 10)."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        """Refuse what must not act: raises InvalidPolicy."""
+        checked(arrays)
+        self._layers = layers_of(arrays)
+
+    def __call__(self, observations: Array) -> Array:
+        """Actions without noise."""
+        return act(self._layers, observations)
+
+
 def act(layers: Sequence[tuple[Array, Array]], observations: Array) -> Array:
     """Give actions float32 (n, 10) for observations (n, 16, 100) or (n, 1600)."""
     values = observations.reshape(len(observations), -1)

@@ -5,6 +5,7 @@ Where the project is not installed, importing this module registers them:
     import workers.trading_env.registration
     gymnasium.make("tradingmesh/Synthetic-v0", seed=3)
     gymnasium.make_vec("tradingmesh/KnownOptimum-v0", num_envs=64)
+    gymnasium.make("tradingmesh/Recorded-v0", path="lean/option/usa/minute/goog")
     gymnasium.make("tradingmesh/Live-v0", mesh="/dev/shm/tradingmesh")
 
 `tradingmesh/Trading-v0` takes any provider. All take `config=TradingConfig(...)`.
@@ -12,6 +13,7 @@ Where the project is not installed, importing this module registers them:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # not `import gymnasium`: as its plugin this runs while gymnasium itself is being imported
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from workers.trading_env.vector import TradingVectorEnv
 
 SYNTHETIC, KNOWN_OPTIMUM, LIVE = "Synthetic-v0", "KnownOptimum-v0", "Live-v0"
+RECORDED = "Recorded-v0"
 
 
 def make_synthetic(*, seed: int = 0, states: int = 2000, **env: Any) -> TradingEnvironment:
@@ -58,6 +61,20 @@ def make_known_optimum_vector(
     return _many(provider, num_envs, config, env)
 
 
+def make_recorded(*, path: str, date: str = "", **env: Any) -> TradingEnvironment:
+    """One environment on a recorded file or folder (or a Parquet archive of states)."""
+    provider, config = _recorded(path, date, env.pop("config", None))
+    return _one(provider, config, env)
+
+
+def make_recorded_vector(
+    *, num_envs: int, path: str, date: str = "", **env: Any
+) -> TradingVectorEnv:
+    """`num_envs` environments on a recorded file or folder."""
+    provider, config = _recorded(path, date, env.pop("config", None))
+    return _many(provider, num_envs, config, env)
+
+
 def make_live(*, mesh: str, timeout_s: float = 30.0, **env: Any) -> TradingEnvironment:
     """One environment on the market that a mesh's feeder publishes."""
     from mesh import Mesh  # noqa: PLC0415 - only who trades live needs a mesh
@@ -75,6 +92,16 @@ def _synthetic(
     )
 
     return synthetic_provider(seed, states=states, config=config), config
+
+
+def _recorded(
+    path: str, date: str, config: TradingConfig | None
+) -> tuple[MarketDataProvider, TradingConfig]:
+    from config.trading import TradingConfig  # noqa: PLC0415 - made when asked for
+    from workers.trading_env.providers.files import file_provider  # noqa: PLC0415 - the same
+
+    config = TradingConfig() if config is None else config
+    return file_provider(Path(path), config, date=date, random_start=True), config
 
 
 def _known(
@@ -125,6 +152,10 @@ def register() -> None:
         KNOWN_OPTIMUM: {
             "entry_point": f"{here}:make_known_optimum",
             "vector_entry_point": f"{here}:make_known_optimum_vector",
+        },
+        RECORDED: {
+            "entry_point": f"{here}:make_recorded",
+            "vector_entry_point": f"{here}:make_recorded_vector",
         },
         LIVE: {"entry_point": f"{here}:make_live"},
     }

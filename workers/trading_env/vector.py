@@ -74,7 +74,8 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.simulation = Simulation(self.num_envs, self.config)
         self._copy = copy
-        self._market = _Market(self._tracks)
+        #: where the lanes are: rows `now` and `then` of `block()`
+        self.market = Market(self._tracks)
         self._dice = [np.random.default_rng() for _ in self._tracks]
         self._ended = np.ones(self.num_envs, bool)
         self._started = False
@@ -100,7 +101,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
             if seeds[lane] is not None or not self._started:
                 self._dice[lane], _ = seeding.np_random(seeds[lane])
         self._start(lanes)
-        self.simulation.reset(self._market.block(), self._market.then[lanes], lanes)
+        self.simulation.reset(self.market.block(), self.market.then[lanes], lanes)
         self._ended[lanes] = False
         self._some_ended = bool(self._ended.any())
         self._started = True
@@ -115,11 +116,11 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         if ended is not None and self._mode is not AutoresetMode.NEXT_STEP:
             which = np.flatnonzero(ended).tolist()
             raise ResetNeeded(f"the episodes of lanes {which[:8]} have ended; reset them")
-        data_ends = self._market.move(ended)
+        data_ends = self.market.move(ended)
         if ended is not None:
             self._start(np.flatnonzero(ended))
         outcome = self.simulation.step(
-            self._market.block(), self._market.now, self._market.then, actions, ended
+            self.market.block(), self.market.now, self.market.then, actions, ended
         )
         terminated = outcome.ruined
         over = data_ends
@@ -156,7 +157,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
     def _start(self, lanes: Array) -> None:
         for lane in lanes.tolist():
             self._tracks[lane].start(int(self._dice[lane].integers(SEEDS)))
-        self._market.started(lanes)
+        self.market.started(lanes)
 
     def _restart(self, lanes: Array, info: dict[str, Any]) -> None:
         """Begin new episodes in the same step; what ended is kept in `info`."""
@@ -166,7 +167,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
             final[lane] = self.simulation.windows.view()[lane].copy()
         mask = self._ended.copy()
         self._start(lanes)
-        self.simulation.reset(self._market.block(), self._market.then[lanes], lanes)
+        self.simulation.reset(self.market.block(), self.market.then[lanes], lanes)
         self._ended = np.zeros(self.num_envs, bool)
         self._some_ended = False
         info.update(self._info(None), final_obs=final, _final_obs=mask)
@@ -191,12 +192,12 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
             "fills": np.zeros((n, SLOTS)) if outcome is None else outcome.change,
             "reasons": np.zeros((n, SLOTS), np.uint8) if outcome is None else outcome.reasons,
             "step": self.simulation.steps.copy(),
-            "ts_event": self._market.block().ts_event[self._market.then],
+            "ts_event": self.market.block().ts_event[self.market.then],
             **self._masks,
         }
 
 
-class _Market:
+class Market:
     """Rows now and then of every lane, in a block that may be made anew at each step."""
 
     def __init__(self, tracks: Sequence[IndexedTrack] | Sequence[StreamTrack]) -> None:

@@ -1,0 +1,215 @@
+"""Providers of real data: recorded files, our archive, and a mesh."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from config.trading import TradingConfig
+from mesh import Mesh
+from tests.conftest import DATA
+from tests.workers.trading_env.markets import market
+from workers.market_data.families import open_archive
+from workers.records import MARKET_DTYPE, SLOTS
+from workers.trading_env.archive import ArchiveWriter, read_states, write_states
+from workers.trading_env.environment import TradingEnvironment
+from workers.trading_env.errors import (
+    BadMarketData,
+    EndOfData,
+    NoMarketData,
+    StaleData,
+)
+from workers.trading_env.providers.files import file_provider
+from workers.trading_env.providers.live import LiveProvider
+from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
+from workers.trading_env.record import main as record
+
+CONFIG = TradingConfig(session_timezone="America/New_York")
+
+
+def assert_same_states(found, wanted):
+    """Equal in every field; NaN equals NaN."""
+    assert found.dtype == wanted.dtype
+    for name in wanted.dtype.names:
+        equal = {"equal_nan": True} if wanted[name].dtype.kind == "f" else {}
+        assert np.array_equal(found[name], wanted[name], **equal), name
+
+
+@pytest.fixture(scope="module")
+def goog(request):
+    """The GOOG option day as states, made once."""
+    del request
+    if not DATA.is_dir():
+        pytest.skip("recorded market data is not beside the project (../shared/data)")
+    path = DATA / "lean/option/usa/minute/goog/20151224_quote_american.zip"
+    return file_provider(path, CONFIG)
+
+
+def test_a_real_chain_is_traded(goog):
+    """A real day, 2,192 contracts, a quarter of the bids absent: sane states, an episode."""
+    states = goog.states
+    assert 200 <= states.size <= 240
+    assert 700 < states["underlying"].mean() < 800
+    held = states["right"] != 0
+    assert held.mean() > 0.9
+    assert states["tradeable"][held].mean() > 0.7
+    assert (np.diff(states["ts_event"]) > 0).all()
+    moneyness = np.abs(np.log(states["strike"][held] / 748.0))
+    assert np.median(moneyness) < 0.05
+    env = TradingEnvironment(goog, CONFIG)
+    observation, _ = env.reset(seed=0)
+    total = 0
+    while True:
+        assert env.observation_space.contains(observation)
+        observation, reward, terminated, truncated, info = env.step(np.full(SLOTS, 0.3))
+        assert np.isfinite(reward)
+        total += 1
+        if terminated or truncated:
+            break
+    assert info["ended"] == "end of data"
+    assert total == states.size - 1
+
+
+def test_slots_of_a_real_chain_do_not_flap(goog):
+    """In 200 minutes of a chain of thousands a slot changes its contract a few times at most."""
+    rolls = goog.states["rolled"].sum(0)
+    assert rolls.max() <= 5
+    assert rolls.sum() <= 25
+
+
+def test_the_future_of_the_file_changes_nothing(goog, data, tmp_path):
+    """States made of the first half of the ticks are the states of the whole day, up to there."""
+    path = data / "lean/option/usa/minute/goog/20151224_quote_american.zip"
+    archive = open_archive(path, date="", spill=tmp_path)
+    blocks = list(archive.blocks())
+    ticks = np.concatenate(blocks)
+    half = ticks[: ticks.size // 2]
+    states = states_of_ticks([half], CONFIG)
+    assert_same_states(states[:-1], goog.states[: states.size - 1])
+
+
+def test_an_archive_gives_back_what_was_written(tmp_path, goog):
+    """Parquet and back, in two parts: the same states, NaN included."""
+    path = tmp_path / "states.parquet"
+    with ArchiveWriter(path) as writer:
+        writer.append(goog.states[:50])
+        assert not path.exists()
+        writer.append(goog.states[50:])
+    assert_same_states(read_states(path), goog.states)
+    provider = file_provider(path, CONFIG)
+    assert provider.states.size == goog.states.size
+    with pytest.raises(FileExistsError):
+        ArchiveWriter(path)
+
+
+def test_what_is_no_archive_is_a_typed_error(tmp_path):
+    """No file, no Parquet, Parquet of something else, a file that was cut."""
+    with pytest.raises(NoMarketData):
+        read_states(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(BadMarketData, match="no readable Parquet"):
+        read_states(tmp_path / "text.parquet")
+    parquet.write_table(pa.table({"price": [1.0]}), tmp_path / "other.parquet")
+    with pytest.raises(BadMarketData, match="columns"):
+        read_states(tmp_path / "other.parquet")
+    write_states(tmp_path / "whole.parquet", market(0, 20))
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadMarketData, match="no readable Parquet"):
+        read_states(tmp_path / "cut.parquet")
+
+
+def test_recording_a_mesh(tmp_path, mesh_directory, capsys):
+    """The command writes what the ring holds, from its oldest state on."""
+    states = market(3, 40)
+    ring = Mesh(mesh_directory).ring("market", MARKET_DTYPE, capacity=64, create=True)
+    ring.publish(states)
+    out = tmp_path / "live.parquet"
+    arguments = ["--mesh", str(mesh_directory), "--out", str(out), "--states", "40"]
+    assert record(arguments) == 0
+    assert "40 states" in capsys.readouterr().out
+    assert_same_states(read_states(out), states)
+    assert record(arguments) == 1
+    ring.close()
+
+
+def test_live_environment_over_a_mesh(mesh_directory):
+    """TradingEnvironment follows what the feeder publishes, and holds when it falls silent."""
+    states = market(3, 40)
+    states["rolled"], states["stale"], states["closed"] = False, False, False
+    states["previous_price"], states["previous_half_spread"] = states["price"], 0.0
+    mesh = Mesh(mesh_directory)
+    with pytest.raises(NoMarketData):
+        LiveProvider(mesh, timeout_s=0.01).reset()
+    ring = mesh.ring("market", MARKET_DTYPE, capacity=64, create=True)
+    with pytest.raises(NoMarketData):
+        LiveProvider(mesh, timeout_s=0.01).reset()
+    ring.publish(states[:3])
+    env = TradingEnvironment(LiveProvider(mesh, timeout_s=0.01), CONFIG)
+    _, info = env.reset(seed=0)
+    assert info["ts_event"] == states["ts_event"][2]
+    ring.publish(states[3:4])
+    *_, info = env.step(np.ones(SLOTS))
+    assert info["ts_event"] == states["ts_event"][3]
+    *_, info = env.step(np.ones(SLOTS))  # still filled at the quotes of the last good state
+    before = info["equity"]
+    *_, info = env.step(-np.ones(SLOTS))
+    assert not info["fills"].any()
+    assert info["equity"] == before
+    provider = LiveProvider(mesh, timeout_s=0.01)
+    provider.reset()
+    with pytest.raises(StaleData):
+        provider.advance()
+    ring.close()
+
+
+def test_a_live_reader_that_fell_behind_settles_what_left(mesh_directory):
+    """States passed over are counted, and a contract that left meanwhile is closed at its price."""
+    states = market(3, 10)
+    states["rolled"] = False
+    states["previous_price"], states["previous_half_spread"] = states["price"], 0.0
+    states["contract"][5:, 2] = b"Y"
+    states["rolled"][5, 2], states["previous_price"][5, 2] = True, 7.5
+    states["previous_half_spread"][5, 2] = 0.25
+    mesh = Mesh(mesh_directory)
+    ring = mesh.ring("market", MARKET_DTYPE, capacity=64, create=True)
+    ring.publish(states[:3])
+    provider = LiveProvider(mesh, timeout_s=0.01)
+    provider.reset()
+    ring.publish(states[3:9])
+    state = provider.advance()
+    assert provider.missed == 5
+    assert state["step"] == 8
+    assert state["rolled"].tolist() == [slot == 2 for slot in range(SLOTS)]
+    assert state["previous_price"][2] == 7.5
+    assert state["previous_half_spread"][2] == 0.25
+    ring.close()
+
+
+def test_episodes_stay_within_their_segment():
+    """Whatever the seed, an episode has the steps asked for and ends where its segment ends."""
+    runs = [market(i, 20 + i) for i in range(3)]
+    provider = RecordedProvider(runs, random_start=True, least_steps=5)
+    stops = np.cumsum([run.size for run in runs])
+    starts = set()
+    for seed in range(200):
+        first, last = provider.episode(seed)
+        segment = int(np.searchsorted(stops, first, side="right"))
+        assert last == stops[segment] - 1
+        assert last - first >= 5
+        starts.add(first)
+    assert len(starts) > 30
+    state = provider.reset(seed=7)
+    steps = 0
+    while not provider.exhausted:
+        following = provider.advance()
+        assert following["ts_event"] > state["ts_event"]
+        state, steps = following, steps + 1
+    first, last = provider.episode(7)
+    assert steps == last - first
+    with pytest.raises(EndOfData):
+        provider.advance()
+    with pytest.raises(NoMarketData, match="states"):
+        RecordedProvider(market(0, 3), least_steps=5)

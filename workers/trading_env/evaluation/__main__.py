@@ -1,0 +1,114 @@
+"""Evaluate a policy and the baselines: `python -m workers.trading_env.evaluation`.
+
+    --policy FILE.npz (arrays of a published policy) or --mesh DIR --trainer td3-0 (the newest one)
+    --data PATH, --synthetic SEED or --known-optimum SEED: the market
+    --out DIR: report.json and report.png; the JSON is printed too
+
+Without a policy the baselines alone are evaluated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from config.trading import TradingConfig
+from mesh import Mesh, MeshError
+from workers.market_data.errors import MarketDataError
+from workers.records import policy_segment
+from workers.trading_env.errors import TradingEnvError
+from workers.trading_env.evaluation.baselines import Random, baselines, flat
+from workers.trading_env.evaluation.measures import report
+from workers.trading_env.evaluation.picture import picture
+from workers.trading_env.evaluation.run import Policy, evaluate
+from workers.trading_env.policy_numpy import MlpPolicy
+from workers.trading_env.providers.files import file_provider
+from workers.trading_env.providers.known_optimum import (
+    KnownOptimum,
+    known_optimum_config,
+    known_optimum_provider,
+)
+from workers.trading_env.providers.synthetic import synthetic_provider
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workers.trading_env.providers.recorded import RecordedProvider
+
+
+def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig]:
+    """The market that was asked for, and its rules."""
+    config = TradingConfig()
+    if options.known_optimum is not None:
+        return known_optimum_provider(options.known_optimum), known_optimum_config()
+    if options.data is None:
+        return synthetic_provider(options.synthetic, states=options.states), config
+    return file_provider(options.data, config, date=options.date, random_start=True), config
+
+
+def contenders(options: argparse.Namespace, config: TradingConfig) -> dict[str, Policy]:
+    """The policy that was asked for, and what it is compared with."""
+    found: dict[str, Policy] = {}
+    if options.policy is not None:
+        with np.load(options.policy, allow_pickle=False) as arrays:
+            found["policy"] = MlpPolicy(dict(arrays))
+    elif options.mesh is not None:
+        segment = Mesh(options.mesh).tensors(policy_segment(options.trainer))
+        found["policy"] = MlpPolicy(segment.read()[1])
+    if options.known_optimum is not None:
+        best = KnownOptimum(config.quadratic_risk, config.quadratic_cost, discount=1.0)
+        return {**found, "flat": flat, "random": Random(), "optimum": best.act}
+    return {**found, **baselines(config, seed=options.seed)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate; 0 = a report was written, 1 = there is no such market or policy."""
+    options = _parser().parse_args(arguments)
+    try:
+        provider, config = market(options)
+        policies = contenders(options, config)
+        runs = evaluate(
+            provider, policies, config, episodes=options.episodes, seed=options.seed,
+            steps=options.steps,
+        )  # fmt: skip
+    except (TradingEnvError, MarketDataError, MeshError, OSError, ValueError) as error:
+        sys.stderr.write(f"evaluation: {error}\n")
+        return 1
+    document = report(runs)
+    text = json.dumps(document, indent=2)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "report.json").write_text(text + "\n")
+        picture(runs, document, options.out / "report.png")
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "workers.trading_env.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--policy", type=Path)
+    parser.add_argument("--mesh", type=Path)
+    parser.add_argument("--trainer", default="td3-0")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--date", default="")
+    parser.add_argument("--synthetic", type=int, default=0)
+    parser.add_argument("--known-optimum", type=int)
+    parser.add_argument("--states", type=int, default=1200)
+    parser.add_argument("--episodes", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Runs as one picture: equity, drawdown, and the measures as a table (needs matplotlib)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from workers.trading_env.evaluation.run import Run
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SHOWN = ("total_return", "sharpe", "max_drawdown", "turnover", "cost", "hit_rate")
+TITLES = ("return", "Sharpe", "max drawdown", "turnover/year", "cost", "hit rate")
+PERCENT = {"total_return", "max_drawdown", "cost", "hit_rate"}
+
+
+def picture(runs: Mapping[str, Run], document: Mapping[str, Any], path: Path) -> None:
+    """Write `runs` with their `document` (of `report`) to `path`, a .png."""
+    from matplotlib.backends.backend_agg import (  # noqa: PLC0415 - only those who draw pay for it
+        FigureCanvasAgg,
+    )
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only those who draw pay for it
+
+    figure = Figure(figsize=(10, 8.5), dpi=110)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(3, 1, height_ratios=(3, 1.6, 0.5 + 0.4 * len(runs)), hspace=0.3)
+    top, middle = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    for name, run in runs.items():
+        growth = run.equity / run.equity[0]
+        hours = np.arange(len(growth)) * run.step_s / 3600
+        mean = growth.mean(1)
+        (line,) = top.plot(hours, mean, label=name, linewidth=1.4)
+        if growth.shape[1] > 1:
+            low, high = np.percentile(growth, [10, 90], axis=1)
+            top.fill_between(hours, low, high, alpha=0.12, color=line.get_color())
+        peak = np.maximum.accumulate(growth, axis=0)
+        middle.plot(hours, -(1 - growth / peak).mean(1) * 100, linewidth=1.0)
+    top.set_ylabel("equity / start")
+    top.set_title("mean over episodes; band: 10 % to 90 % of them", fontsize=9)
+    top.legend(fontsize=8, loc="upper left")
+    middle.set_ylabel("drawdown, %")
+    middle.set_xlabel("market hours since the start of the episode")
+    _table(figure.add_subplot(grid[2]), document)
+    figure.savefig(path, bbox_inches="tight")
+
+
+def _table(axes: Any, document: Mapping[str, Any]) -> None:
+    axes.axis("off")
+    rows = [
+        [_cell(entry["measures"][name], percent=name in PERCENT) for name in SHOWN]
+        for entry in document["policies"].values()
+    ]
+    table = axes.table(
+        rows, rowLabels=list(document["policies"]), colLabels=TITLES, loc="center", cellLoc="right"
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    table.scale(1.0, 2.1)
+
+
+def _cell(measure: Mapping[str, float | None], *, percent: bool) -> str:
+    value, low, high = measure["value"], measure["low"], measure["high"]
+    if value is None:
+        return "-"
+
+    def text(number: float) -> str:
+        return f"{100 * number:.2f} %" if percent else f"{number:.4g}"
+
+    if low is None or high is None:
+        return text(value)
+    return f"{text(value)}\n{text(low)} to {text(high)}".replace(" % to", " to")
