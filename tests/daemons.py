@@ -64,7 +64,11 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,
             )
-        until("daemon in the mesh", lambda: self.status()["pid"] == self.process.pid)
+        until("daemon in the mesh", self._shows_itself)
+
+    def _shows_itself(self):
+        assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}"
+        return self.status()["pid"] == self.process.pid
 
     def status(self):
         """SupervisorStatus as meshctl reads it."""
