@@ -60,7 +60,7 @@ ENVIRONMENT = {
 }
 SPARES = 2
 WARMING_S = 60.0  # longer than this nobody waits for a nursery
-REFILL_S = 20.0  # within which it forks a child, also on a busy host
+REFILL_S = 5.0  # within which it forks a child, also on a busy host
 AGAIN_S = 5.0  # between the end of a nursery and the next one; doubled while none gets warm
 AGAIN_MAX_S = 300.0
 LOOK_S = 2.0  # between two looks for changed code
