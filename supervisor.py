@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import os
 import selectors
 import shutil
@@ -136,6 +137,7 @@ class Supervisor:
             signal.signal(number, _note)
         take_signals()
         self._tell("started", "info", f"daemon pid {os.getpid()}")
+        self.fleet.start_what_is_free()
         try:
             while not (self.fleet.stopping and self.fleet.ended()):
                 self._turn()
@@ -410,6 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{spec.name}: {spec.worker}{needs}\n")
         return 0
     setproctitle("tradingmesh: meshd")
+    faulthandler.enable()  # the watchdog's SIGABRT shows where the loop hung
     try:
         return Supervisor(settings, profile=str(arguments.profile or ""), load=load).run()
     except LeaseHeld as error:

@@ -13,6 +13,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
 from mesh import Heartbeat, Mesh, MeshError
 from workers.crash_report import stack_file, write_report
 from workers.log import configure_logging, limit_output
+from workers.notify import Systemd
 
 if TYPE_CHECKING:
     import structlog
@@ -151,13 +153,14 @@ def _live(
     context = WorkerContext(spec, settings, mesh, heartbeat, log)
     context.alone = alone
     _listen(context)
+    service = Systemd() if alone else None  # a worker that is a service of its own
     worker: Worker | None = None
     try:
         worker = _resolve(spec.worker)(context)
         worker.setup()
         log.info("ready")
         heartbeat.ready()
-        _loop(worker, context)
+        _loop(worker, context, service)
         heartbeat.beat(progress=heartbeat.progress, expect=spec.stop_grace_s + 1.0)
         worker.teardown()
     except (MeshError, ConfigProblems):
@@ -172,8 +175,10 @@ def _live(
     return 0
 
 
-def _loop(worker: Worker, context: WorkerContext) -> None:
+def _loop(worker: Worker, context: WorkerContext, service: Systemd | None) -> None:
     total = 0
+    if service is not None:
+        service.ready()
     while not context.stopping():
         done = worker.step()
         total += done
@@ -181,6 +186,8 @@ def _loop(worker: Worker, context: WorkerContext) -> None:
             context.heartbeat.beat(progress=total)
         else:
             context.heartbeat.waiting()
+        if service is not None:
+            service.feed(time.monotonic())
 
 
 def _listen(context: WorkerContext) -> None:
