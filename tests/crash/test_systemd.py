@@ -208,9 +208,8 @@ class PrivateSystemd:
     def log(self):
         """What the daemon wrote, and what systemd said."""
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid1()}/root/run/tradingmesh.log").read_text() + (
-                self.boot.read_text()
-            )
+            inside = Path("/proc", str(self.pid1()), "root", "run", "tradingmesh.log")
+            return inside.read_text() + self.boot.read_text()
         return self.boot.read_text()
 
     def close(self):
