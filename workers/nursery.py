@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 #: Modules of each import group.
 GROUPS = {
-    "learner": ("torch", "stable_baselines3"),
+    "learner": ("torch", "stable_baselines3", "workers.trainer.worker"),
     "tracker": ("mlflow", "mlflow.tracking"),
     "plain": ("numpy",),
 }
@@ -303,6 +303,7 @@ def _throw_away_learner() -> None:
     stable_baselines3.TD3(
         "MlpPolicy", "Pendulum-v1", buffer_size=64, learning_starts=16, batch_size=8, device="cpu"
     ).learn(24)
+    importlib.import_module("workers.trainer.learner").warm_up()
 
 
 def _send_spare(settings: Settings, line: socket.socket) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 
+from config.trainer import TrainerConfig
 from workers.trainer.algorithm import TD3
 from workers.trainer.replay import ACTIONS, OBSERVATIONS
 
 if TYPE_CHECKING:
-    from config.trainer import TrainerConfig
     from workers.trainer.update import Update
 
 
@@ -39,3 +40,13 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
     if update is None:  # a shipped policy is bindable: a defect of this program
         raise RuntimeError(model.update_kind)
     return model, update
+
+
+def warm_up() -> None:
+    """Learn once from a tiny network: a nursery does so before it forks, on one thread."""
+    model, update = make_learner(TrainerConfig(hidden=(8, 8), device="cpu"))
+    observations, actions = (torch.zeros(2, *(s.shape or ())) for s in (OBSERVATIONS, ACTIONS))
+    column = torch.zeros(2, 1)
+    batch = ReplayBufferSamples(observations, actions, observations, column, column)
+    for _ in range(model.policy_delay):
+        update.update(batch, model.rule())

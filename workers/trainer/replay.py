@@ -214,7 +214,7 @@ class RingReplay(ReplayBuffer):
         for name in ("episode", "lane"):
             good &= self._view[name][earlier] == rows[name]
         good &= self._view["step"][earlier] == step - 1
-        reach = np.maximum(sequences - np.minimum(step, WINDOW) * lanes, 0)
+        reach = sequences - np.minimum(step, WINDOW) * lanes  # the oldest frame of its window
         good &= reach >= self._ring.oldest
         sound = np.isfinite(rows["reward"]) & np.isfinite(rows["action"].sum(1))
         if not sound.all():

@@ -133,7 +133,7 @@ class Update(ABC):
     def set_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Become what `state` gave."""
         for name, tensor in self.state().items():
-            if name != "torch_random":
+            if name != "torch_random" and tensor.data_ptr() != tensors[name].data_ptr():
                 tensor.copy_(tensors[name])
         if self.generator is not None:
             self.generator.set_state(tensors["torch_random"].clone())

@@ -158,15 +158,22 @@ class TrainerWorker(Worker):
         )  # fmt: skip
         return replay
 
+    def _restore(self, replay: RingReplay) -> None:
+        """Read the stored state straight into the learner's own memory, where it lies here."""
+        arrays = learner_state.take(self._update, replay)
+        self._memory.read(out=arrays)
+        learner_state.put(self._update, replay, arrays)
+
     def _resume(self, replay: RingReplay) -> str:
         """Go on from shared memory, else from the newest checkpoint that is whole."""
         try:
-            _, arrays = self._memory.read()
-            learner_state.put(self._update, replay, arrays)
+            self._restore(replay)
         except NotWritten:
             pass
         except (Corrupt, learner_state.StateMismatch) as error:
             self.context.log.warning("state in memory refused", error=str(error))
+            _, fresh = make_learner(self._config)  # for what was overwritten with parts of it
+            learner_state.put(self._update, replay, learner_state.take(fresh, replay))
         else:
             return "shared memory"
         refused = 0
@@ -215,8 +222,7 @@ class TrainerWorker(Worker):
         self.context.log.error("rolled back", updates=self._update.updates, why=why,
                                batch=self._guard.batch)  # fmt: skip
         skipped = self._update.skipped.clone()  # a count of what happened: it is not rolled back
-        _, arrays = self._memory.read()
-        learner_state.put(self._update, replay, arrays)
+        self._restore(replay)
         self._update.skipped.copy_(skipped)
         replay.dice = np.random.default_rng([self._config.seed, self._status.rollbacks])
         self._tell(f"rolled back: {why}", now=True)
