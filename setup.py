@@ -17,6 +17,7 @@ FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-We
 EXTENSIONS = {
     "mesh._core._native": ["mesh/_core/module.c"],
     "workers.ingest._avro._native": ["workers/ingest/_avro/module.c"],
+    "workers.ingest._gates._native": ["workers/ingest/_gates/module.c"],
     "workers.trading_env._kernel": ["workers/trading_env/_kernel.c"],
 }
 

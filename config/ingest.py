@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Policy = Literal["flag", "drop", "dead_letter"]
+Policy = Literal["flag", "hold", "drop", "dead_letter"]
 GATES = (
     "nonfinite",
     "negative",
@@ -20,6 +20,9 @@ GATES = (
     "backwards",
     "duplicate",
     "jump",
+    "stale",
+    "expired",
+    "unknown",
 )
 
 
@@ -51,12 +54,16 @@ class IngestConfig(BaseModel):
             "backwards",
             "duplicate",
             "jump",
+            "stale",
+            "expired",
+            "unknown",
         ],
         Policy,
     ] = Field(
         default_factory=dict,
         description="What happens to a row that a gate flags: flag (published with the bit set), "
-        "drop, dead_letter; flag where nothing is said.",
+        "hold (published with the last good numbers of its symbol), drop, dead_letter; flag where "
+        "nothing is said. The later one in this order counts.",
     )
     wide_share: Annotated[float, Field(gt=0.0)] = Field(
         default=0.5, description="Spread above this share of the mid is flagged wide."
@@ -66,7 +73,18 @@ class IngestConfig(BaseModel):
     )
     future_s: Annotated[float, Field(gt=0.0)] = Field(
         default=1.0,
-        description="Event time this many seconds after the publisher's receipt is flagged.",
+        description="Event time this many seconds after the publisher's receipt (else after ours) "
+        "is flagged.",
+    )
+    stale_s: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0,
+        description="Event time this many seconds before the publisher's receipt (else behind the "
+        "newest event time) is flagged; 0: never.",
+    )
+    symbols: tuple[str, ...] = Field(
+        default=(),
+        description="Patterns (`SPY*`) of the symbols that are known; others are flagged unknown, "
+        "as are symbols for which there is no room in `quotes`. Empty: all are known.",
     )
     jump_share: Annotated[float, Field(gt=0.0)] = Field(
         default=0.5, description="Mid that moved by more than this share since the last one."
@@ -87,6 +105,25 @@ class IngestConfig(BaseModel):
     )
     latency_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = Field(
         default=10.0, description="Milliseconds a fetch may wait for more messages."
+    )
+    back_pressure: Literal["block", "conflate", "skip_to_end"] = Field(
+        default="block",
+        description="While a follower is too far behind: `block` (leave messages to the broker), "
+        "`conflate` (publish the newest of each symbol in a batch, count the others), "
+        "`skip_to_end` (go to the newest messages, count what lies between).",
+    )
+    followers: tuple[str, ...] = Field(
+        default=(),
+        description="Readers of `ticks` that must not be overtaken (workers that write a cursor: "
+        "`feeder`); empty: readers that are slow are told what they lost.",
+    )
+    high_water: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.5, description="Share of the ring that a follower may be behind."
+    )
+    profile: Literal["latency", "throughput"] = Field(
+        default="latency",
+        description="What the consumer is tuned for: `latency` asks again at once, `throughput` "
+        "keeps a million messages ready.",
     )
     fields: dict[str, str] = Field(
         default_factory=dict,

@@ -36,6 +36,11 @@ def status_segment(worker: str) -> str:
     return f"status/{worker}"
 
 
+def cursor_segment(reader: str) -> str:
+    """Name of the cell in which `reader` says how far it got in a ring."""
+    return f"cursor/{reader}"
+
+
 # --- dimensions of the trading environment -------------------------------------------------
 WINDOW = 16
 SLOTS = 10
@@ -163,6 +168,13 @@ class BrokerAddress(msgspec.Struct, frozen=True):
     incarnation: str = ""  # another one: offsets start again
 
 
+class ReaderCursor(msgspec.Struct, frozen=True):
+    """How far a reader of a ring got (cell `cursor/<name>`), for writers that wait for it."""
+
+    ring: str
+    sequence: int  # read next
+
+
 class IngestStatus(msgspec.Struct):
     """Counters of an ingest worker (cell `status/<name>`), since the segment was created."""
 
@@ -184,6 +196,16 @@ class IngestStatus(msgspec.Struct):
     #: offsets passed, per "topic/partition": the next offset to consume
     positions: dict[str, int] = {}
     incarnation: str = ""  # of the broker that the positions belong to
+    batches: int = 0  # committed to the ring
+    market_time_ns: int = 0  # newest believable event time
+    market_leap_ns: int = 0  # an event time far beyond it, not believed yet
+    rewinds: int = 0  # positions moved back, by an operator or with a topic made anew
+    rewind_id: str = ""  # of the operator's last request that was fulfilled
+    rebalances: int = 0
+    registry_requests: int = 0
+    round_trip_ms: float = 0.0  # of the brokers, mean
+    backlog: int = 0  # records that the slowest follower is behind
+    slowest: str = ""  # which follower that is
     replayed: int = -1  # messages consumed again by this process, already in the ring; -1: unknown
 
 

@@ -1,17 +1,32 @@
-"""Messages of all partitions from known positions on: `assign()`, never a commit that matters.
+"""Messages of all partitions from known positions on; the ring knows them, Kafka is told.
 
-The ring `ticks` knows what was taken; Kafka is only asked for what comes after it. A position that
-the broker no longer holds is moved to the oldest message there, and the gap is counted as lost.
+Without a group this process is assigned every partition (`assign()`): the positions committed with
+the ring decide where to go on, and what is committed to Kafka is for monitoring, and for a start
+with an empty mesh. In a group (several hosts) the partitions are dealt out by the brokers; what
+another host has passed since is then known from its commits alone.
+
+A position that the broker no longer holds is never skipped silently: `auto.offset.reset` is
+`error`, the gap is counted as lost, and reading goes on at the oldest message there.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-_RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001 - public in librdkafka, so spelt in the binding
-_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - as above
+if TYPE_CHECKING:
+    from config.ingest import IngestConfig
+    from config.kafka import KafkaConfig
+
+_RESET: Final = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001 - public in librdkafka, so spelt in the binding
+_EOF: Final = KafkaError._PARTITION_EOF  # noqa: SLF001 - as above
+_METADATA_S: Final = 5.0  # of a request that is made while reading
+STATISTICS_MS: Final = 1000
+
+Place = tuple[str, int]
 
 
 def place(topic: str, partition: int) -> str:
@@ -19,96 +34,250 @@ def place(topic: str, partition: int) -> str:
     return f"{topic}/{partition}"
 
 
+def profile_options(config: IngestConfig) -> dict[str, Any]:
+    """Give librdkafka's options for a profile (CONFIGURATION.md of librdkafka)."""
+    options: dict[str, Any] = {
+        "fetch.wait.max.ms": max(1, int(config.latency_ms)),
+        "fetch.error.backoff.ms": 10,
+        "fetch.queue.backoff.ms": 1,
+    }
+    if config.profile == "throughput":
+        return {**options, "queued.min.messages": 1_000_000, "queued.max.messages.kbytes": 262_144}
+    return {**options, "socket.nagle.disable": True}
+
+
 class BrokerUnavailable(Exception):
     """The brokers do not answer; worth another try."""
 
 
 class PartitionReader:
-    """Reads every partition of some topics."""
+    """Reads every partition of some topics, or its share of them in a group."""
 
     def __init__(
-        self,
-        options: dict[str, Any],
-        topics: tuple[str, ...],
-        positions: dict[str, int],
-        *,
-        timeout_s: float,
+        self, options: dict[str, Any], kafka: KafkaConfig, positions: dict[str, int]
     ) -> None:
-        """Assign all partitions at their positions (0 where unknown). Raises BrokerUnavailable."""
+        """Look the partitions up and begin at their positions. Raises BrokerUnavailable."""
         self.errors: dict[str, int] = {}
         self.lost = 0
-        self._timeout_s = timeout_s
+        self.rebalances = 0
+        self.brokers_up = 1
+        self.round_trip_ms = 0.0
+        self._positions = positions
+        self._group = bool(kafka.group)
+        self._start = kafka.start
+        self._committed: dict[Place, int] = {}
+        self._stuck: dict[Place, int] = {}  # positions that the broker does not hold
+        self._deferred: dict[Place, float] = {}  # paused until then
         self._consumer = Consumer(
             {
-                "group.id": "tradingmesh",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
+                "statistics.interval.ms": STATISTICS_MS,
                 **options,
+                "group.id": kafka.group or kafka.commit_group,
+                "enable.auto.commit": False,
+                "max.poll.interval.ms": 86_400_000,  # the supervisor sees a hang, not the broker
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                **({"group.instance.id": kafka.instance} if kafka.instance else {}),
+                "stats_cb": self._note_statistics,
+                "error_cb": self._note_error,
             },
         )
         try:
-            known = self._consumer.list_topics(timeout=timeout_s).topics
+            self.places = self._look_up(kafka.topics, kafka.connect_timeout_s)
+            if self._group:
+                self._consumer.subscribe(
+                    list(kafka.topics), on_assign=self._on_assign, on_revoke=self._on_revoke
+                )
+                self._owned: set[Place] = set()
+            else:
+                self._owned = set(self.places)
+                self._consumer.assign(self._starts(self.places, kafka.connect_timeout_s))
         except KafkaException as error:
             self._consumer.close()
             raise BrokerUnavailable(str(error.args[0])) from error
-        missing = [topic for topic in topics if topic not in known]
-        if missing:
+        except BrokerUnavailable:
             self._consumer.close()
+            raise
+
+    def _look_up(self, topics: tuple[str, ...], timeout_s: float) -> list[Place]:
+        known = self._consumer.list_topics(timeout=timeout_s).topics
+        missing = [topic for topic in topics if topic not in known or known[topic].error]
+        if missing:
             raise BrokerUnavailable(f"topic {missing[0]!r} is not there (yet)")
-        self._assigned = [
-            TopicPartition(topic, partition, positions.get(place(topic, partition), 0))
-            for topic in topics
-            for partition in known[topic].partitions
-        ]
-        #: (topic, partition) by place, the number that batches use
-        self.places = [(at.topic, at.partition) for at in self._assigned]
-        self._consumer.assign(self._assigned)
+        return [(topic, partition) for topic in topics for partition in known[topic].partitions]
+
+    def _starts(self, places: list[Place], timeout_s: float) -> list[TopicPartition]:
+        """Give where to begin: the ring's position, Kafka's where that is ahead or alone."""
+        known = {at: self._positions[place(*at)] for at in places if place(*at) in self._positions}
+        asked = [TopicPartition(*at) for at in places if self._group or at not in known]
+        for found in self._consumer.committed(asked, timeout=timeout_s) if asked else []:
+            at = found.topic, found.partition
+            if found.error is None and found.offset >= 0:
+                known[at] = max(found.offset, known.get(at, 0))
+        for at in places:
+            if at not in known:
+                low, high = self._consumer.get_watermark_offsets(TopicPartition(*at), timeout_s)
+                known[at] = low if self._start == "oldest" else high
+        for at, offset in known.items():
+            self._positions[place(*at)] = offset
+        return [TopicPartition(*at, offset) for at, offset in known.items()]
+
+    # --- reading --------------------------------------------------------------------------
 
     def read(self, most: int, wait_s: float) -> list[Message]:
         """Give up to `most` messages: wait for the first, take what else is there already."""
+        if self._deferred:
+            self._resume()
+        rebalances = self.rebalances
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        if most == 1:
-            return [first]
-        found = self._consumer.consume(most - 1, 0)
+        found = self._consumer.consume(most - 1, 0) if most > 1 else []
         found.insert(0, first)
+        if self.rebalances != rebalances:  # what was taken away meanwhile is another host's
+            found = [m for m in found if m.error() or (m.topic(), m.partition()) in self._owned]
         return found
 
-    def lag(self, positions: dict[str, int]) -> dict[str, int]:
+    def following(self) -> list[int]:
+        """Give the next offset of each place, as the ring has it (0 where it has none)."""
+        return [self._positions.get(place(*at), 0) for at in self.places]
+
+    def note(self, event: Message) -> None:
+        """Take a message that carries an error."""
+        error, topic, partition = event.error(), event.topic(), event.partition()
+        if error is None or error.code() == _EOF:
+            return
+        if error.code() == _RESET and topic is not None and partition is not None:
+            self._stuck[topic, partition] = event.offset() or 0
+            return
+        self._note_error(error)
+
+    def recover(self) -> dict[int, int]:
+        """Move positions that the broker does not hold; gives the new ones by place.
+
+        Nothing is moved while the broker does not answer: the next call tries again.
+        """
+        moved = {}
+        for at, wanted in list(self._stuck.items()):
+            partition = TopicPartition(*at)
+            try:
+                low, high = self._consumer.get_watermark_offsets(partition, _METADATA_S)
+                self._consumer.seek(TopicPartition(*at, low))
+            except KafkaException as error:
+                self._note_error(error.args[0])
+                continue
+            # A log that ends before the position is another one (the topic was made anew): all
+            # of it is new. Otherwise what was deleted before it was read is gone.
+            self.lost += max(0, low - wanted) if wanted <= high else 0
+            del self._stuck[at]
+            moved[self.places.index(at)] = low
+        return moved
+
+    @property
+    def is_deferring(self) -> bool:
+        """Whether places are left alone for a while."""
+        return bool(self._deferred)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether there are positions to recover."""
+        return bool(self._stuck)
+
+    def defer(self, number: int, offset: int, seconds: float) -> None:
+        """Leave a place alone for a while and go on with it at `offset`; the others run on."""
+        at = self.places[number]
+        partition = TopicPartition(*at, offset)
+        self._consumer.pause([partition])
+        self._consumer.seek(partition)
+        self._deferred[at] = time.monotonic() + seconds
+
+    def skip_to_end(self) -> dict[int, tuple[int, int]]:
+        """Go to the end of every partition; gives (how many were skipped, next offset) by place."""
+        skipped = {}
+        for at in sorted(self._owned):
+            try:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(*at), _METADATA_S)
+                behind = high - self._positions.get(place(*at), 0)
+                if behind > 0:
+                    self._consumer.seek(TopicPartition(*at, high))
+            except KafkaException as error:
+                self._note_error(error.args[0])
+                continue
+            if behind > 0:
+                skipped[self.places.index(at)] = behind, high
+        return skipped
+
+    def seek(self, number: int, offset: int) -> None:
+        """Go on with a place at another offset."""
+        self._consumer.seek(TopicPartition(*self.places[number], offset))
+
+    def _resume(self) -> None:
+        now = time.monotonic()
+        due = [at for at, until in self._deferred.items() if until <= now]
+        for at in due:
+            del self._deferred[at]
+        self._consumer.resume([TopicPartition(*at) for at in due if at in self._owned])
+
+    # --- what Kafka is told ---------------------------------------------------------------
+
+    def passed(self, positions: dict[str, int]) -> None:
+        """Take over positions that are committed to the ring."""
+        self._positions = positions
+
+    def commit(self, *, wait: bool = False) -> None:
+        """Commit what has moved since the last time."""
+        moved = {
+            at: offset
+            for at in self._owned
+            if (offset := self._positions.get(place(*at), 0)) != self._committed.get(at, 0)
+        }
+        if not moved:
+            return
+        offsets = [TopicPartition(*at, offset) for at, offset in moved.items()]
+        try:
+            if wait and self.brokers_up:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._note_error(error.args[0])
+        else:
+            self._committed.update(moved)
+
+    def lag(self) -> dict[str, int]:
         """Give how many messages each partition is behind its newest, as far as it is known."""
         behind = {}
-        for assigned in self._assigned:
-            _, high = self._consumer.get_watermark_offsets(assigned, cached=True)
-            name = place(assigned.topic, assigned.partition)
+        for at in self._owned:
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(*at), cached=True)
             if high >= 0:
-                behind[name] = max(0, high - positions.get(name, 0))
+                behind[place(*at)] = max(0, high - self._positions.get(place(*at), 0))
         return behind
 
     def close(self) -> None:
-        """Leave the brokers."""
+        """Leave the brokers, and the group."""
         self._consumer.close()
 
-    def note(self, event: Message) -> tuple[int, int] | None:
-        """Take a message with an error; gives (place, next offset) where it moved a position."""
-        error = event.error()
-        if error is None or error.code() == _EOF:
-            return None
-        if error.code() == _RESET:
-            return self._move(event)
-        self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
-        return None
+    # --- callbacks of librdkafka, all within poll() ------------------------------------------
 
-    def _move(self, event: Message) -> tuple[int, int] | None:
-        """Go on at the oldest message the broker still has; what lies between is lost."""
-        topic, partition = event.topic(), event.partition()
-        if topic is None or partition is None:
-            return None
-        at = TopicPartition(topic, partition)
-        low, high = self._consumer.get_watermark_offsets(at, timeout=self._timeout_s)
-        wanted = event.offset() or 0
-        # A log that ends before the position is another one (the topic was made anew): all of it
-        # is new. Otherwise what was deleted before it was read is gone.
-        self.lost += max(0, low - wanted) if wanted <= high else 0
-        self._consumer.seek(TopicPartition(topic, partition, low))
-        return self.places.index((topic, partition)), low
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self.rebalances += 1
+        starts = self._starts([(p.topic, p.partition) for p in partitions], _METADATA_S)
+        self._owned |= {(p.topic, p.partition) for p in partitions}
+        consumer.incremental_assign(starts)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Tell the next owner where to go on: nothing of these partitions is under way here."""
+        self.rebalances += 1
+        self.commit(wait=True)
+        self._owned -= {(p.topic, p.partition) for p in partitions}
+        consumer.incremental_unassign(partitions)
+
+    def _note_error(self, error: KafkaError) -> None:
+        self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
+
+    def _note_statistics(self, text: str) -> None:
+        """Keep whether a broker is connected, and how fast it answers (STATISTICS.md)."""
+        brokers = [b for b in json.loads(text)["brokers"].values() if b["nodeid"] >= 0]
+        self.brokers_up = sum(broker["state"] == "UP" for broker in brokers)
+        times = [broker["rtt"]["avg"] for broker in brokers if broker["state"] == "UP"]
+        self.round_trip_ms = sum(times) / len(times) / 1000 if times else 0.0

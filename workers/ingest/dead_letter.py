@@ -11,15 +11,18 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from workers.ingest.errors import SinkFull
 
+PIECE: Final = 1000  # letters of the spool that are under way at once
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -35,64 +38,115 @@ class DeadLetter:
     headers: Headers
     kind: str
     text: str
+    schema_id: int | None = None
+    full_bytes: int = 0  # of the value, where the topic takes only its beginning
 
 
 class DeadLetters:
-    """The dead-letter topic with a spool before it."""
+    """The dead-letter topic with a spool before it.
+
+    While the topic takes messages, `keep` waits for their delivery. Once it has not, letters go
+    to the spool at once (nobody waits for a broker that is away), and `drain` tries the oldest
+    ones again after a while, without waiting.
+    """
 
     def __init__(
-        self, options: dict[str, Any], topic: str, spool: Path, *, limit: int, timeout_s: float
+        self,
+        options: dict[str, Any],
+        topic: str,
+        spool: Path,
+        *,
+        limit: int,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Deliver to `topic` within `timeout_s`; keep up to `limit` bytes in `spool` otherwise."""
         self._producer = Producer(
-            {**options, "message.timeout.ms": int(timeout_s * 1000), "linger.ms": 5}
+            {
+                "linger.ms": 0,
+                **options,
+                "message.timeout.ms": int(timeout_s * 1000),
+                "max.in.flight.requests.per.connection": 1,  # a retry must not change the order
+                "error_cb": _ignore,
+            }
         )
         self._topic = topic
         self._spool = spool
         self._limit = limit
         self._timeout_s = timeout_s
+        self._clock = clock
+        self._again_at = 0.0
+        self._draining: _Attempt | None = None
+        self.last_error = ""
+        self._mend()
         self.spooled = sum(1 for _ in self._read_spool())
 
     def keep(self, letters: Sequence[DeadLetter]) -> None:
         """Make every letter safe, in order. Raises SinkFull when that cannot be done."""
-        left = self._deliver(letters) if self.drain() else list(letters)
-        if left:
-            self._append(left)
-
-    def drain(self) -> bool:
-        """Deliver what is spooled; True when nothing is left."""
         if self.spooled == 0:
-            return True
-        left = self._deliver(list(self._read_spool()))
-        self._rewrite(left)
-        return not left
+            attempt = self._begin(letters)
+            self._producer.flush(self._timeout_s + 1.0)
+            letters = self._left(attempt)
+        if letters:
+            self._append(letters)
+
+    def drain(self) -> None:
+        """Deliver what is spooled, a piece a time: the next call sees what became of it."""
+        if self.spooled == 0:
+            return
+        self._producer.poll(0)
+        if self._draining is not None:
+            if self._draining.is_open:
+                return
+            left = self._left(self._draining)
+            rest = list(self._read_spool())[len(self._draining.letters) :]
+            self._draining = None
+            self._rewrite([*left, *rest])
+        if self.spooled and self._clock() >= self._again_at:
+            self._draining = self._begin(list(islice(self._read_spool(), PIECE)))
 
     def close(self) -> None:
-        """Nothing is pending: keep() waits."""
+        """Nothing is pending: keep() waits, and what is being drained is still in the spool."""
         self._producer.purge()
 
-    def _deliver(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-        """Send letters; give those that were not delivered, in order."""
-        delivered: set[int] = set()
+    def _mend(self) -> None:
+        """End a line that a crash has cut, lest the next one becomes part of it."""
+        if self._spool.exists() and not self._spool.read_bytes().endswith(b"\n"):
+            with self._spool.open("a", encoding="ascii") as file:
+                file.write("\n")
+
+    def _begin(self, letters: Sequence[DeadLetter]) -> _Attempt:
+        attempt = _Attempt(letters)
         for index, letter in enumerate(letters):
-
-            def report(error: KafkaError | None, _: Message, index: int = index) -> None:
-                if error is None:
-                    delivered.add(index)
-
             try:
                 self._producer.produce(
                     self._topic,
                     letter.value,
                     letter.key,
                     headers=_headers(letter),
-                    on_delivery=report,
+                    on_delivery=partial(attempt.report, index),
                 )
-            except (BufferError, KafkaException):
+            except KafkaException as error:
+                attempt.errors[index] = error.args[0]
+            except BufferError:
+                full = KafkaError(KafkaError._QUEUE_FULL)  # noqa: SLF001 - public in librdkafka
+                attempt.errors.update(dict.fromkeys(range(index, len(letters)), full))
                 break
             self._producer.poll(0)
-        self._producer.flush(self._timeout_s + 1.0)
-        return [letter for index, letter in enumerate(letters) if index not in delivered]
+        return attempt
+
+    def _left(self, attempt: _Attempt) -> list[DeadLetter]:
+        """Give what was not delivered, in order; then the topic is left alone a while."""
+        left = [
+            _shortened(letter) if _is_too_large(attempt.errors.get(index)) else letter
+            for index, letter in enumerate(attempt.letters)
+            if index not in attempt.delivered
+        ]
+        if left:
+            self._again_at = self._clock() + self._timeout_s
+            first = next(iter(attempt.errors.values()), None)
+            self.last_error = "no delivery report in time" if first is None else first.str()
+        return left
 
     def _append(self, letters: Sequence[DeadLetter]) -> None:
         lines = "".join(_line(letter) for letter in letters)
@@ -111,18 +165,58 @@ class DeadLetters:
 
     def _rewrite(self, letters: Sequence[DeadLetter]) -> None:
         temporary = self._spool.with_suffix(".tmp")
-        temporary.write_text("".join(_line(letter) for letter in letters), encoding="ascii")
+        with temporary.open("w", encoding="ascii") as file:
+            file.writelines(_line(letter) for letter in letters)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self._spool)  # noqa: PTH105 - the atomic one
         self.spooled = len(letters)
 
     def _read_spool(self) -> Iterator[DeadLetter]:
         if not self._spool.exists():
             return
-        for line in self._spool.read_text(encoding="ascii").splitlines():
-            try:
-                yield _letter(json.loads(line))
-            except ValueError:  # a line cut by a crash: its message was not passed
-                continue
+        with self._spool.open(encoding="ascii", errors="replace") as file:
+            for line in file:
+                try:
+                    yield _letter(json.loads(line))
+                except ValueError:  # a line cut by a crash: its message was not passed
+                    continue
+
+
+class _Attempt:
+    """One delivery of some letters, and what is known of it."""
+
+    def __init__(self, letters: Sequence[DeadLetter]) -> None:
+        self.letters = letters
+        self.delivered: set[int] = set()
+        self.errors: dict[int, KafkaError] = {}
+
+    def report(self, index: int, error: KafkaError | None, _: Message) -> None:
+        """Take a delivery report."""
+        if error is None:
+            self.delivered.add(index)
+        else:
+            self.errors[index] = error
+
+    @property
+    def is_open(self) -> bool:
+        """Whether reports are missing."""
+        return len(self.delivered) + len(self.errors) < len(self.letters)
+
+
+def _is_too_large(error: KafkaError | None) -> bool:
+    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+
+
+def _shortened(letter: DeadLetter) -> DeadLetter:
+    """Give a letter that a topic takes whose limit is below that of the message's own."""
+    value = letter.value or b""
+    full = letter.full_bytes or len(value)
+    return replace(letter, value=value[: len(value) // 2], full_bytes=full)
+
+
+def _ignore(_: KafkaError) -> None:
+    """Let delivery reports speak."""
 
 
 def _headers(letter: DeadLetter) -> Headers:
@@ -130,12 +224,19 @@ def _headers(letter: DeadLetter) -> Headers:
         "__connect.errors.topic": letter.topic,
         "__connect.errors.partition": str(letter.partition),
         "__connect.errors.offset": str(letter.offset),
-        "__connect.errors.stage": "VALUE_CONVERTER",
+        "__connect.errors.connector.name": "tradingmesh",
+        "__connect.errors.task.id": "0",
+        "__connect.errors.stage": "TRANSFORMATION" if letter.kind == "gate" else "VALUE_CONVERTER",
+        "__connect.errors.class.name": "workers.ingest.decode.Decoder",
         "__connect.errors.exception.class.name": letter.kind,
         "__connect.errors.exception.message": letter.text,
         "mesh.error.class": letter.kind,
-        "mesh.ts": str(time.time_ns()),
+        "mesh.timestamp": str(time.time_ns()),
     }
+    if letter.schema_id is not None:
+        added["mesh.schema.id"] = str(letter.schema_id)
+    if letter.full_bytes:
+        added["mesh.value.bytes"] = str(letter.full_bytes)
     return [*letter.headers, *((name, value.encode()) for name, value in added.items())]
 
 
@@ -155,14 +256,14 @@ def _line(letter: DeadLetter) -> str:
     headers = [[name, _text(_raw(value))] for name, value in letter.headers]
     fields = [
         letter.topic, letter.partition, letter.offset, _text(letter.key), _text(letter.value),
-        headers, letter.kind, letter.text,
+        headers, letter.kind, letter.text, letter.schema_id, letter.full_bytes,
     ]  # fmt: skip
     return json.dumps(fields) + "\n"
 
 
 def _letter(fields: list[Any]) -> DeadLetter:
-    topic, partition, offset, key, value, headers, kind, text = fields
+    topic, partition, offset, key, value, headers, *rest = fields
     return DeadLetter(
         topic, partition, offset, _bytes(key), _bytes(value),
-        [(name, _bytes(found)) for name, found in headers], kind, text,
+        [(name, _bytes(found)) for name, found in headers], *rest,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from fastavro.read import SchemaResolutionError
 
 from workers.ingest import plan
 from workers.ingest._avro import _native
-from workers.ingest.errors import ErrorClass, Poison, SchemaUnknown
+from workers.ingest.errors import ErrorClass, Poison, RegistryUnavailable, SchemaUnknown
 from workers.ingest.mapping import Column, Nanoseconds, RowMapping, Rows
 from workers.ingest.wellformed import BodyCheck
 from workers.market_schema import FRAME, FRAME_BYTES, MAGIC
@@ -126,6 +126,7 @@ class Decoder:
         self.places = np.zeros(capacity, np.int32)
         self.origins = np.zeros(capacity, np.int32)
         self.fallback_decoded = 0
+        self.unavailable = ""  # why schemas could not be had in the last decode
         self._bodies: Sequence[Any] = ()
         self.assign([])
 
@@ -156,6 +157,11 @@ class Decoder:
         """Messages taken."""
         return self._batch.count
 
+    @property
+    def registry_requests(self) -> int:
+        """How often the registry was asked."""
+        return self._registry.requests
+
     def value(self, index: int) -> bytes | None:
         """Give the value of a taken message."""
         found = self._bodies[self.origins[index]]
@@ -172,16 +178,16 @@ class Decoder:
     def decode(self) -> tuple[Rows, Rows]:
         """Give rows and status of what was taken, views of shape (count,); a row where OK.
 
-        Raises RegistryUnavailable when a schema cannot be had now; calling again goes on.
+        PENDING is the status of those whose schema cannot be had now; `unavailable` says why.
         """
         n = self._batch.count
         status = self.status[:n]
+        self.unavailable = ""
         if self._batch.decode(self._plans):
             pending = self.schema_ids[:n][status == plan.PENDING]
-            for schema_id in np.unique(pending).tolist():
-                self._learn(schema_id)
+            waiting = {i for i in np.unique(pending).tolist() if not self._learn(i)}
             self._batch.decode(self._plans)
-            self._judge(status)
+            self._judge(status, waiting)
         for index in np.flatnonzero(status == plan.FALLBACK).tolist():
             self._fall_back(index)
         return self.rows[:n], status
@@ -228,7 +234,7 @@ class Decoder:
 
     # --- schemas --------------------------------------------------------------------------
 
-    def _judge(self, status: Rows) -> None:
+    def _judge(self, status: Rows, waiting: set[int]) -> None:
         """Give the messages that have no plan their verdict, or to fastavro."""
         ids = self.schema_ids[: status.size]
         for schema_id in np.unique(ids[status == plan.PENDING]).tolist():
@@ -237,28 +243,35 @@ class Decoder:
                 status[mine] = plan.INCOMPATIBLE
             elif schema_id in self._writers:
                 status[mine] = plan.FALLBACK
-            else:
+            elif schema_id not in waiting:
                 status[mine] = plan.UNKNOWN
 
-    def _learn(self, schema_id: int) -> None:
-        """Get and compile a schema; what cannot be read at all becomes a verdict."""
+    def _learn(self, schema_id: int) -> bool:
+        """Get and compile a schema; False where it cannot be had now.
+
+        What cannot be read at all becomes a verdict.
+        """
         if schema_id in self._writers or schema_id in self._verdicts:
-            return
+            return True
         try:
             text = self._registry.schema(schema_id)
         except SchemaUnknown:
-            return
+            return True
+        except RegistryUnavailable as error:
+            self.unavailable = str(error)
+            return False
         try:
             writer = _parsed(json.loads(text))
             reader = self._reader_for(writer)
             self._writers[schema_id] = Writer(writer, reader, BodyCheck(writer))
             self._plans[schema_id] = plan.compile_plan(writer, reader, self._mapping)
         except plan.Unplannable:
-            return
+            return True
         except (plan.Incompatible, RecursionError, *_SCHEMA_ERRORS) as error:
             self._verdicts[schema_id] = Poison(
                 ErrorClass.SCHEMA_INCOMPATIBLE, f"schema id {schema_id}: {error}"
             )
+        return True
 
     def _reader_for(self, writer: Any) -> Any:
         """Give the reader's schema with the writer's record name, and only what is wanted."""

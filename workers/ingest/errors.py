@@ -27,6 +27,10 @@ class Poison(Exception):
 class RegistryUnavailable(Exception):
     """The registry does not answer: pause and try again; nothing is dead-lettered for it."""
 
+    def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s  # what the registry asked for
+
 
 class SchemaUnknown(Exception):
     """The registry answers that it does not know a schema id."""

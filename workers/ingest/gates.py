@@ -1,130 +1,143 @@
 """Quality gates: one bit a doubt, set on whole batches at once. Nothing is changed silently.
 
-Bits go into the row's `flags`; what happens to a flagged row is configuration. Gates that compare
-with the last quote of the same symbol (backwards, duplicate, jump) keep it across batches, and
-get it back after a restart from the table `quotes`.
+Bits go into the row's `flags`; what happens to a flagged row is configuration: `flag` (published),
+`hold` (published with the last good numbers of its symbol and the bit HELD), `drop`,
+`dead_letter`; of several the last in this order counts. The judgement is in C (`_gates/gates.h`);
+the memory of each symbol is a table of the mesh, so that a restart changes no verdict.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from config.ingest import GATES
+from workers.ingest._gates import _native
+from workers.records import SYMBOL_BYTES, TICK_DTYPE
+from workers.trading_env.errors import UnknownSymbol
+from workers.trading_env.instrument import parse
 
 if TYPE_CHECKING:
     from config.ingest import IngestConfig
+    from workers.ingest.mapping import Rows
 
-Rows = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BIT = {name: np.uint32(1 << position) for position, name in enumerate(GATES)}
-_GREEKS = ("delta", "gamma", "vega", "theta", "rho")
+BIT: Final = {name: np.uint32(1 << position) for position, name in enumerate(GATES)}
+HELD: Final = np.uint32(1 << 31)
+PUBLISH, DROP, DEAD = range(3)
+NEVER: Final = (1 << 63) - 1
+_PAST: Final = np.dtype(
+    [
+        ("ts_event", "<i8"), ("sequence", "<i8"), ("volume", "<i8"), ("bid", "<f8"),
+        ("ask", "<f8"), ("last", "<f8"), ("bid_size", "<f8"), ("ask_size", "<f8"), ("mid", "<f8"),
+        ("seen", "<i8"), ("good", "<i8"), ("held", "<f8", (14,)),
+    ]
+)  # fmt: skip
+#: what the gates know of a symbol (`_gates/gates.h`): `now` was written by batch number `batch`
+MEMORY_DTYPE: Final = np.dtype(
+    [
+        ("symbol", f"S{SYMBOL_BYTES}"), ("expiry", "<i8"), ("right", "<i4"), ("known", "<i4"),
+        ("batch", "<i8"), ("before", _PAST), ("now", _PAST),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of the rows of a batch."""
+
+    fates: Rows  # by row: PUBLISH, DROP, DEAD
+    published: int
+    latest: Rows  # rows that are the newest published of their symbol
+    memory: Rows  # memories that the batch has changed, MEMORY_DTYPE
+    counts: dict[str, int]  # rows by gate, those that occur
 
 
 class Gates:
     """Flags rows and says which of them may be published."""
 
-    def __init__(self, config: IngestConfig) -> None:
-        """Start with no memory of any symbol."""
+    def __init__(self, config: IngestConfig, *, most: int) -> None:
+        """Start with no memory of any symbol; for batches of up to `most` rows."""
         self._config = config
-        self._drop = _mask(config, "drop")
-        self._dead = _mask(config, "dead_letter")
-        self._last: dict[bytes, tuple[int, float]] = {}  # symbol -> event time ns, mid
+        self._memory = np.zeros(config.quotes, MEMORY_DTYPE)
+        self._known = 0  # symbols
+        bits = {policy: _mask(config, policy) for policy in ("hold", "drop", "dead_letter")}
+        self._native = _native.Gates(
+            self._memory, config.wide_share, config.iv_max, config.jump_share,
+            int(config.future_s * 1e9), int(config.stale_s * 1e9),
+            bits["hold"], bits["drop"], bits["dead_letter"],
+        )  # fmt: skip
+        self._numbers = np.zeros(most, np.int32)
+        self._fates = np.zeros(most, np.uint8)
+        self._latest = np.zeros(config.quotes, np.int32)
 
-    def remember(self, rows: Rows) -> None:
-        """Take rows (each symbol's newest last) as what was seen before."""
-        mids = _mid(rows)
-        self._last.update(
-            zip(
-                rows["symbol"].tolist(),
-                zip(rows["ts_event"].tolist(), mids.tolist(), strict=True),
-                strict=True,
-            )
+    @property
+    def clock(self) -> tuple[int, int]:
+        """Newest believable event time, and a leap not yet believed, ns; part of the memory."""
+        return self._native.clock
+
+    def restore(self, memory: Rows, *, batch: int, clock: tuple[int, int]) -> None:
+        """Go on from the memory in the mesh as of the committed `batch` and its clock."""
+        self._native.clock = clock
+        memory = memory[: self._config.quotes].copy()
+        undone = memory["batch"] > batch  # written by a batch that was never committed
+        memory["now"][undone] = memory["before"][undone]
+        self._number(memory["symbol"])
+        self._memory[: memory.size] = memory
+
+    def adopt(self, symbols: Rows) -> None:
+        """Have room for symbols that are in the quotes already."""
+        self._number(symbols)
+
+    def _number(self, symbols: Rows) -> None:
+        rows = np.zeros(symbols.size, TICK_DTYPE)
+        rows["symbol"] = symbols
+        known = self._native.find(rows, np.zeros(symbols.size, np.int32))
+        self._describe(slice(self._known, known))
+        self._known = known
+
+    def judge(self, rows: Rows, *, now_ns: int, batch: int) -> Judgement:
+        """Set the bits of `rows` (TICK_DTYPE, in the order of the stream) and give their fates."""
+        n = rows.size
+        numbers, fates = self._numbers[:n], self._fates[:n]
+        known = self._native.find(rows, numbers)
+        if known > self._known:
+            self._describe(slice(self._known, known))
+            self._known = known
+        counts = np.zeros(len(GATES), np.int64)
+        published, seen = self._native.judge(
+            rows, numbers, fates, self._latest, counts, now_ns, batch
+        )
+        latest = self._latest[:known]
+        return Judgement(
+            fates,
+            published,
+            latest[latest >= 0],
+            self._memory[:known][latest >= -1],
+            {name: int(c) for name, c in zip(GATES, counts, strict=True) if c} if seen else {},
         )
 
-    def flag(self, rows: Rows) -> None:
-        """Set the bits of `rows` (in the order of their offsets) and remember them."""
-        config = self._config
-        bid, ask, mid = rows["bid"], rows["ask"], _mid(rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            doubts = {
-                "nonfinite": _nonfinite(rows),
-                "negative": (bid < 0) | (ask < 0) | (rows["last"] < 0) | (rows["volume"] < 0),
-                "crossed": bid > ask,
-                "locked": bid == ask,
-                "zero_bid": bid == 0,
-                "wide": (ask - bid) > config.wide_share * mid,
-                "iv_range": (rows["implied_volatility"] < 0)
-                | (rows["implied_volatility"] > config.iv_max),
-                "greek_sign": (rows["gamma"] < 0) | (rows["vega"] < 0),
-                "future": (rows["ts_recv"] > 0)
-                & (rows["ts_event"] > rows["ts_recv"] + int(config.future_s * 1e9)),
-            }
-            before_ts, before_mid = self._previous(rows, mid)
-            doubts["backwards"] = rows["ts_event"] < before_ts
-            doubts["duplicate"] = _same_as_before(rows, before_ts, before_mid, mid)
-            doubts["jump"] = np.abs(mid - before_mid) > config.jump_share * before_mid
-        for name, mask in doubts.items():
-            rows["flags"][mask] |= BIT[name]
-        self.remember(rows)
-
-    def dropped(self, rows: Rows) -> Mask:
-        """Tell which rows are to be left out."""
-        wrong: Mask = (rows["flags"] & self._drop) != 0
-        return wrong & ~self.dead(rows)
-
-    def dead(self, rows: Rows) -> Mask:
-        """Tell which rows go to the dead-letter topic."""
-        wrong: Mask = (rows["flags"] & self._dead) != 0
-        return wrong
-
-    def _previous(self, rows: Rows, mid: Rows) -> tuple[Rows, Rows]:
-        """Event time and mid of each row's predecessor of the same symbol (0 and NaN: none)."""
-        order = np.argsort(rows["symbol"], kind="stable")
-        symbols = rows["symbol"][order]
-        first = np.ones(rows.size, bool)
-        first[1:] = symbols[1:] != symbols[:-1]
-        before_ts = np.zeros(rows.size, np.int64)
-        before_mid = np.full(rows.size, np.nan)
-        before_ts[order[1:]] = rows["ts_event"][order[:-1]]
-        before_mid[order[1:]] = mid[order[:-1]]
-        for at in order[first].tolist():
-            known = self._last.get(rows["symbol"][at], (0, np.nan))
-            before_ts[at], before_mid[at] = known
-        return before_ts, before_mid
+    def _describe(self, new: slice) -> None:
+        """Say of new symbols whether they are ours, when they expire, and which right they give."""
+        patterns = self._config.symbols
+        for memory in self._memory[new]:
+            symbol = memory["symbol"].decode("utf-8", "replace")
+            if patterns:
+                memory["known"] = any(fnmatch.fnmatchcase(symbol, p) for p in patterns)
+            try:
+                instrument = parse(symbol)
+            except UnknownSymbol:
+                continue
+            memory["expiry"], memory["right"] = instrument.expiry, instrument.right
 
 
-def counts(rows: Rows) -> dict[str, int]:
-    """Give how many rows carry each bit (only those that occur)."""
-    found = {name: int(((rows["flags"] & bit) != 0).sum()) for name, bit in BIT.items()}
-    return {name: count for name, count in found.items() if count}
+def flag_names(flags: int) -> str:
+    """Give the names of the gates whose bits are set."""
+    return ", ".join(name for name, bit in BIT.items() if flags & bit)
 
 
-def _mask(config: IngestConfig, policy: str) -> np.uint32:
-    bits = np.uint32(0)
-    for name, chosen in config.gates.items():
-        if chosen == policy:
-            bits |= BIT[name]
-    return bits
-
-
-def _mid(rows: Rows) -> Rows:
-    mid: Rows = 0.5 * (rows["bid"] + rows["ask"])
-    return mid
-
-
-def _nonfinite(rows: Rows) -> Mask:
-    """Infinite numbers anywhere, or no price at all; NaN alone means absent, which is allowed."""
-    wrong = np.zeros(rows.size, bool)
-    for name in ("bid", "ask", "last", "implied_volatility", "underlying_price", *_GREEKS):
-        wrong |= np.isinf(rows[name])
-    wrong |= np.isnan(rows["bid"]) & np.isnan(rows["ask"]) & np.isnan(rows["last"])
-    return wrong
-
-
-def _same_as_before(rows: Rows, before_ts: Rows, before_mid: Rows, mid: Rows) -> Mask:
-    same: Mask = (rows["ts_event"] == before_ts) & (
-        (mid == before_mid) | (np.isnan(mid) & np.isnan(before_mid))
-    )
-    return same
+def _mask(config: IngestConfig, policy: str) -> int:
+    return sum(int(BIT[name]) for name, chosen in config.gates.items() if chosen == policy)

@@ -1,9 +1,13 @@
 """Ingest: from Kafka to the ring `ticks` and the table `quotes`, each offset exactly once.
 
-A batch is passed in this order: dead letters made safe, rows published together with the new
-positions and counters (one commit, `Ring.publish(state=...)`), quotes updated. Killed anywhere,
-the next ingest finds the positions that belong to what the ring shows; the quotes are made good
-from the newest records.
+A batch is passed in this order: dead letters made safe, the gates' memory written, rows published
+together with the new positions and counters (one commit, `Ring.publish(state=...)`), quotes
+updated. Killed anywhere, the next ingest finds the positions that belong to what the ring shows;
+the quotes are made good from the newest records, the memory goes back where it was not committed.
+
+Nothing that is away stops what can go on: a message whose schema cannot be had now holds up its
+own partition alone, dead letters wait in a spool, and every call that may take long is announced
+to the supervisor.
 """
 
 from __future__ import annotations
@@ -17,14 +21,16 @@ import numpy as np
 
 from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
-from workers.ingest.consumer import BrokerUnavailable, PartitionReader, place
+from workers.ingest.consumer import BrokerUnavailable, PartitionReader, place, profile_options
 from workers.ingest.dead_letter import DeadLetter, DeadLetters
 from workers.ingest.decode import Decoder
-from workers.ingest.errors import ErrorClass, Poison, RegistryUnavailable, SinkFull
-from workers.ingest.gates import Gates, counts
+from workers.ingest.errors import ErrorClass, Poison, SinkFull
+from workers.ingest.gates import DEAD, MEMORY_DTYPE, PUBLISH, Gates, Judgement, flag_names
 from workers.ingest.mapping import Rows, tick_mapping
-from workers.ingest.plan import OK
+from workers.ingest.plan import OK, PENDING
+from workers.ingest.pressure import Pressure
 from workers.ingest.registry import SchemaRegistry
+from workers.ingest.rewind import Rewinds
 from workers.market_schema import QUOTE_READER_SCHEMA
 from workers.records import (
     BROKER,
@@ -39,14 +45,45 @@ from workers.records import (
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-WAIT_S = 0.1
+WAIT_S = 0.05
+BLOCKED_S = 0.005
+GATE_MEMORY = "gates"
 STATE_BYTES = 1 << 15
 STATUS_BYTES = 1 << 15
 STATUS_EVERY_S = 0.05
+LOOK_S = 0.05  # between two looks at the broker's address and at requests
+SKIP_S = 1.0
+
+
+class Links:
+    """What exists while there is a broker: reader, decoder, dead letters, and the next offsets."""
+
+    def __init__(
+        self, reader: PartitionReader, decoder: Decoder, dead: DeadLetters, incarnation: str
+    ) -> None:
+        """Take the partitions that the reader has found."""
+        self.reader, self.decoder, self.dead = reader, decoder, dead
+        self.incarnation = incarnation
+        self.moved: dict[int, int] = {}  # next offsets by place that were set, not read
+        self.recovered: dict[int, int] = {}  # and those set after the batch that is under way
+        self.rebalances = reader.rebalances
+        self.following = np.array(reader.following(), np.int64)  # by place, as committed
+
+    def follow(self) -> Rows:
+        """Give the next offset of each place before the coming batch."""
+        if self.reader.rebalances != self.rebalances:
+            self.rebalances = self.reader.rebalances
+            self.following = np.array(self.reader.following(), np.int64)
+        return self.following.copy()
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self.reader.close()
+        self.dead.close()
 
 
 class IngestWorker(Worker):
-    """One process owns all partitions of its topics."""
+    """One process owns all partitions of its topics, or its share of them in a group."""
 
     def setup(self) -> None:
         """Take ring, table and status over, and go on from what they hold."""
@@ -64,52 +101,47 @@ class IngestWorker(Worker):
         state = self._ring.state()
         self._status = msgspec.msgpack.decode(state, type=IngestStatus) if state else IngestStatus()
         self._make_quotes_good()
-        self._gates = Gates(config)
-        self._gates.remember(self._quotes.snapshot())
-        self._reader: PartitionReader | None = None
-        self._decoder: Decoder | None = None
-        self._dead: DeadLetters | None = None
-        self._held: list[Message] = []
+        self._memory = mesh.table(GATE_MEMORY, MEMORY_DTYPE, rows=config.quotes, create=True)
         self._most = min(config.batch, self._ring.capacity)
-        self._following = np.zeros(0, np.int64)  # next offset by place, as committed
-        self._retry_at = 0.0
-        self._told_at = 0.0
+        self._restore_gates()
+        self._pressure = Pressure(mesh, self._ring, config.followers, config.high_water)
+        self._rewinds = Rewinds(mesh, context.name, self._status.rewind_id)
+        self._links: Links | None = None
+        self._held: list[Message] = []
+        self._paused = ""  # why nothing can be done now
+        self._is_high = False  # a follower is too far behind
+        self._known: BrokerAddress | None = None
+        self._retry_at = self._told_at = self._committed_at = 0.0
+        self._looked_at = self._asked_at = self._skipped_at = 0.0
         self._rate = (time.monotonic(), self._status.consumed)
 
     def step(self) -> int:
         """Pass one batch."""
-        if time.monotonic() < self._retry_at or not self._connected():
+        links = self._linked_now()
+        if links is None:
             self._tell()
             self.context.pause(WAIT_S)
             return 0
-        reader, decoder, dead = self._reader, self._decoder, self._dead
-        if reader is None or decoder is None or dead is None:
-            raise AssertionError("connected without a reader")
-        messages = self._held or reader.read(self._most, WAIT_S)
-        if not messages:
+        links.dead.drain()
+        self._commit(links)
+        self._rewind(links)
+        self._is_high = self._pressure.is_high(self._most)
+        if self._is_high and self._must_wait(links):
             self._tell()
+            self.context.pause(BLOCKED_S)
             return 0
-        self._held = messages
-        try:
-            passed = self._pass(messages, reader, decoder, dead)
-        except RegistryUnavailable as error:
-            self._pause("registry", str(error))
-            return 0
-        except SinkFull as error:
-            self._pause("sink", str(error))
-            return 0
-        self._held = []
-        self._status.state = "running"
+        messages = self._held or links.reader.read(self._most, WAIT_S)
+        passed = self._pass(messages, links) if messages or links.moved else 0
         self._tell()
         return passed
 
     def teardown(self) -> None:
         """Leave the brokers; the ring already holds where to go on."""
-        self._tell(now=True)
-        if self._reader is not None:
-            self._reader.close()
-        if self._dead is not None:
-            self._dead.close()
+        if self._links is not None:
+            with self.context.expect(self._settings.kafka.connect_timeout_s):
+                self._links.reader.commit(wait=True)
+                self._tell(now=True)
+                self._links.close()
 
     def last_inputs(self) -> dict[str, Any]:
         """Give the positions, for the crash report."""
@@ -117,56 +149,65 @@ class IngestWorker(Worker):
 
     # --- connections ----------------------------------------------------------------------
 
-    def _connected(self) -> bool:
-        """Be connected to the brokers that are there now."""
+    def _linked_now(self) -> Links | None:
+        """Give the links to the broker that is there; None while there is none or in a pause."""
+        if time.monotonic() < self._retry_at:
+            return None
+        links = self._links
+        if links is not None and links.incarnation == self._incarnation():
+            return links
+        return self._connect()
+
+    def _connect(self) -> Links | None:
+        """Connect to the brokers that are there now."""
         address = self._address()
         if address is None:
             self._pause("transport", "no broker is announced in the mesh yet")
-            return False
-        if self._reader is not None and address.incarnation == self._status.incarnation:
-            return True
-        if self._reader is not None:
-            self._reader.close()
-            self._reader, self._held = None, []
-        if address.incarnation != self._status.incarnation:
-            self._status.incarnation, self._status.positions = address.incarnation, {}
+            return None
         kafka = self._settings.kafka
         options = {"bootstrap.servers": address.bootstrap_servers, **kafka.options}
-        try:
-            self._reader = PartitionReader(
-                {"fetch.wait.max.ms": int(self._config.latency_ms), **options},
-                kafka.topics,
-                self._status.positions,
-                timeout_s=kafka.connect_timeout_s,
-            )
-        except BrokerUnavailable as error:
-            self._pause("transport", str(error))
-            return False
+        with self.context.expect(3 * kafka.connect_timeout_s + 1.0):
+            if self._links is not None:
+                self._links.close()
+            self._links, self._held = None, []
+            if address.incarnation != self._status.incarnation:
+                self._status.incarnation, self._status.positions = address.incarnation, {}
+            try:
+                reader = PartitionReader(
+                    {**profile_options(self._config), **options}, kafka, self._status.positions
+                )
+            except BrokerUnavailable as error:
+                self._pause("transport", str(error))
+                return None
+            self._links = self._linked(address, reader, options)
+        self._paused = ""
+        return self._links
+
+    def _linked(
+        self, address: BrokerAddress, reader: PartitionReader, options: dict[str, Any]
+    ) -> Links:
+        kafka, config = self._settings.kafka, self._config
         directory = self._settings.run_directory / self.context.name
         registry = SchemaRegistry(
-            address.registry_url, directory / "schemas", self._config.unknown_schema_s
+            address.registry_url,
+            directory / "schemas",
+            config.unknown_schema_s,
+            auth=f"{kafka.registry_user}:{kafka.registry_password}" if kafka.registry_user else "",
+            backoff_s=config.registry_backoff_s,
+            expect=self.context.expect,
         )
-        decoder = Decoder(
-            registry,
-            tick_mapping(self._config.fields, self._config.time_units),
-            self._reader_schema(),
-            capacity=self._most,
-        )
+        mapping = tick_mapping(config.fields, config.time_units)
+        decoder = Decoder(registry, mapping, self._reader_schema(), capacity=self._most)
         topics = kafka.topics
-        decoder.assign([(topic, topics.index(topic), p) for topic, p in self._reader.places])
-        self._decoder = decoder
-        self._following = np.array(
-            [self._status.positions.get(place(*at), 0) for at in self._reader.places], np.int64
-        )
-        self._dead = DeadLetters(
+        decoder.assign([(topic, topics.index(topic), p) for topic, p in reader.places])
+        dead = DeadLetters(
             options,
             kafka.dead_letter_topic,
             directory / "dead_letters.jsonl",
-            limit=self._config.spool_bytes,
-            timeout_s=self._config.dead_letter_timeout_s,
+            limit=config.spool_bytes,
+            timeout_s=config.dead_letter_timeout_s,
         )
-        self._status.state = "running"
-        return True
+        return Links(reader, decoder, dead, address.incarnation)
 
     def _reader_schema(self) -> Any:
         """Give the Avro schema through which messages are read; None: each writer's own."""
@@ -186,6 +227,13 @@ class IngestWorker(Worker):
         except (SegmentMissing, NotWritten):
             return None
 
+    def _incarnation(self) -> str | None:
+        """Give the incarnation of the broker that is there now; None: none is announced."""
+        now = time.monotonic()
+        if self._known is None or now >= self._asked_at + LOOK_S:
+            self._asked_at, self._known = now, self._address()
+        return None if self._known is None else self._known.incarnation
+
     def _pause(self, kind: str, text: str) -> None:
         """Note why nothing can be done now, and when to try again."""
         status = self._status
@@ -193,112 +241,253 @@ class IngestWorker(Worker):
             self.context.log.warning("paused", kind=kind, error=text)
         status.errors[kind] = status.errors.get(kind, 0) + 1
         status.last_error = text
-        status.state = f"degraded: {kind}"
+        self._paused = kind
         self._retry_at = time.monotonic() + self._config.registry_backoff_s
         self._tell(now=True)
 
     # --- one batch ------------------------------------------------------------------------
 
-    def _pass(
-        self,
-        messages: list[Message],
-        reader: PartitionReader,
-        decoder: Decoder,
-        dead: DeadLetters,
-    ) -> int:
-        """Make one batch part of the mesh; raises before anything is passed."""
-        following = self._following.copy()
+    def _pass(self, messages: list[Message], links: Links) -> int:
+        """Make one batch part of the mesh, or nothing of it."""
+        reader, decoder = links.reader, links.decoder
+        following = links.follow()
+        for number, offset in links.moved.items():
+            following[number] = offset
         events, _ = decoder.take(messages, following)
-        if events:
-            for event in events:
-                moved = reader.note(event)
-                if moved is not None:
-                    following[moved[0]] = self._following[moved[0]] = moved[1]
-            self._held = messages = [m for m in messages if m.error() is None]
+        for event in events:
+            reader.note(event)
+        if reader.is_stuck:
+            with self.context.expect(10.0):
+                self._moved(links, links.recovered, reader.recover())
         rows, status = decoder.decode()
-        good = status == OK
-        letters = [
-            _letter(messages[decoder.origins[i]], decoder.reason(i))
-            for i in np.flatnonzero(~good).tolist()
-        ]
+        waiting = self._defer(links, status, following)
+        for number, offset in links.recovered.items():
+            following[number] = offset
+        letters = self._undecodable(messages, links, status, waiting)
+        good = (status == OK) & ~waiting
         origins = decoder.origins[: decoder.count]
-        if letters:
+        if not good.all():
             rows, origins = rows[good], origins[good]
-        rows["ts_ingest"] = time.time_ns()
-        self._gates.flag(rows)
-        gated = self._gates.dead(rows)
-        letters += [
-            _letter(
-                messages[origins[i]], Poison(ErrorClass.GATE, f"flags {int(rows['flags'][i]):#x}")
-            )
-            for i in np.flatnonzero(gated).tolist()
-        ]
-        if letters or dead.spooled:
-            with self.context.expect(self._config.dead_letter_timeout_s * 2 + 5.0):
-                dead.keep(letters)
-        dropped = self._gates.dropped(rows)
-        out = gated | dropped
-        kept = rows[~out] if out.any() else rows
-        new = self._counted(following, rows, letters, kept.size, decoder)
-        new.lost += reader.lost
-        new.spooled = dead.spooled
-        self._ring.publish(kept, state=msgspec.msgpack.encode(new))
-        reader.lost = decoder.fallback_decoded = 0
-        passed = decoder.count
+        rows["ts_ingest"] = now = time.time_ns()
+        judged = self._gates.judge(rows, now_ns=now, batch=self._status.batches + 1)
+        for i in np.flatnonzero(judged.fates == DEAD).tolist():
+            doubt = Poison(ErrorClass.GATE, flag_names(rows["flags"][i]))
+            letters.append(_letter(messages[origins[i]], doubt, None))
+        try:
+            self._keep(letters, links)
+        except SinkFull as error:
+            self._restore_gates()
+            self._held = [m for m in messages if m.error() is None]
+            self._pause("sink", str(error))
+            return 0
+        passed = decoder.count - int(waiting.sum())
+        self._publish(rows, judged, self._counted(following, judged, letters, links, passed), links)
+        self._held, self._paused = [], ""
+        links.following, links.moved, links.recovered = following, {}, {}
         decoder.clear()
-        self._status, self._following = new, following
-        if kept.size:
-            self._quotes.write_batch(kept["symbol"], kept)
         return passed
+
+    def _defer(self, links: Links, status: Rows, following: Rows) -> Rows:
+        """Leave partitions at the first message whose schema cannot be had now; gives a mask."""
+        waiting: Rows = status == PENDING
+        if not waiting.any():
+            return waiting
+        n = status.size
+        places, offsets = links.decoder.places[:n], links.decoder.offsets[:n]
+        self._note("registry", links.decoder.unavailable, count=1)
+        for number in np.unique(places[waiting]).tolist():
+            mine = places == number
+            first = int(offsets[mine & waiting].min())
+            waiting |= mine & (offsets >= first)
+            following[number] = first
+            links.reader.defer(number, first, self._config.registry_backoff_s)
+        return waiting
+
+    def _undecodable(
+        self, messages: list[Message], links: Links, status: Rows, waiting: Rows
+    ) -> list[DeadLetter]:
+        decoder = links.decoder
+        return [
+            _letter(
+                messages[decoder.origins[i]], decoder.reason(i), int(decoder.schema_ids[i]) or None
+            )
+            for i in np.flatnonzero((status != OK) & ~waiting).tolist()
+        ]
+
+    def _keep(self, letters: list[DeadLetter], links: Links) -> None:
+        """Make dead letters safe. Raises SinkFull."""
+        if letters:
+            with self.context.expect(self._config.dead_letter_timeout_s + 5.0):
+                links.dead.keep(letters)
+
+    def _publish(self, rows: Rows, judged: Judgement, new: IngestStatus, links: Links) -> None:
+        """Commit rows, positions and counters in one, then bring the quotes up to date."""
+        kept = rows if judged.published == rows.size else rows[judged.fates == PUBLISH]
+        latest = rows[judged.latest]
+        if self._is_high and self._config.back_pressure == "conflate":
+            kept = rows[np.sort(judged.latest)]
+            new.conflated += judged.published - kept.size
+            new.published -= judged.published - kept.size
+        self._memory.write_batch(judged.memory["symbol"], judged.memory)
+        self._ring.publish(kept, state=msgspec.msgpack.encode(new))
+        self._status = new
+        self._quotes.write_batch(latest["symbol"], latest)
+        links.reader.passed(new.positions)
+        links.reader.lost = links.decoder.fallback_decoded = 0
 
     def _counted(
         self,
         following: Rows,
-        rows: Rows,
+        judged: Judgement,
         letters: list[DeadLetter],
-        published: int,
-        decoder: Decoder,
+        links: Links,
+        passed: int,
     ) -> IngestStatus:
-        """Give the status after this batch: consumed = published + dead-lettered + dropped."""
+        """Give the status after this batch.
+
+        consumed = published + dead-lettered + dropped + conflated + skipped.
+        """
         new = msgspec.structs.replace(
             self._status,
             positions=dict(self._status.positions),
             gates=dict(self._status.gates),
             errors=dict(self._status.errors),
         )
-        reader = self._reader
-        if reader is None:
-            raise AssertionError("a batch without a reader")
-        for number in np.flatnonzero(following != self._following).tolist():
+        reader, decoder = links.reader, links.decoder
+        changed = following != links.following
+        changed[[*links.moved, *links.recovered]] = True
+        for number in np.flatnonzero(changed).tolist():
             new.positions[place(*reader.places[number])] = int(following[number])
-        new.consumed += decoder.count
+        new.batches += 1
+        new.market_time_ns, new.market_leap_ns = self._gates.clock
+        new.consumed += passed
         new.dead_lettered += len(letters)
-        new.dropped += decoder.count - len(letters) - published
-        new.published += published
+        new.dropped += passed - len(letters) - judged.published
+        new.published += judged.published
         new.fallback_decoded += decoder.fallback_decoded
-        for name, count in counts(rows).items():
+        new.lost += reader.lost
+        new.spooled = links.dead.spooled
+        for name, count in judged.counts.items():
             new.gates[name] = new.gates.get(name, 0) + count
         for letter in letters:
             new.errors[letter.kind] = new.errors.get(letter.kind, 0) + 1
             new.last_error = letter.text
         return new
 
+    # --- positions that are set ---------------------------------------------------------------
+
+    def _moved(self, links: Links, into: dict[int, int], moved: dict[int, int]) -> None:
+        """Take positions over that are set and not read; they are committed with a batch."""
+        for number, offset in moved.items():
+            if offset < links.following[number]:
+                self._status.rewinds += 1
+            into[number] = offset
+
+    def _rewind(self, links: Links) -> None:
+        """Go where an operator wants to go."""
+        now = time.monotonic()
+        if now < self._looked_at + LOOK_S:
+            return
+        self._looked_at = now
+        wanted = self._rewinds.wanted()
+        if not wanted:
+            return
+        self._held = []
+        for number, at in enumerate(links.reader.places):
+            if place(*at) in wanted:
+                offset = wanted[place(*at)]
+                links.reader.seek(number, offset)
+                self._moved(links, links.moved, {number: offset})
+                links.recovered.pop(number, None)
+        self._status.rewind_id = self._rewinds.done
+        self.context.log.warning("rewound", positions=wanted)
+
+    def _must_wait(self, links: Links) -> bool:
+        """Do what is configured against slow followers; tells whether nothing may be read now."""
+        if self._config.back_pressure == "block":
+            return True
+        now = time.monotonic()
+        if self._config.back_pressure == "skip_to_end":
+            if now < self._skipped_at + SKIP_S:
+                return True
+            self._skipped_at = now
+            self._skip_to_end(links)
+        return False
+
+    def _skip_to_end(self, links: Links) -> None:
+        """Leave everything out that waits, and count it."""
+        with self.context.expect(10.0):
+            skipped = links.reader.skip_to_end()
+        self._held = []
+        for number, (count, offset) in skipped.items():
+            self._status.skipped += count
+            self._status.consumed += count
+            links.moved[number] = offset
+        if skipped:
+            total = sum(count for count, _ in skipped.values())
+            self._note("skipped", f"{total} messages: {self._pressure.slowest} is too slow")
+
+    def _commit(self, links: Links) -> None:
+        """Tell Kafka now and then how far the ring is."""
+        now = time.monotonic()
+        if now - self._committed_at >= self._settings.kafka.commit_s:
+            self._committed_at = now
+            links.reader.commit()
+
     # --- what others see ------------------------------------------------------------------
+
+    def _note(self, kind: str, text: str, *, count: int = 1) -> None:
+        """Count an error and say it once."""
+        if self._status.last_error != text:
+            self.context.log.warning(kind, error=text)
+        self._status.errors[kind] = self._status.errors.get(kind, 0) + count
+        self._status.last_error = text
+
+    def _state(self) -> str:
+        """Say in one word what is wrong, if anything."""
+        links = self._links
+        if self._paused:
+            return f"degraded: {self._paused}"
+        if links is None or links.reader.brokers_up == 0:
+            return "degraded: transport"
+        if links.reader.is_deferring:
+            return "degraded: registry"
+        if links.dead.spooled:
+            return "degraded: dead letters are spooled"
+        if self._pressure.backlog > self._pressure.most:
+            return f"degraded: {self._pressure.slowest} is slow"
+        return "running"
 
     def _tell(self, *, now: bool = False) -> None:
         moment = time.monotonic()
         if not now and moment - self._told_at < STATUS_EVERY_S:
             return
         self._told_at = moment
+        status, links = self._status, self._links
         since, consumed = self._rate
         if moment - since >= 1.0:
-            self._status.rate = (self._status.consumed - consumed) / (moment - since)
-            self._rate = moment, self._status.consumed
-        if self._reader is not None:
-            self._status.lag = self._reader.lag(self._status.positions)
-            for name, count in self._reader.errors.items():
-                self._status.errors[name] = count
-        self._cell.write(self._status)
+            status.rate = (status.consumed - consumed) / (moment - since)
+            self._rate = moment, status.consumed
+        status.state = self._state()
+        status.backlog, status.slowest = self._pressure.backlog, self._pressure.slowest
+        if links is not None:
+            status.lag = links.reader.lag()
+            status.rebalances = links.reader.rebalances
+            status.round_trip_ms = links.reader.round_trip_ms
+            status.spooled = links.dead.spooled
+            status.registry_requests = links.decoder.registry_requests
+            status.errors.update(links.reader.errors)
+        self._cell.write(status)
+
+    def _restore_gates(self) -> None:
+        """Take the gates' memory as of the committed batch."""
+        self._gates = Gates(self._config, most=self._most)
+        self._gates.restore(
+            self._memory.snapshot(),
+            batch=self._status.batches,
+            clock=(self._status.market_time_ns, self._status.market_leap_ns),
+        )
+        self._gates.adopt(self._quotes.snapshot()["symbol"])
 
     def _make_quotes_good(self) -> None:
         """Write the newest records again: a kill may have come between ring and quotes."""
@@ -307,7 +496,7 @@ class IngestWorker(Worker):
             self._quotes.write_batch(rows["symbol"], rows)
 
 
-def _letter(message: Message, poison: Poison) -> DeadLetter:
+def _letter(message: Message, poison: Poison, schema_id: int | None) -> DeadLetter:
     headers = message.headers()
     return DeadLetter(
         str(message.topic()),
@@ -318,6 +507,7 @@ def _letter(message: Message, poison: Poison) -> DeadLetter:
         list(headers) if isinstance(headers, list) else [],
         poison.kind.value,
         str(poison)[:1000],
+        schema_id,
     )
 
 

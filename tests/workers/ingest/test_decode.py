@@ -17,7 +17,7 @@ from tests.daemons import until
 from workers.ingest.decode import Decoder
 from workers.ingest.errors import ErrorClass, RegistryUnavailable, SchemaUnknown
 from workers.ingest.mapping import tick_mapping
-from workers.ingest.plan import OK
+from workers.ingest.plan import OK, PENDING, UNKNOWN
 from workers.market_schema import QUOTE_READER_SCHEMA, QUOTE_SCHEMA_TEXT, frame
 from workers.replayer.encoder import Encoder
 from workers.replayer.synthetic import SyntheticMarket
@@ -112,9 +112,11 @@ def test_poison_has_its_class(value, kind):
 
 
 def test_registry_outage_is_no_verdict():
-    """A schema that cannot be had now stops the batch; no message is condemned for it."""
-    with pytest.raises(RegistryUnavailable):
-        decode([GOOD[0], frame(9, b"x")])
+    """A schema that cannot be had now: that message is pending, the others are decoded."""
+    decoder = Decoder(Shelf(), tick_mapping(), QUOTE_READER_SCHEMA, capacity=10)
+    _, status = decoder.decode_values([GOOD[0], frame(9, b"x"), GOOD[1], frame(77, b"x")])
+    assert status.tolist() == [OK, PENDING, OK, UNKNOWN]
+    assert decoder.unavailable == "down"
 
 
 @settings(max_examples=300, deadline=None)

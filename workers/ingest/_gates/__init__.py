@@ -1,0 +1,1 @@
+"""The C part of the quality gates."""
