@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from confluent_kafka import KafkaError, Message, Producer
 
+from config.problems import ConfigProblems, Problem
 from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
 from workers.market_data.archive import DAY_NS, Archive, Rows
+from workers.market_data.errors import MarketDataError
 from workers.market_data.families import open_archive
 from workers.records import (
     BROKER,
@@ -37,22 +39,13 @@ class ReplayerWorker(Worker):
     """One source, one topic."""
 
     def setup(self) -> None:
-        """Open the data and go on from the noted position. Raises MarketDataError."""
+        """Open the data and go on from the noted position. Raises ConfigProblems."""
         context = self.context
         config = context.settings.replayer
         self._config = config
         self._topic = context.settings.kafka.topics[0]
         with context.expect(context.spec.start_deadline_s):
-            source: Archive = (
-                SyntheticMarket(config.seed, config.start)
-                if config.data is None
-                else open_archive(
-                    config.data,
-                    date=config.date,
-                    form=config.format,
-                    spill=context.settings.run_directory / context.name,
-                )
-            )
+            source = self._source()
         self._cell = context.mesh.cell(status_segment(context.name), ReplayerStatus, create=True)
         try:
             _, self._status = self._cell.read()
@@ -66,6 +59,18 @@ class ReplayerWorker(Worker):
         self._encoder: Encoder | None = None
         self._incarnation = ""
         self._clock: tuple[int, float] | None = None  # market ns and monotonic s of its start
+
+    def _source(self) -> Archive:
+        config = self._config
+        if config.data is None:
+            return SyntheticMarket(config.seed, config.start)
+        spill = self.context.settings.run_directory / self.context.name
+        try:
+            return open_archive(config.data, date=config.date, form=config.format, spill=spill)
+        except MarketDataError as error:  # the same tomorrow: starting again does not help
+            what, _, remedy = str(error).rpartition("; ")
+            problem = Problem("replayer.data", "", what or remedy, remedy)
+            raise ConfigProblems([problem]) from error
 
     def step(self) -> int:
         """Publish what is due, at most one batch; else wait a little."""
