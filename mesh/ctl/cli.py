@@ -47,7 +47,25 @@ class Command:
 FORMAT = Argument(
     ("--format",), "table for people, json for programs", {"choices": ("table", "json")}
 )
-WORKER = Argument(("worker",), "name of a worker", {"metavar": "WORKER"}, "workers")
+RECORDS = ("-n", "--records")
+TARGET = Argument(("target",), "name of a worker or of a group", {"metavar": "WORKER"}, "workers")
+WAIT = Argument(("--wait",), "wait until it has happened, at most so long",
+                {"type": float, "metavar": "SECONDS"})  # fmt: skip
+CONTROL = "mesh.ctl.commands.control:control"
+SET = Argument(("--set",), "a setting of the daemon, as meshd takes it",
+               {"action": "append", "default": [], "metavar": "KEY=VALUE"})  # fmt: skip
+
+
+def count(default: int, help_: str) -> Argument:
+    """Give the argument that says how many; the default is told in its help."""
+    return Argument(RECORDS, f"{help_} ({default})",
+                    {"type": int, "default": default, "metavar": "N"})  # fmt: skip
+
+
+def follow(help_: str) -> Argument:
+    """Give the argument that goes on printing what comes."""
+    return Argument(("-f", "--follow"), help_, {"action": "store_true"})
+
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -80,8 +98,7 @@ COMMANDS: tuple[Command, ...] = (
         "mesh.ctl.commands.show:show",
         (
             Argument(("segment",), "name of a segment", {"metavar": "SEGMENT"}, "segments"),
-            Argument(("-n", "--records"), "records of a ring, rows of a table (10)",
-                     {"type": int, "default": 10, "metavar": "N"}),
+            count(10, "records of a ring, rows of a table"),
             Argument(("--key",), "one row of a table", {"metavar": "KEY"}),
             Argument(("--schema",), "the schema instead of the content", {"action": "store_true"}),
             FORMAT,
@@ -93,13 +110,65 @@ COMMANDS: tuple[Command, ...] = (
         "mesh.ctl.commands.tail:tail",
         (
             Argument(("ring",), "name of a ring", {"metavar": "RING"}, "rings"),
-            Argument(("-n", "--records"), "records before the newest to begin with (10)",
-                     {"type": int, "default": 10, "metavar": "N"}),
+            count(10, "records to begin with"),
             Argument(("--fields",), "only these, separated by commas", {"metavar": "NAMES"}),
             Argument(("--no-follow",), "end after what is there", {"action": "store_true"}),
             FORMAT,
         ),
     ),
+    Command("locks", "locks with their owners, and the leases of writers",
+            "mesh.ctl.commands.locks:locks", (FORMAT,)),
+    Command(
+        "events",
+        "what happened: starts, deaths, restarts, adoptions",
+        "mesh.ctl.commands.events:events",
+        (
+            Argument(("worker",), "of one worker", {"nargs": "?", "metavar": "WORKER"}, "workers"),
+            count(20, "newest events"),
+            follow("and each new one"),
+            Argument(("--incidents",), "failures in full: evidence, times, what was freed",
+                     {"action": "store_true"}),
+            FORMAT,
+        ),
+    ),
+    Command(
+        "logs",
+        "the end of a worker's log",
+        "mesh.ctl.commands.logs:logs",
+        (
+            Argument(("worker",), "name of a worker", {"metavar": "WORKER"}, "workers"),
+            count(50, "lines"),
+            follow("and what comes, through rotations"),
+            FORMAT,
+        ),
+    ),
+    Command("doctor", "what on this host is not as it should be, and what to do",
+            "mesh.ctl.commands.doctor:doctor", (FORMAT,), "exit code: 1 if anything is bad"),
+    Command("start", "let a stopped worker run", CONTROL, (TARGET, WAIT)),
+    Command("stop", "stop a worker in order, until it is started", CONTROL, (TARGET, WAIT)),
+    Command("restart", "restart a worker; a group one after the other", CONTROL, (TARGET, WAIT)),
+    Command("reset", "let a quarantined worker try again", CONTROL, (TARGET, WAIT)),
+    Command("break-lock", "free a lock whose owner is dead", CONTROL,
+            (Argument(("target",), "name of a lock", {"metavar": "LOCK"}, "locks"),)),
+    Command("reload", "read the configuration again; what did not change runs on", CONTROL),
+    Command("upgrade", "replace the daemon's program; every worker runs on", CONTROL),
+    Command("shutdown", "stop the daemon and all workers in order", CONTROL),
+    Command(
+        "config",
+        "check a configuration: every problem, or what would be started",
+        "mesh.ctl.commands.config:config",
+        (
+            Argument(("action",), "what to do", {"choices": ("check",)}),
+            Argument(("--profile",), "shipped name or TOML file", {"metavar": "NAME"}, "files"),
+            SET,
+        ),
+        "exit code: 78 if there is a problem",
+    ),
+    Command("completion", "completion script for a shell",
+            "mesh.ctl.commands.completion:completion",
+            (Argument(("shell",), "which", {"choices": ("bash", "zsh", "fish")}),)),
+    Command("words", "", "mesh.ctl.commands.completion:words",
+            (Argument(("kind",), "", {"choices": ("workers", "segments", "rings", "locks")}),)),
     Command(
         "demo",
         "run the whole loop here on an embedded broker, then top; q stops everything",
@@ -109,8 +178,7 @@ COMMANDS: tuple[Command, ...] = (
                      {"type": Path, "metavar": "PATH"}, "files"),
             Argument(("--run-directory",), "where logs and tracking go, and stay; else a "
                      "temporary one", {"type": Path, "metavar": "DIR"}, "files"),
-            Argument(("--set",), "a setting of the daemon, as meshd takes it",
-                     {"action": "append", "default": [], "metavar": "KEY=VALUE"}),
+            SET,
         ),
         "without a terminal: status lines, ends after DEMO_SECONDS (60)",
         TMPFS / "tradingmesh-demo",
@@ -144,12 +212,15 @@ def parser() -> Parser:
     )
     below = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for command in COMMANDS:
+        listed: dict[str, Any] = (
+            {"help": command.help} if command.help else {}
+        )  # without help it is not listed
         each = below.add_parser(
             command.name,
-            help=command.help,
             description=command.help,
             epilog=command.example,
             parents=[mesh],
+            **listed,
         )
         for argument in command.arguments:
             each.add_argument(*argument.flags, help=argument.help, **argument.options)

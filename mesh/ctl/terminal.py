@@ -6,18 +6,27 @@ Works on whatever a tty is, over ssh and in tmux too, and is put back as it was,
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
 import termios
 import tty
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SEQUENCES = {
+_NAMES = {
     "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down", "\x1b": "escape",
     "\r": "enter", "\n": "enter", "\x03": "q", "\x04": "q",
 }  # fmt: skip
+_KEY = re.compile(r"\x1b(?:\[[0-9;]*[ -/]*[@-~]|O.)?|.", re.DOTALL)
+
+
+def names(text: str) -> list[str]:
+    """Split what a terminal sent into keys by name; sequences unknown here are `other`."""
+    found = _KEY.findall(text)
+    return [_NAMES.get(each, each if len(each) == 1 else "other") for each in found]
 
 
 class Keys:
@@ -27,19 +36,22 @@ class Keys:
         """Read keys from `descriptor`; `wake` becomes readable on a signal."""
         self._descriptor = descriptor
         self._wake = wake
+        self._waiting: deque[str] = deque()
 
     def wait(self, timeout: float) -> str:
         """Give the next key by name within `timeout` seconds; empty: none, or a resize."""
+        if not self._waiting:
+            self._read(timeout)
+        return self._waiting.popleft() if self._waiting else ""
+
+    def _read(self, timeout: float) -> None:
         ready, _, _ = select.select([self._descriptor, self._wake], [], [], max(0.0, timeout))
         if self._wake in ready:
             os.read(self._wake, 512)
-        if self._descriptor not in ready:
-            return ""
-        data = os.read(self._descriptor, 16)
-        if not data:
-            return "q"  # the terminal is gone
-        text = data.decode("utf-8", "replace")
-        return _SEQUENCES.get(text, text[:1])
+        if self._descriptor in ready:
+            data = os.read(self._descriptor, 256)
+            # nothing to read though it is readable: the terminal is gone
+            self._waiting.extend(names(data.decode("utf-8", "replace")) if data else ["q"])
 
 
 @contextmanager

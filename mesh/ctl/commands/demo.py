@@ -36,13 +36,14 @@ LINES_S = 5.0
 LOOK_S = 0.1
 DEATHS = 3  # of one worker before it ever was ready: it will not be
 PR_SET_PDEATHSIG = 1
+TEMPORARY = "tradingmesh-demo-"
 
 
 def demo(mesh: Mesh, options: argparse.Namespace) -> int:
     """Run the demo; gives 0, 1 when data did not flow all the way, or the daemon's own code."""
-    if options.data is not None and not options.data.exists():
+    if options.data is not None and not os.access(options.data, os.R_OK):
         raise CommandFailed(
-            f"{options.data}: no such file or folder; give DATA a Lean option minute zip or a "
+            f"{options.data}: nothing is there that may be read; give a Lean minute zip or a "
             "folder of such, or nothing for a synthetic market",
             Exit.CONFIGURATION,
         )
@@ -70,8 +71,21 @@ def run_directory(wanted: Path | None) -> Iterator[Path]:
     if wanted is not None:
         yield wanted.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="tradingmesh-demo-") as name:
+    _sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{os.getpid()}-") as name:
         yield Path(name)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the directories of demos that were killed before they could do it."""
+    for path in directory.glob(f"{TEMPORARY}*"):
+        pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
+        if (
+            pid.isdigit()
+            and not Path(f"/proc/{pid}").exists()
+            and path.stat().st_uid == os.getuid()
+        ):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Demo:
@@ -215,7 +229,8 @@ class Demo:
         for worker in report["workers"]:
             hopeless = worker["state"] == "quarantined" or worker["restarts"] >= DEATHS
             if worker["required"] and worker["name"] not in self.seen_ready and hopeless:
-                raise CommandFailed(f"{worker['name']} cannot start: {worker['reason']}")
+                reason = " ".join(worker["reason"].split())
+                raise CommandFailed(f"{worker['name']} cannot start: {reason}")
 
     def _tell_ready(self, report: dict[str, Any]) -> None:
         fresh = [
@@ -226,8 +241,8 @@ class Demo:
         if fresh:
             self.seen_ready.update(fresh)
             waiting = [w["name"] for w in report["workers"] if w["name"] not in self.seen_ready]
-            left = f"; waiting for {', '.join(waiting)}" if waiting else ""
-            self._say(f"{', '.join(fresh)} ready{left}")
+            left = ", ".join(waiting) if len(waiting) < 3 else f"{len(waiting)} more"
+            self._say(f"{', '.join(fresh)} ready" + (f"; waiting for {left}" if left else ""))
 
     def _say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)

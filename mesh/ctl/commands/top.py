@@ -10,12 +10,12 @@ import argparse
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -288,9 +288,9 @@ def run_screen(
     mesh: Mesh, interval: float, *, title: str = "", tend: Callable[[], str] = str
 ) -> None:
     """Show the mesh until `q`; `tend` is called at every look and may give a message."""
-    console = Console()
+    console = Console(highlight=False)
     screen = Screen(mesh, title)
-    with keys() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
+    with keys() as keyboard, whole_screen(console):
         due = time.monotonic()
         while True:
             now = time.monotonic()
@@ -299,10 +299,31 @@ def run_screen(
                 screen.message = tend() or screen.message
                 screen.look()
             size = console.size
-            live.update(picture(screen, size.width, size.height), refresh=True)
+            paint(console, picture(screen, size.width, size.height))
             key = keyboard.wait(due - time.monotonic())
             if key and not screen.press(key):
                 return
+
+
+@contextmanager
+def whole_screen(console: Console) -> Iterator[None]:
+    """Use the terminal's second screen without a cursor; the first comes back unchanged."""
+    console.set_alt_screen()
+    console.show_cursor(False)
+    try:
+        yield
+    finally:
+        console.show_cursor()
+        console.set_alt_screen(False)
+
+
+def paint(console: Console, what: RenderableType) -> None:
+    """Write a picture over the last one: each line to its end, and nothing below the last."""
+    with console.capture() as captured:
+        console.print(what, end="")
+    lines = captured.get().splitlines()
+    sys.stdout.write("\x1b[H" + "\x1b[K\r\n".join(lines) + "\x1b[J")
+    sys.stdout.flush()
 
 
 def top(mesh: Mesh, options: argparse.Namespace) -> int:

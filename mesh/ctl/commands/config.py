@@ -1,0 +1,19 @@
+"""`meshctl config check`: what the daemon would say to a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from mesh import Mesh
+
+
+def config(_mesh: Mesh, options: argparse.Namespace) -> NoReturn:
+    """Become `meshd --check`, which starts nothing: only the daemon knows its settings."""
+    settings = [word for each in options.set for word in ("--set", each)]
+    profile = ["--profile", options.profile] if options.profile else []
+    command = [sys.executable, "-P", "-m", "supervisor", "--check", *profile, *settings]
+    os.execv(sys.executable, command)  # noqa: S606 - our own module

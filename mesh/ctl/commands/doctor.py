@@ -1,0 +1,388 @@
+"""`meshctl doctor`: what on this host is not as it should be, and what to do.
+
+Each check is a function that gives findings; none changes anything, and each works with no mesh
+and no daemon there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import ctypes
+import importlib.util
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mesh as package
+from mesh import MeshError, ProcessIdentity
+from mesh.control import SOCKET, ControlRequest, ControlUnavailable, ask
+from mesh.ctl import render
+from mesh.ctl.commands.status import as_json
+from mesh.ctl.failure import Exit
+from mesh.ctl.report import heartbeat_rows, read_report
+
+if TYPE_CHECKING:
+    from mesh import Mesh
+
+GOOD, NOTE, WARN, BAD = "good", "note", "warn", "bad"
+STYLES = {GOOD: render.GOOD, NOTE: None, WARN: render.WARN, BAD: render.BAD}
+LOOP_BYTES = 300 << 20  # what the segments of a loop with two trainers take
+SYSTEM_UIDS = 1000  # below: RemoveIPC does not concern them
+FAST_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"}
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+LOGIND = ("/usr/lib/systemd/logind.conf", "/etc/systemd/logind.conf")
+LOGIND_PARTS = (
+    "/usr/lib/systemd/logind.conf.d",
+    "/run/systemd/logind.conf.d",
+    "/etc/systemd/logind.conf.d",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found; `remedy` is empty where nothing is to be done."""
+
+    check: str
+    verdict: str
+    found: str
+    remedy: str = ""
+
+
+def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
+    """Run every check and print what was found; 1 if anything is bad."""
+    findings = [finding for check in CHECKS for finding in check(mesh)]
+    if options.format == "json":
+        print(as_json([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            verdict = render.styled(f"{finding.verdict:<4}", STYLES[finding.verdict])
+            print(f"{verdict}  {finding.check:<12} {finding.found}")
+            if finding.remedy:
+                print(f"      {'':<12} -> {finding.remedy}")
+    bad = any(finding.verdict == BAD for finding in findings)
+    return Exit.DEGRADED if bad else Exit.HEALTHY
+
+
+def daemon(mesh: Mesh) -> Iterator[Finding]:
+    """A daemon is there, and answers."""
+    report = read_report(mesh)
+    alive = report["daemon"]["alive"]
+    if not alive:
+        remedy = "start it: systemctl start tradingmesh, or meshd --profile NAME"
+        yield Finding("daemon", NOTE, f"none has the mesh {mesh.path}", remedy)
+        return
+    try:
+        reply = ask(mesh.path, ControlRequest("ping"))
+    except ControlUnavailable as error:
+        yield Finding(
+            "daemon",
+            WARN,
+            f"does not answer this user: {error}",
+            "ask as its user, as root, or in the group it gives the read role",
+        )
+        return
+    yield Finding("daemon", GOOD if reply.ok else WARN, f"answers: {reply.text}")
+
+
+def supervisor_module(_mesh: Mesh) -> Iterator[Finding]:
+    """A package of the same name is on PyPI; ours must be the one that is imported."""
+    ours = Path(package.__file__).parent.parent / "supervisor.py"
+    spec = importlib.util.find_spec("supervisor")
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    if origin is not None and origin.resolve() == ours.resolve():
+        yield Finding("supervisor", GOOD, f"the daemon is {origin}")
+        return
+    yield Finding(
+        "supervisor",
+        BAD,
+        f"`import supervisor` finds {origin or 'nothing'}, ours is {ours}",
+        "pip uninstall supervisor, or give tradingmesh a virtualenv of its own",
+    )
+
+
+def tmpfs(mesh: Mesh) -> Iterator[Finding]:
+    """Segments belong on a tmpfs with room; a disk behind them would be read and written."""
+    place = mesh.path if mesh.path.is_dir() else mesh.path.parent
+    if not place.is_dir():
+        yield Finding("tmpfs", BAD, f"{place} is not there", "make it, or set mesh.path")
+        return
+    kind, options = _mounted(place)
+    if kind not in {"tmpfs", "ramfs", "hugetlbfs"}:
+        yield Finding(
+            "tmpfs",
+            BAD,
+            f"{place} lies on {kind}",
+            "set mesh.path to a directory on a tmpfs, such as /dev/shm/NAME",
+        )
+    room = os.statvfs(place)
+    size, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
+    found = f"{place}: {kind}, {render.size(free)} of {render.size(size)} free ({options})"
+    used = sum(info.size_bytes for info in mesh.segments())
+    if free < max(0, LOOP_BYTES - used):
+        yield Finding(
+            "tmpfs",
+            BAD,
+            found,
+            "mount -o remount,size=2G /dev/shm (docker: "
+            "--shm-size=2g); a loop with two trainers takes about 250M",
+        )
+    elif free * 5 < size:
+        yield Finding(
+            "tmpfs",
+            WARN,
+            found,
+            f"little is left: see `meshctl segments`, and the rest in {place.parent}",
+        )
+    else:
+        yield Finding("tmpfs", GOOD, found)
+    if kind == "tmpfs" and _swap_bytes() and "noswap" not in options:
+        yield Finding(
+            "swap",
+            NOTE,
+            f"{render.size(_swap_bytes())} of swap: segments that nobody "
+            "touches may be written out",
+            "swapoff, vm.swappiness=1, or mount the tmpfs with noswap (Linux 6.4)",
+        )
+
+
+def permissions(mesh: Mesh) -> Iterator[Finding]:
+    """Who may read and write the mesh."""
+    if not mesh.path.is_dir():
+        return
+    mode = stat.S_IMODE(mesh.path.stat().st_mode)
+    owner = mesh.path.stat().st_uid
+    found = f"{mesh.path}: mode {mode:04o}, uid {owner}"
+    if mode & 0o007:
+        yield Finding("permissions", BAD, f"{found}: open to every user", f"chmod 0750 {mesh.path}")
+    elif not os.access(mesh.path, os.R_OK | os.X_OK):
+        yield Finding(
+            "permissions",
+            BAD,
+            f"{found}: not readable by uid {os.getuid()}",
+            "ask for the mesh's group, or look as its user",
+        )
+    else:
+        yield Finding("permissions", GOOD, found)
+    others = [p.name for p in mesh.path.iterdir() if p.stat().st_uid != owner]
+    if others:
+        yield Finding(
+            "permissions",
+            WARN,
+            f"not of uid {owner}: {', '.join(sorted(others)[:5])}",
+            "their writers run as another user; give the workers one user",
+        )
+
+
+def leftovers(mesh: Mesh) -> Iterator[Finding]:
+    """What the dead have left: half-made files, leases, whole meshes, a socket."""
+    if mesh.path.is_dir():
+        half = [path.name for path in mesh.path.glob(".new-*") if not _lives(path.name)]
+        if half:
+            yield Finding(
+                "leftovers",
+                WARN,
+                f"{len(half)} half-made files in {mesh.path}",
+                "the daemon sweeps them when it starts",
+            )
+        dead = [i.name for i in mesh.segments() if i.owner is not None and not i.owner.is_alive()]
+        if dead:
+            yield Finding(
+                "leftovers",
+                NOTE,
+                f"writers are dead of {', '.join(dead[:8])}",
+                "nothing: whoever writes next takes over",
+            )
+        live = read_report(mesh)["daemon"]["alive"]
+        if (mesh.path / SOCKET).exists() and not live:
+            yield Finding(
+                "leftovers",
+                NOTE,
+                f"{mesh.path / SOCKET} of a dead daemon",
+                "nothing: the next daemon replaces it",
+            )
+    for other in sorted(Path("/dev/shm").glob("tradingmesh*")):  # noqa: S108 - meshes lie there
+        if other != mesh.path and not _is_used(other):
+            yield Finding(
+                "leftovers", WARN, f"{other}: a mesh that no process uses", f"rm -r {other}"
+            )
+
+
+def limits(_mesh: Mesh) -> Iterator[Finding]:
+    """Limits of this shell, which a daemon started from it would have."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    verdict = GOOD if files >= 1024 or files == resource.RLIM_INFINITY else BAD
+    yield Finding(
+        "limits",
+        verdict,
+        f"open files: {_limit(files)}",
+        "" if verdict == GOOD else "ulimit -n 4096 (systemd: LimitNOFILE=4096)",
+    )
+    for name, number, what in (
+        ("address space", resource.RLIMIT_AS, "ulimit -v unlimited (systemd: LimitAS=infinity)"),
+        ("file size", resource.RLIMIT_FSIZE, "ulimit -f unlimited (systemd: LimitFSIZE=infinity)"),
+    ):
+        soft = resource.getrlimit(number)[0]
+        if soft != resource.RLIM_INFINITY:
+            yield Finding(
+                "limits", WARN, f"{name}: {_limit(soft)}; segments are mapped files", what
+            )
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if processes not in {-1, resource.RLIM_INFINITY} and processes < 256:
+        yield Finding("limits", WARN, f"processes: {processes}", "ulimit -u 1024")
+
+
+def remove_ipc(_mesh: Mesh) -> Iterator[Finding]:
+    """Logind deletes files of ordinary users in /dev/shm when they log out."""
+    if os.getuid() < SYSTEM_UIDS or not Path("/run/systemd/system").is_dir():
+        yield Finding("RemoveIPC", GOOD, "does not concern this user on this host")
+        return
+    value = "yes"  # the default of logind.conf(5)
+    parts = [part for place in LOGIND_PARTS for part in sorted(Path(place).glob("*.conf"))]
+    for path in [*map(Path, LOGIND), *parts]:
+        read = configparser.ConfigParser(strict=False, interpolation=None)
+        if path.is_file() and read.read(path, encoding="utf-8"):
+            value = read.get("Login", "RemoveIPC", fallback=value)
+    if value.lower() in {"no", "false", "0", "off"}:
+        yield Finding("RemoveIPC", GOOD, f"RemoveIPC={value}")
+        return
+    yield Finding(
+        "RemoveIPC",
+        BAD,
+        f"RemoveIPC={value}: the segments of uid {os.getuid()} are "
+        "deleted when this user has logged out",
+        "run the daemon as a system user "
+        "(make install does), or set RemoveIPC=no in /etc/systemd/logind.conf",
+    )
+
+
+def clock(_mesh: Mesh) -> Iterator[Finding]:
+    """Heartbeats read the clock all the time, records are stamped with it."""
+    path = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    source = path.read_text(encoding="ascii").strip() if path.is_file() else "unknown"
+    fast = source in FAST_CLOCKS
+    yield Finding(
+        "clock",
+        GOOD if fast else WARN,
+        f"source {source}",
+        ""
+        if fast
+        else "clocksource=tsc at boot, if the processor's is stable; others "
+        "are read by a system call",
+    )
+    buffer = ctypes.create_string_buffer(512)  # struct timex with modes = 0: only asks
+    if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
+        yield Finding(
+            "clock",
+            NOTE,
+            "not synchronised: event times and ages are this host's own",
+            "run chrony or systemd-timesyncd",
+        )
+
+
+def pages(_mesh: Mesh) -> Iterator[Finding]:
+    """Large segments profit of huge pages, where the kernel may give them."""
+    base = Path("/sys/kernel/mm/transparent_hugepage")
+    if not (base / "shmem_enabled").is_file():
+        yield Finding("huge pages", NOTE, "the kernel has none")
+        return
+    shared = _chosen(base / "shmem_enabled")
+    remedy = ""
+    if shared in {"never", "deny"}:
+        remedy = f"for large experience rings: echo advise > {base}/shmem_enabled"
+    yield Finding(
+        "huge pages",
+        NOTE if remedy else GOOD,
+        f"shared memory: {shared}, others: {_chosen(base / 'enabled')}",
+        remedy,
+    )
+
+
+def processors(_mesh: Mesh) -> Iterator[Finding]:
+    """How many there are for us, and whether they are slowed down."""
+    usable = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    verdict = WARN if load > 2 * usable else GOOD
+    yield Finding(
+        "processors",
+        verdict,
+        f"{usable} usable, load {load:.1f}",
+        "" if verdict == GOOD else "the host is busy with other things: see top",
+    )
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if (
+        governor.is_file()
+        and (value := governor.read_text(encoding="ascii").strip()) == "powersave"
+    ):
+        yield Finding(
+            "processors",
+            WARN,
+            f"frequency governor {value}: wake-ups are slow",
+            "cpupower frequency-set -g performance",
+        )
+
+
+CHECKS = (
+    daemon,
+    supervisor_module,
+    tmpfs,
+    permissions,
+    leftovers,
+    limits,
+    remove_ipc,
+    clock,
+    pages,
+    processors,
+)
+
+
+def _mounted(path: Path) -> tuple[str, str]:
+    """Give type and options of the file system that holds `path` (proc mounts, longest match)."""
+    best, found = "", ("unknown", "")
+    resolved = str(path.resolve())
+    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
+        _, point, kind, options, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, found = point, (kind, options)
+    return found
+
+
+def _swap_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("SwapTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _lives(name: str) -> bool:
+    pid = name.split("-")[1]
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+
+
+def _is_used(path: Path) -> bool:
+    """Whether a process that beats or writes in that mesh lives; an unreadable one is used."""
+    if not os.access(path, os.R_OK | os.X_OK):
+        return True
+    other = package.Mesh(path)
+    try:
+        owners: list[ProcessIdentity | None] = [info.owner for info in other.segments()]
+        owners += [row.identity for row in heartbeat_rows(other)]
+    except MeshError:
+        return True
+    return any(owner is not None and owner.is_alive() for owner in owners)
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value in {-1, resource.RLIM_INFINITY} else f"{value:,}"
+
+
+def _chosen(path: Path) -> str:
+    """Give the word in brackets of a kernel setting."""
+    text = path.read_text(encoding="ascii")
+    return text.partition("[")[2].partition("]")[0] or text.strip()

@@ -1,0 +1,105 @@
+"""`meshctl logs`: the end of a worker's log, and what is added to it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from mesh.ctl import render
+from mesh.ctl.failure import CommandFailed, Exit
+from mesh.ctl.report import SUPERVISOR, read_cell
+
+if TYPE_CHECKING:
+    from mesh import Mesh
+
+BLOCK = 1 << 16
+LOOK_S = 0.2
+FIXED = ("timestamp", "level", "event", "worker", "pid", "generation", "incident")
+STYLES = {"warning": render.STRONG, "error": render.BAD, "critical": render.BAD}
+
+
+def logs(mesh: Mesh, options: argparse.Namespace) -> int:
+    """Print the last lines of a log; with --follow also what comes, through rotations."""
+    path = log_file(mesh, options.worker)
+    for text in last_lines(path, options.records):
+        _print(text, options)
+    if options.follow:
+        for text in followed(path):
+            _print(text, options)
+    return Exit.HEALTHY
+
+
+def log_file(mesh: Mesh, worker: str) -> Path:
+    """Give the log of a worker. Raises CommandFailed naming the logs there are."""
+    directory = Path(read_cell(mesh, SUPERVISOR).get("logs", ""))
+    found = sorted(path.stem for path in directory.glob("*.log")) if directory.name else []
+    if worker not in found:
+        names = ", ".join(found) or "none"
+        raise CommandFailed(
+            f"no log of {worker!r} in {directory}; there are {names} (the daemon's own log is its "
+            "standard error: the journal under systemd)",
+            Exit.USAGE,
+        )
+    return directory / f"{worker}.log"
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Give the last lines of a file, reading from its end."""
+    with path.open("rb") as file:
+        position = file.seek(0, 2)
+        data = b""
+        while position > 0 and data.count(b"\n") <= count:
+            step = min(BLOCK, position)
+            position -= step
+            file.seek(position)
+            data = file.read(step) + data
+    lines = data.decode("utf-8", "replace").splitlines()
+    return lines[-count:] if count > 0 else []
+
+
+def followed(path: Path) -> Iterator[str]:
+    """Give each line that is added, also after the file was rotated away."""
+    file = path.open("rb")
+    file.seek(0, 2)
+    rest = b""
+    while True:
+        rest += file.read(BLOCK)
+        *whole, rest = rest.split(b"\n")
+        yield from (each.decode("utf-8", "replace") for each in whole)
+        if whole:
+            continue
+        sys.stdout.flush()
+        time.sleep(LOOK_S)
+        if _was_replaced(file, path):
+            file.close()
+            file = path.open("rb")
+
+
+def _was_replaced(file: IO[bytes], path: Path) -> bool:
+    """Whether the path names another file now; one that is away for a moment does not."""
+    try:
+        return path.stat().st_ino != Path(f"/proc/self/fd/{file.fileno()}").stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _print(text: str, options: argparse.Namespace) -> None:
+    print(text if options.format == "json" else line(text))
+
+
+def line(text: str) -> str:
+    """One line for people; what is no JSON object (a traceback, say) stays as it is."""
+    try:
+        entry: dict[str, Any] = json.loads(text)
+        stamp, event = str(entry["timestamp"]), str(entry["event"])
+    except (ValueError, KeyError, TypeError):
+        return text
+    level = str(entry.get("level", ""))
+    rest = " ".join(f"{k}={v}" for k, v in entry.items() if k not in FIXED and v != "")
+    named = render.styled(f"{level:<8}", STYLES.get(level))
+    return f"{stamp[11:23]}  {named} {event} {rest}".rstrip()
