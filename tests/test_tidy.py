@@ -284,7 +284,8 @@ def test_every_lint_rule_left_out_has_a_reason():
 def test_memory_orders_live_in_one_file():
     """Whoever reviews the protocol reads one header."""
     wrong = text_findings(MEMORY_ORDERS, ".c", ".h", but=("mesh/_core/atomics.h",))
-    assert not [finding for finding in wrong if not finding.startswith("tests/")]
+    # examples are for programs that have layout.h alone
+    assert not [f for f in wrong if not f.startswith(("tests/", "docs/examples/"))]
 
 
 def called(path):

@@ -94,15 +94,9 @@ static PyObject *lock_claim(lock_object *l, PyObject *args) {
     int code = lock_problem(l);
     if (code != 0) return problem(l->mapping, code);
     if (index >= MESH_LOCK_OWNERS) return PyErr_Format(PyExc_ValueError, "entry %u", index);
-    uint64_t word = mesh_load_acquire(&l->lock->word);
-    if (mesh_lock_owner_index(word) == index + 1) Py_RETURN_FALSE;
-    mesh_lock_owner *owner = &l->lock->owner[index];
     uint8_t padded[MESH_KEY_BYTES] = {0};
     memcpy(padded, name, (size_t)(length < (Py_ssize_t)MESH_KEY_BYTES ? length : MESH_KEY_BYTES));
-    mesh_store(&owner->claim, 0);
-    mesh_copy_in(owner->name, padded, MESH_KEY_BYTES);
-    mesh_store(&owner->start_time, start);
-    mesh_store_release(&owner->claim, pid); /* pairs with the acquire in lock_owner_of */
+    if (!mesh_lock_claim(l->lock, index, pid, start, padded)) Py_RETURN_FALSE;
     l->index = index;
     l->fork = fork_count;
     l->held = 0;

@@ -3,7 +3,7 @@
 #define MESH_PY_SLOTS_H
 
 #include "py_records.h"
-#include "seqlock.h"
+#include "tensors.h"
 
 typedef struct {
     PyObject_HEAD
@@ -152,31 +152,11 @@ static PyObject *slots_read_bytes(slots_object *s, PyObject *unused) {
     return versioned(version, PyBytes_FromStringAndSize((char *)s->scratch, (Py_ssize_t)bytes));
 }
 
-/* One array in or out of the segment, added to the checksum on the way. */
-static void copy_checked(void *to, const void *from, size_t bytes, int in,
-                         mesh_checksum_state *check) {
-#if MESH_TSAN
-    if (in) mesh_copy_in(to, from, bytes);
-    else mesh_copy_out(to, from, bytes);
-    mesh_checksum_update(check, in ? from : to, bytes);
-#else
-    (void)in;
-    mesh_checksum_copy(check, to, from, bytes);
-#endif
-}
-
-typedef struct {
-    void **data;
-    size_t *bytes;
-    Py_ssize_t count;
-    size_t total;
-} array_list;
-
-static int arrays_of(slots_object *s, PyObject *arrays, array_list *list, int writable) {
+static int arrays_of(slots_object *s, PyObject *arrays, mesh_arrays *list, int writable) {
     Py_ssize_t n = PyTuple_GET_SIZE(arrays);
     list->data = PyMem_Calloc((size_t)n + 1, sizeof(void *));
     list->bytes = PyMem_Calloc((size_t)n + 1, sizeof(size_t));
-    list->count = n;
+    list->count = (size_t)n;
     list->total = 0;
     if (list->data == NULL || list->bytes == NULL) {
         PyErr_NoMemory();
@@ -192,7 +172,7 @@ static int arrays_of(slots_object *s, PyObject *arrays, array_list *list, int wr
         }
         list->data[i] = PyArray_DATA(a);
         list->bytes[i] = (size_t)PyArray_NBYTES(a);
-        list->total += (list->bytes[i] + 63) / 64 * 64;
+        list->total += mesh_array_room(list->bytes[i]);
     }
     if (list->total == s->room) return 0;
     PyErr_Format(PyExc_ValueError, "the arrays take %zu bytes, the segment holds %zu", list->total,
@@ -200,26 +180,16 @@ static int arrays_of(slots_object *s, PyObject *arrays, array_list *list, int wr
     return -1;
 }
 
-static void arrays_free(array_list *list) {
+static void arrays_free(mesh_arrays *list) {
     PyMem_Free(list->data);
     PyMem_Free(list->bytes);
-}
-
-static uint64_t arrays_copy(const array_list *list, uint8_t *payload, int in) {
-    mesh_checksum_state check = {{0}, {0}, 0};
-    for (Py_ssize_t i = 0; i < list->count; i++) {
-        if (in) copy_checked(payload, list->data[i], list->bytes[i], 1, &check);
-        else copy_checked(list->data[i], payload, list->bytes[i], 0, &check);
-        payload += (list->bytes[i] + 63) / 64 * 64;
-    }
-    return mesh_checksum_final(&check);
 }
 
 /* publish_arrays(tuple of arrays) -> version */
 static PyObject *slots_publish_arrays(slots_object *s, PyObject *arrays) {
     mapping_object *m = s->mapping;
     if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
-    array_list list;
+    mesh_arrays list;
     if (arrays_of(s, arrays, &list, 0) < 0) {
         arrays_free(&list);
         return NULL;
@@ -230,13 +200,10 @@ static PyObject *slots_publish_arrays(slots_object *s, PyObject *arrays) {
         arrays_free(&list);
         return problem(m, code);
     }
-    uint64_t version;
-    mesh_slot *slot = mesh_slots_begin(&s->slots, &version);
-    uint64_t check = arrays_copy(&list, mesh_slot_payload(slot), 1);
-    int done = mesh_slots_commit(&s->slots, slot, version, m->lease_epoch << 1, list.total, check);
+    uint64_t version = mesh_arrays_publish(&s->slots, m->lease_epoch << 1, &list);
     writing_end(m, state);
     arrays_free(&list);
-    if (!done) return problem(m, refused(m));
+    if (version == 0) return problem(m, refused(m));
     published(m);
     return PyLong_FromUnsignedLongLong(version);
 }
@@ -245,7 +212,7 @@ static PyObject *slots_publish_arrays(slots_object *s, PyObject *arrays) {
 static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
     mapping_object *m = s->mapping;
     if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
-    array_list list;
+    mesh_arrays list;
     if (arrays_of(s, arrays, &list, 1) < 0) {
         arrays_free(&list);
         return NULL;
@@ -259,7 +226,7 @@ static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
         if (slot != NULL) {
             expected = mesh_load(&slot->checksum);
             PyThreadState *state = reading_begin(m, list.total);
-            check = arrays_copy(&list, mesh_slot_payload(slot), 0);
+            check = mesh_arrays_copy(&list, mesh_slot_payload(slot), 0);
             done = mesh_slots_valid(slot, version);
             reading_end(m, state);
         }

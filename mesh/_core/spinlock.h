@@ -16,6 +16,19 @@
 
 static inline uint32_t mesh_lock_owner_index(uint64_t word) { return (uint32_t)word; }
 
+/* Fill owner entry `index` for a process, under the directory's lock; the entry is free, or its
+ * process is dead. 0 = the dead one holds the lock: its entry says so until the lock is broken. */
+static inline int mesh_lock_claim(mesh_lock *lock, uint32_t index, uint64_t pid, uint64_t start,
+                                  const uint8_t name[MESH_KEY_BYTES]) {
+    if (mesh_lock_owner_index(mesh_load_acquire(&lock->word)) == index + 1) return 0;
+    mesh_lock_owner *owner = &lock->owner[index];
+    mesh_store(&owner->claim, 0);
+    mesh_copy_in(owner->name, name, MESH_KEY_BYTES);
+    mesh_store(&owner->start_time, start);
+    mesh_store_release(&owner->claim, pid); /* pairs with the acquire in lock_owner_of */
+    return 1;
+}
+
 /* 1 = acquired; *held is then the word that says so, the only one its owner may free. */
 static inline int mesh_lock_try(mesh_lock *lock, uint32_t index, int64_t now_ns, uint64_t *held) {
     uint64_t word = mesh_load(&lock->word);
