@@ -17,6 +17,26 @@ class TrainerConfig(BaseModel):
     hidden: Annotated[tuple[Count, ...], Field(min_length=2, max_length=2)] = Field(
         default=(256, 256), description="Sizes of the two hidden layers of actor and critics."
     )
+    policy: Literal["mlp", "frames", "transformer"] = Field(
+        default="mlp",
+        description="What is in front of the hidden layers: nothing (the window as it is), a "
+        "small layer over each frame (cheap), or a transformer over the frames.",
+    )
+    frame_width: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=16, description="frames: features of each frame."
+    )
+    d_model: Annotated[int, Field(ge=2, le=4096)] = Field(
+        default=32, description="transformer: width; 256 is for a GPU."
+    )
+    heads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="transformer: heads of attention, a divisor of d_model."
+    )
+    layers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="transformer: encoder layers; 4 are for a GPU."
+    )
+    features: Annotated[int, Field(ge=1, le=65536)] = Field(
+        default=64, description="transformer: features that the hidden layers see; 512 on a GPU."
+    )
     batch: Annotated[int, Field(ge=2, le=65536)] = Field(
         default=256, description="Transitions an update learns from."
     )
@@ -80,8 +100,10 @@ class TrainerConfig(BaseModel):
     evaluate_every: Annotated[int, Field(ge=0, le=10**9)] = Field(
         default=2000, description="Updates between two evaluations on held-out data; 0: none."
     )
-    evaluate_on: Literal["synthetic", "known_optimum"] = Field(
-        default="synthetic", description="The held-out market."
+    evaluate_on: str = Field(
+        default="synthetic",
+        min_length=1,
+        description="The held-out market: synthetic, known_optimum, or a recorded file's path.",
     )
     evaluate_lanes: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=16, description="Episodes of an evaluation, stepped together."
@@ -115,6 +137,8 @@ class TrainerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        if self.d_model % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide d_model ({self.d_model})")
         if self.gate and self.evaluate_every == 0:
             raise ValueError("gate needs evaluate_every above 0: only evaluated policies pass it")
         if self.deterministic and self.replay_ratio == 0.0:

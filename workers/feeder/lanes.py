@@ -10,7 +10,6 @@ import numpy as np
 
 from workers.records import EXPERIENCE_DTYPE, SLOTS, WINDOW
 from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.policy_numpy import act
 from workers.trading_env.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class Lanes:
         self._noise = memory * self._noise + np.sqrt(1.0 - memory**2) * draw
         if policy is None:
             return np.clip(RANDOM_DEVIATION * self._noise, -1.0, 1.0).astype(np.float32)
-        wanted = act(policy.layers, self.simulation.windows.view())
+        wanted = policy.act(self.simulation.windows.view())
         return np.clip(wanted + self._deviation * self._noise, -1.0, 1.0).astype(np.float32)
 
     def _records(self, state: Array, policy: Policy | None, actions: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from mesh import Corrupt, Mesh, NotWritten, SegmentMissing, Tensors
 from workers.records import LEADERBOARD, policy_segment
 from workers.trading_env.errors import InvalidPolicy
-from workers.trading_env.policy_numpy import checked, layers_of
+from workers.trading_env.policy_numpy import PublishedPolicy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LOOK_S = 0.5  # between two looks for segments that were not there
@@ -22,10 +22,9 @@ class Policy:
 
     def __init__(self, trainer: str, version: int, arrays: dict[str, Array]) -> None:
         """Refuse what must not act: raises InvalidPolicy."""
-        checked(arrays)
+        self.act = PublishedPolicy(arrays)
         self.trainer = trainer
         self.version = version
-        self.layers = layers_of(arrays)
         self.created_ns = int(arrays["created_ns"])
         self.score = float(arrays["score"])
 

@@ -3,7 +3,8 @@
 An MLP over the flattened window (oldest frame first): float32 `w0, b0, w1, b1, ...` with w of
 shape (out, in), ReLU between the layers and tanh at the end, and four scalars: `updates` (int64,
 of the learner), `score` (float64, NaN before an evaluation), `created_ns` (int64, wall clock) and
-`kind` (int64, 0 = this MLP). Who publishes and who acts both go through this module.
+`kind` (int64): 0 = this MLP, others have features in front of it, see `policy_networks`. Who
+publishes and who acts both go through this module.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 
 from workers.records import FEATURES, SLOTS, WINDOW
 from workers.trading_env.errors import InvalidPolicy
+from workers.trading_env.policy_networks import FRAMES, TRANSFORMER, Features, features_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MLP = 0
+KINDS = (MLP, TRANSFORMER, FRAMES)
 INPUTS = WINDOW * FEATURES
 SCALARS = {"updates": np.int64, "score": np.float64, "created_ns": np.int64, "kind": np.int64}
 
@@ -35,14 +38,13 @@ def like(hidden: Sequence[int]) -> dict[str, Array]:
     return arrays
 
 
-def layers_of(arrays: Mapping[str, Array]) -> list[tuple[Array, Array]]:
-    """Give (w, b) of each layer. Raises InvalidPolicy for arrays that are no such policy."""
+def layers_of(arrays: Mapping[str, Array], inputs: int = INPUTS) -> list[tuple[Array, Array]]:
+    """Give (w, b) of each layer over `inputs`. Raises InvalidPolicy for no such policy."""
     if missing := [name for name in (*SCALARS, "w0", "b0") if name not in arrays]:
         raise InvalidPolicy(f"a policy without {missing[0]!r}; it has {sorted(arrays)}")
-    if int(arrays["kind"]) != MLP:
-        raise InvalidPolicy(f"policy kind {int(arrays['kind'])}, only {MLP} (an MLP) is known")
+    if int(arrays["kind"]) not in KINDS:
+        raise InvalidPolicy(f"policy kind {int(arrays['kind'])}, known are {KINDS}")
     layers: list[tuple[Array, Array]] = []
-    inputs = INPUTS
     while f"w{len(layers)}" in arrays:
         weight, bias = arrays[f"w{len(layers)}"], arrays.get(f"b{len(layers)}")
         if bias is None or weight.shape != (bias.size, inputs):
@@ -62,26 +64,34 @@ def checked(arrays: Mapping[str, Array]) -> None:
 
     Raises InvalidPolicy naming the array.
     """
-    for name, array in arrays.items():
-        if name != "score" and not np.isfinite(array).all():
-            raise InvalidPolicy(f"{name!r} is not finite")
-    probe = np.zeros((2, INPUTS), np.float32)
-    probe[1] = 1.0
-    actions = act(layers_of(arrays), probe)
-    if not np.isfinite(actions).all() or np.abs(actions).max() > 1.0:
-        raise InvalidPolicy("its action for a plain observation is no action")
+    PublishedPolicy(arrays)
 
 
-class MlpPolicy:
+class PublishedPolicy:
     """A published policy to call: observations (n, 16, 100) to actions float32 (n, 10)."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         """Refuse what must not act: raises InvalidPolicy."""
-        checked(arrays)
-        self._layers = layers_of(arrays)
+        for name, array in arrays.items():
+            if name != "score" and not np.isfinite(array).all():
+                raise InvalidPolicy(f"{name!r} is not finite")
+        self._features: Features | None = None
+        self.kind = int(arrays["kind"]) if "kind" in arrays else MLP
+        if self.kind in {TRANSFORMER, FRAMES}:
+            self._features, inputs = features_of(self.kind, arrays)
+            self._layers = layers_of(arrays, inputs)
+        else:
+            self._layers = layers_of(arrays)
+        probe = np.zeros((2, WINDOW, FEATURES), np.float32)
+        probe[1] = 1.0
+        actions = self(probe)
+        if not np.isfinite(actions).all() or np.abs(actions).max() > 1.0:
+            raise InvalidPolicy("its action for a plain observation is no action")
 
     def __call__(self, observations: Array) -> Array:
         """Actions without noise."""
+        if self._features is not None:
+            observations = self._features(observations)
         return act(self._layers, observations)
 
 

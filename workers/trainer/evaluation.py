@@ -1,86 +1,76 @@
 """How good a policy is: its mean reward a step on held-out episodes, always the same ones.
 
-The market is one that no feeder saw: synthetic with a seed of its own, or the one whose best policy
-is known. All episodes are lanes of one `TradingVectorEnv`, the policy acts without noise, so that a
-score says something about the policy and nothing about luck: the same policy gets the same score.
+The market is one that no feeder saw: synthetic with a seed of its own, the one whose best policy is
+known, or a recorded file. All episodes are lanes of one `TradingVectorEnv` and the policy acts
+without noise: the same policy always gets the same score.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 
+from workers.trading_env.evaluation import Policy, rollout
+from workers.trading_env.providers.files import file_provider
 from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
 from workers.trading_env.providers.synthetic import synthetic_provider
 from workers.trading_env.vector import TradingVectorEnv
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from workers.trading_env.providers.recorded import RecordedProvider
 
-Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT_SEED = 0x5EED  # of markets that are never trained on
 STATES = 1200
+SYNTHETIC, KNOWN_OPTIMUM = "synthetic", "known_optimum"
 
 
 @dataclass(frozen=True)
 class Score:
     """What an evaluation found; rewards are those of the environment, not scaled."""
 
-    mean_reward: float  # a step, over all lanes: this is the score
-    deviation: float  # of the lanes' mean rewards
+    mean_reward: float  # a step, over all episodes: this is the score
     mean_return: float  # of the equity over an episode
     worst_drawdown: float
+    mean_costs: float  # of an episode, quote currency
 
 
 class Evaluation:
     """Held-out episodes, made at the first use."""
 
     def __init__(self, source: str, config: TradingConfig, *, lanes: int, steps: int) -> None:
-        """Evaluate on `source`, "synthetic" or "known_optimum", `lanes` episodes of `steps`."""
+        """Evaluate on `source`, `lanes` episodes of up to `steps` steps.
+
+        "synthetic", "known_optimum", or the path of a recorded file of any known family.
+        """
         self._source, self._lanes, self._steps = source, lanes, steps
-        self._config = known_optimum_config() if source == "known_optimum" else config
-        self._env: TradingVectorEnv | None = None
+        self._config = known_optimum_config() if source == KNOWN_OPTIMUM else config
+        self._provider: RecordedProvider | None = None
 
-    def score(self, act: Callable[[Array], Array]) -> Score:
-        """Let `act` (observations (n, 16, 100) to actions (n, 10)) trade every episode."""
-        env = self._env = self._env or self._made()
-        observations, info = env.reset(seed=HELD_OUT_SEED)
-        start = peak = info["equity"].astype(float)
-        rewards, counted = np.zeros(self._lanes), np.zeros(self._lanes)
-        drawdown, running = np.zeros(self._lanes), np.ones(self._lanes, bool)
-        equity = start
-        for _ in range(self._steps):
-            observations, reward, terminated, truncated, info = env.step(act(observations))
-            rewards[running] += reward[running]
-            counted[running] += 1.0
-            equity = np.where(running, info["equity"], equity)
-            peak = np.maximum(peak, equity)
-            drawdown = np.maximum(drawdown, 1.0 - equity / peak)
-            running &= ~(terminated | truncated)
-            if not running.any():
-                break
-        lanes = rewards / np.maximum(counted, 1.0)
+    def score(self, policy: Policy) -> Score:
+        """Let `policy` (observations (n, 16, 100) to actions (n, 10)) trade every episode."""
+        provider = self._provider = self._provider or self._made()
+        env = TradingVectorEnv(provider, self._lanes, self._config, copy=False)
+        longest = max(run.size for run in provider.segments) - 1
+        run = rollout(env, policy, seed=HELD_OUT_SEED, steps=min(self._steps, longest))
+        peaks = np.maximum.accumulate(run.equity, axis=0)
         return Score(
-            float(rewards.sum() / max(1.0, counted.sum())),
-            float(lanes.std()),
-            float((equity / start - 1.0).mean()),
-            float(drawdown.max()),
+            float(run.reward.sum() / max(1, run.counted.sum())),
+            float((run.equity[-1] / run.equity[0] - 1.0).mean()),
+            float((1.0 - run.equity / peaks).max()),
+            float(run.costs.sum(0).mean()),
         )
 
-    def _made(self) -> TradingVectorEnv:
-        if self._source == "known_optimum":
-            provider = known_optimum_provider(HELD_OUT_SEED, episodes=64, steps=self._steps)
-        else:
-            provider = synthetic_provider(HELD_OUT_SEED, states=STATES, config=self._config)
-        mode = AutoresetMode.NEXT_STEP  # lanes that have ended are not looked at any more
-        return TradingVectorEnv(
-            provider, self._lanes, self._config, autoreset_mode=mode, copy=False
-        )
+    def _made(self) -> RecordedProvider:
+        if self._source == KNOWN_OPTIMUM:
+            return known_optimum_provider(HELD_OUT_SEED, episodes=64, steps=self._steps)
+        if self._source == SYNTHETIC:
+            return synthetic_provider(HELD_OUT_SEED, states=STATES, config=self._config)
+        return file_provider(Path(self._source), self._config, random_start=True, least_steps=16)
 
 
 def is_worse(score: float, published: float, tolerance: float) -> bool:

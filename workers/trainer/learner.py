@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import get_device
 
 from config.trainer import TrainerConfig
 from workers.trainer.algorithm import TD3
+from workers.trainer.policies import FrameEncoder, FrameTransformer
 from workers.trainer.replay import ACTIONS, OBSERVATIONS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
         OBSERVATIONS,
         ACTIONS,
         None,
-        policy_kwargs={"net_arch": list(config.hidden)},
+        policy_kwargs={"net_arch": list(config.hidden), **_extractor(config)},
         learning_rate=config.learning_rate,
         gamma=config.gamma,
         tau=config.tau,
@@ -40,6 +41,18 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
     if update is None:  # a shipped policy is bindable: a defect of this program
         raise RuntimeError(model.update_kind)
     return model, update
+
+
+def _extractor(config: TrainerConfig) -> dict[str, Any]:
+    """What stands in front of the hidden layers, as stable-baselines3 wants to be told."""
+    if config.policy == "frames":
+        kwargs = {"width": config.frame_width}
+        return {"features_extractor_class": FrameEncoder, "features_extractor_kwargs": kwargs}
+    if config.policy == "transformer":
+        names = ("d_model", "heads", "layers", "features")
+        kwargs = {name: getattr(config, name) for name in names}
+        return {"features_extractor_class": FrameTransformer, "features_extractor_kwargs": kwargs}
+    return {}
 
 
 def warm_up() -> None:

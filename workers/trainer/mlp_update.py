@@ -37,6 +37,11 @@ def not_plain(policy: TD3Policy) -> str:
     for network in (policy.actor, policy.critic):
         if type(network.features_extractor) is not FlattenExtractor:
             return f"features come from {type(network.features_extractor).__name__}"
+    return not_plain_layers(policy)
+
+
+def not_plain_layers(policy: TD3Policy) -> str:
+    """Give why what comes after the features is no stack of Linear and ReLU; empty: it is."""
     if type(policy.actor) is not Actor:
         return f"the actor is a {type(policy.actor).__name__}"
     stacks = [*policy.critic.q_networks, policy.actor.mu]

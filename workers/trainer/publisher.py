@@ -17,7 +17,8 @@ import torch
 from workers.records import FEATURES, SLOTS, WINDOW
 from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy_numpy import MLP, checked
-from workers.trainer.mlp_update import not_plain
+from workers.trainer.mlp_update import not_plain, not_plain_layers
+from workers.trainer.policies import FrameEncoder, FrameTransformer, array_of
 
 if TYPE_CHECKING:
     from stable_baselines3.td3.policies import TD3Policy
@@ -35,15 +36,20 @@ def policy_arrays(
     `mesh.tensors(policy_segment(name), like=policy_arrays(model.policy), create=True)` makes the
     segment for it. Raises InvalidPolicy for a policy that no reader could compute.
     """
-    if why := not_plain(policy):
-        raise InvalidPolicy(f"no numpy form of this policy is known: {why}")
+    extractor = policy.actor.features_extractor
     arrays: dict[str, Array] = {}
+    kind = MLP
+    if isinstance(extractor, FrameEncoder | FrameTransformer) and not not_plain_layers(policy):
+        kind = extractor.kind
+        arrays |= {name: array_of(part) for name, part in extractor.arrays().items()}
+    elif why := not_plain(policy):
+        raise InvalidPolicy(f"no numpy form of this policy is known: {why}")
     for layer, parameter in enumerate(policy.actor.mu.parameters()):
-        arrays[f"{'wb'[layer % 2]}{layer // 2}"] = parameter.detach().cpu().numpy()
+        arrays[f"{'wb'[layer % 2]}{layer // 2}"] = array_of(parameter)
     arrays["updates"] = np.array(updates, np.int64)
     arrays["score"] = np.array(score, np.float64)
     arrays["created_ns"] = np.array(time.time_ns(), np.int64)
-    arrays["kind"] = np.array(MLP, np.int64)
+    arrays["kind"] = np.array(kind, np.int64)
     return arrays
 
 

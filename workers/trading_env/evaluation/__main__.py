@@ -26,7 +26,7 @@ from workers.trading_env.evaluation.baselines import Random, baselines, flat
 from workers.trading_env.evaluation.measures import report
 from workers.trading_env.evaluation.picture import picture
 from workers.trading_env.evaluation.run import Policy, evaluate
-from workers.trading_env.policy_numpy import MlpPolicy
+from workers.trading_env.policy_numpy import PublishedPolicy
 from workers.trading_env.providers.files import file_provider
 from workers.trading_env.providers.known_optimum import (
     KnownOptimum,
@@ -56,10 +56,10 @@ def contenders(options: argparse.Namespace, config: TradingConfig) -> dict[str, 
     found: dict[str, Policy] = {}
     if options.policy is not None:
         with np.load(options.policy, allow_pickle=False) as arrays:
-            found["policy"] = MlpPolicy(dict(arrays))
+            found["policy"] = PublishedPolicy(dict(arrays))
     elif options.mesh is not None:
         segment = Mesh(options.mesh).tensors(policy_segment(options.trainer))
-        found["policy"] = MlpPolicy(segment.read()[1])
+        found["policy"] = PublishedPolicy(segment.read()[1])
     if options.known_optimum is not None:
         best = KnownOptimum(config.quadratic_risk, config.quadratic_cost, discount=1.0)
         return {**found, "flat": flat, "random": Random(), "optimum": best.act}
