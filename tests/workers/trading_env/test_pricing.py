@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gzip
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import csv
 
 from workers.trading_env.pricing import black_76, black_scholes, greeks, implied_volatility
 
@@ -71,11 +74,130 @@ def test_implied_volatility_round_trips(ratio, years, sigma, right):
         assert found == pytest.approx(sigma, rel=1e-6, abs=1e-6)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(50, 200),
+    st.floats(20, 500),
+    st.floats(0.003, 3.0),
+    st.floats(-0.02, 0.1),
+    st.floats(0.0, 0.08),
+    st.floats(0.05, 1.5),
+    st.sampled_from([-1, 1]),
+)
+def test_greeks_agree_with_quantlib(spot, strike, years, rate, dividend, sigma, right):
+    """Price and all five greeks, with a dividend yield, far in and out of the money too."""
+    ql = pytest.importorskip("QuantLib")
+    kind = ql.Option.Call if right > 0 else ql.Option.Put
+    forward = spot * np.exp((rate - dividend) * years)
+    oracle = ql.BlackCalculator(
+        ql.PlainVanillaPayoff(kind, strike), forward, sigma * np.sqrt(years), np.exp(-rate * years)
+    )
+    wanted = [
+        oracle.delta(spot), oracle.gamma(spot), oracle.theta(spot, years), oracle.vega(years),
+        oracle.rho(years),
+    ]  # fmt: skip
+    found = np.asarray(greeks(spot, strike, years, rate, dividend, sigma, right)).ravel()
+    assert found == pytest.approx(wanted, rel=1e-8, abs=1e-9)
+    price = float(black_scholes(spot, strike, years, rate, dividend, sigma, right))
+    assert price == pytest.approx(oracle.value(), rel=1e-9, abs=1e-12)
+
+
+def test_batches_are_what_single_options_are():
+    """Any shape at once: the same numbers as one at a time."""
+    dice = np.random.default_rng(0)
+    shape = (7, 5)
+    spot, strike = dice.uniform(50, 150, shape), dice.uniform(50, 150, shape)
+    years, sigma = dice.uniform(0.01, 2, shape), dice.uniform(0.05, 1, shape)
+    right = dice.choice([-1, 1], shape)
+    prices = black_scholes(spot, strike, years, 0.03, 0.01, sigma, right)
+    values = greeks(spot, strike, years, 0.03, 0.01, sigma, right)
+    implied = implied_volatility(prices, spot, strike, years, 0.03, 0.01, right)
+    assert values.shape == (*shape, 5)
+    for at in np.ndindex(shape):
+        one = (spot[at], strike[at], years[at], 0.03, 0.01)
+        assert float(black_scholes(*one, sigma[at], right[at])) == prices[at]
+        assert np.array_equal(greeks(*one, sigma[at], right[at]), values[at])
+        alone = float(implied_volatility(prices[at], *one, right[at]))
+        assert alone == pytest.approx(implied[at], rel=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("price", "why"),
+    [(0.0, "worthless"), (-1.0, "negative"), (np.nan, "absent"), (np.inf, "infinite"),
+     (100.0, "the underlying itself"), (250.0, "more than the underlying")],
+)  # fmt: skip
+def test_prices_without_a_volatility_give_nan(price, why):
+    """No volatility in [1e-4, 10] gives such a price: NaN, never an exception or a bound."""
+    del why
+    assert np.isnan(implied_volatility(price, 100.0, 100.0, 0.5, 0.0, 0.0, 1))
+    assert np.isnan(implied_volatility(5.0, 100.0, 100.0, 0.0, 0.0, 0.0, 1))
+
+
+def test_an_expired_option_is_worth_its_intrinsic_value():
+    """No time left, or no volatility: the discounted intrinsic value, finite greeks."""
+    for years, sigma in ((0.0, 0.2), (0.5, 0.0), (0.0, 0.0)):
+        assert float(black_scholes(110.0, 100.0, years, 0.0, 0.0, sigma, 1)) == 10.0
+        assert float(black_scholes(110.0, 100.0, years, 0.0, 0.0, sigma, -1)) == 0.0
+        values = greeks(110.0, 100.0, years, 0.0, 0.0, sigma, 1)
+        assert np.isfinite(values).all()
+        assert values[0] == 1.0
+
+
 @pytest.mark.skipif(not GRID.exists(), reason="the reference data is not beside the project")
 def test_the_reference_grid():
-    """Prices of the reference rows within their own precision."""
+    """Prices and all greeks of the 101 reference rows within their own nine digits."""
     data = json.loads(GRID.read_text())
-    rows = [dict(zip(data["columns"], row, strict=True)) for row in data["data"]]
-    for row in rows:
-        call = black_scholes(row["S"], row["K"], row["t"], row["R"], 0.0, row["v"], 1)
-        assert float(call) == pytest.approx(row["bs_call"], abs=1e-5)
+    columns = np.array(data["data"], float).T
+    row = dict(zip(data["columns"], columns, strict=True))
+    terms = (row["S"], row["K"], row["t"], row["R"], 0.0, row["v"])
+    for right, price, letter in ((1, "bs_call", "C"), (-1, "bs_put", "P")):
+        assert black_scholes(*terms, right) == pytest.approx(row[price], rel=2e-7, abs=1e-6)
+        values = greeks(*terms, right)
+        for place, greek in enumerate("DGTVR"):
+            wanted = row[letter + greek]
+            assert values[:, place] == pytest.approx(wanted, rel=2e-7, abs=1e-6), greek
+
+
+def test_deribit_agrees(data):
+    """Their own greeks of 326 contracts: Black-76 on each row's underlying and mark volatility."""
+    table = csv.read_csv(data / "deribit" / "options_snapshot_20200521.csv").to_pydict()
+    theirs = [ast.literal_eval(text) for text in table["greeks"]]
+    right = np.where(np.array(table["option_type"]) == "call", 1, -1)
+    forward, strike = np.array(table["underlying_price"]), np.array(table["strike"])
+    milliseconds = np.array(table["expiration_timestamp"]) - np.array(table["timestamp"])
+    years = milliseconds / 1e3 / 86_400 / 365
+    sigma = np.array(table["mark_iv"]) / 100
+    price = black_76(forward, strike, years, 0.0, sigma, right) / forward
+    assert np.abs(price - np.array(table["mark_price"])).max() <= 2.4e-4
+    values = greeks(forward, strike, years, 0.0, 0.0, sigma, right)
+    wanted = {name: np.array([row[name] for row in theirs]) for name in theirs[0]}
+    assert np.abs(values[:, 0] - wanted["delta"]).max() <= 1.1e-4
+    assert np.abs(values[:, 3] / 100 - wanted["vega"]).max() <= 1.6e-3
+    later = years >= 5 / 365
+    theta = values[later, 2] / 365
+    assert theta == pytest.approx(wanted["theta"][later], rel=2e-2, abs=0.05)
+
+
+def test_deribit_chains_agree(data):
+    """163,814 rows of January 2026, time to expiry computed anew: marks of all but a few in coin.
+
+    A snapshot holds several values of one underlying, so that rows a moment apart differ.
+    """
+    with gzip.open(data / "deribit" / "btc_eth_chains_202601.csv.gz") as file:
+        table = csv.read_csv(file)
+    column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    moments = [np.array(column[n], "datetime64[ns]") for n in ("expiry_datetime", "timestamp")]
+    years = (moments[0] - moments[1]).astype(np.int64) / 1e9 / 86_400 / 365
+    sound = (column["mark_price"] > 0) & (column["implied_volatility"] > 0) & (years > 0)
+    right = np.where(column["option_type"] == "call", 1, -1)[sound]
+    forward, strike = column["futures_price"][sound], column["strike"][sound]
+    sigma, years = column["implied_volatility"][sound], years[sound]
+    values = greeks(forward, strike, years, 0.0, 0.0, sigma, right)
+    price = black_76(forward, strike, years, 0.0, sigma, right) / forward
+    off = np.abs(price - column["mark_price"][sound])
+    assert np.median(off) <= 1e-5
+    assert (off <= 2.4e-4).mean() >= 0.98
+    assert np.median(np.abs(values[:, 0] - column["delta"][sound])) <= 2e-4
+    found = implied_volatility(price * forward, forward, strike, years, 0.0, 0.0, right)
+    reached = values[:, 3] > 1e-3 * forward
+    assert found[reached] == pytest.approx(sigma[reached], rel=1e-9)

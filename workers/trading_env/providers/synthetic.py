@@ -48,9 +48,10 @@ class SyntheticChain:
 
     def ticks(self, states: int, seed: int) -> Iterator[Array]:
         """Batches of TICK_DTYPE, one a state: the underlying and the contracts quoted anew."""
-        dice = np.random.default_rng(seed)
+        # one after the other, so that a longer market begins as a shorter one does
+        dice = np.random.default_rng([seed, 1])
         start = int(dt.datetime.fromisoformat(self.start).timestamp()) * 10**9
-        spots, volatilities = self._path(states, dice)
+        spots, volatilities = self._path(states, np.random.default_rng([seed, 0]))
         chain, until = self._chain(start), start
         for step in range(states):
             now = start + int(step * self.interval_s * 1e9)
@@ -60,7 +61,7 @@ class SyntheticChain:
             yield self._quotes(chain, now, float(spots[step]), float(volatilities[step]), dice)
 
     def _path(self, states: int, dice: np.random.Generator) -> tuple[Array, Array]:
-        first, second = dice.standard_normal((2, states))
+        first, second = dice.standard_normal((states, 2)).T
         log_volatility = np.empty(states)
         level = mean = np.log(self.volatility)
         for step in range(states):

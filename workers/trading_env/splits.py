@@ -1,0 +1,79 @@
+"""Walk-forward splits: train on the past, test on what came after, with an embargo between.
+
+States that lie close together share the window of an observation and the memory of the indicators
+(60 states), so the last states of the training part would know the first of the test part.
+An embargo in market time drops those between (Lopez de Prado, Advances in Financial Machine
+Learning, 2018, chapter 7). Nothing here or in the environment is normalised with statistics of the
+data: what a state says depends on the states before it alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workers.trading_env.errors import NoMarketData
+from workers.trading_env.providers.recorded import RecordedProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Rows of one fold: every test state is later than every training state by the embargo."""
+
+    train: slice
+    test: slice
+
+
+def walk_forward(
+    ts_event: Array, *, folds: int = 4, embargo_s: float = 3600.0, expanding: bool = True
+) -> list[Split]:
+    """Splits of states at these event times (ns, not decreasing), oldest fold first.
+
+    The states are cut into folds + 1 parts of equal numbers; fold k tests on part k + 1 and trains
+    on all parts before it (`expanding`) or on the one before it. Raises NoMarketData where the
+    embargo leaves a fold fewer than two states to train on, ValueError for unsorted times.
+    """
+    if folds < 1 or embargo_s < 0:
+        raise ValueError(f"folds must be at least 1 and embargo_s not negative: {folds, embargo_s}")
+    if (np.diff(ts_event) < 0).any():
+        raise ValueError("event times run backwards; a split by time needs them in order")
+    edges = np.linspace(0, len(ts_event), folds + 2).astype(int)
+    splits = []
+    for fold in range(folds):
+        start, stop = int(edges[fold + 1]), int(edges[fold + 2])
+        first = 0 if expanding else int(edges[fold])
+        latest = int(ts_event[start]) - int(embargo_s * 1e9) if start < len(ts_event) else 0
+        end = min(start, int(np.searchsorted(ts_event, latest, side="right")))
+        if end - first < 2 or stop - start < 2:
+            raise NoMarketData(
+                f"fold {fold}: {end - first} training and {stop - start} test states of "
+                f"{len(ts_event)} are left with an embargo of {embargo_s} s; use fewer folds, a "
+                "shorter embargo or more data"
+            )
+        splits.append(Split(slice(first, end), slice(start, stop)))
+    return splits
+
+
+def walk_forward_providers(
+    states: Array,
+    *,
+    folds: int = 4,
+    embargo_s: float = 3600.0,
+    expanding: bool = True,
+    random_start: bool = True,
+) -> Iterator[tuple[RecordedProvider, RecordedProvider]]:
+    """(training, test) providers of each fold; tests start at their first state."""
+    for split in walk_forward(
+        states["ts_event"], folds=folds, embargo_s=embargo_s, expanding=expanding
+    ):
+        yield (
+            RecordedProvider(states[split.train], random_start=random_start),
+            RecordedProvider(states[split.test]),
+        )
