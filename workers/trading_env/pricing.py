@@ -108,19 +108,24 @@ def _solve(value: Array, forward: Array, strike: Array, years: Array, side: Arra
     sigma = np.sqrt(2.0 * np.abs(np.log(forward / strike)) / years)
     sigma = np.clip(np.where(sigma < 1e-2, 0.2, sigma), 2 * LOWEST, 0.5 * HIGHEST)
     root = np.sqrt(years)
+    done = np.zeros(value.shape, bool)
     for _ in range(80):
         d1, d2 = _d1_d2(forward, strike, years, sigma)
         model = side * (forward * ndtr(side * d1) - strike * ndtr(side * d2))
         over = model > value
-        high, low = np.where(over, sigma, high), np.where(over, low, sigma)
+        high = np.where(over & ~done, sigma, high)
+        low = np.where(over | done, low, sigma)
         vega = forward * np.exp(-0.5 * d1 * d1) / _SQRT_2PI * root
         # Newton on the logarithm: far out of the money the price itself is flat
         step = np.log(value / np.maximum(model, 1e-300)) * model / np.maximum(vega, 1e-300)
+        # what has converged stays: its next step may leave a bracket that has closed around it
+        near = np.abs(model - value) <= 1e-6 * value  # where the model is 0 so is the step
+        done |= near & (np.abs(step) <= 1e-14 + 1e-13 * sigma)
         moved = sigma + step
         inside = (moved > low) & (moved < high) & np.isfinite(moved)
         moved = np.where(inside, moved, 0.5 * (low + high))
-        done = np.abs(moved - sigma) <= 1e-14 + 1e-13 * sigma
-        sigma = moved
+        done |= high - low <= 1e-14
+        sigma = np.where(done, sigma, moved)
         if done.all():
             break
     low = np.where(sigma > LOWEST * 1.01, np.maximum(low, 2 * LOWEST), low)

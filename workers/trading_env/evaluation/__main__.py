@@ -2,6 +2,7 @@
 
     --policy FILE.npz (arrays of a published policy) or --mesh DIR --trainer td3-0 (the newest one)
     --data PATH, --synthetic SEED or --known-optimum SEED: the market
+    --folds N: the test parts of N walk-forward splits alone, with --embargo-s before each
     --out DIR: report.json and report.png; the JSON is printed too
 
 Without a policy the baselines alone are evaluated.
@@ -33,12 +34,12 @@ from workers.trading_env.providers.known_optimum import (
     known_optimum_config,
     known_optimum_provider,
 )
+from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
+from workers.trading_env.splits import walk_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from workers.trading_env.providers.recorded import RecordedProvider
 
 
 def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig]:
@@ -46,9 +47,16 @@ def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig
     config = TradingConfig()
     if options.known_optimum is not None:
         return known_optimum_provider(options.known_optimum), known_optimum_config()
-    if options.data is None:
-        return synthetic_provider(options.synthetic, states=options.states), config
-    return file_provider(options.data, config, date=options.date, random_start=True), config
+    provider = (
+        synthetic_provider(options.synthetic, states=options.states)
+        if options.data is None
+        else file_provider(options.data, config, date=options.date, random_start=True)
+    )
+    if options.folds:
+        states = provider.states
+        splits = walk_forward(states["ts_event"], folds=options.folds, embargo_s=options.embargo_s)
+        provider = RecordedProvider([states[split.test] for split in splits])
+    return provider, config
 
 
 def contenders(options: argparse.Namespace, config: TradingConfig) -> dict[str, Policy]:
@@ -102,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--date", default="")
     parser.add_argument("--synthetic", type=int, default=0)
     parser.add_argument("--known-optimum", type=int)
+    parser.add_argument("--folds", type=int, default=0)
+    parser.add_argument("--embargo-s", type=float, default=3600.0)
     parser.add_argument("--states", type=int, default=1200)
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--steps", type=int, default=100_000)
