@@ -122,7 +122,8 @@ def _solve(value: Array, forward: Array, strike: Array, years: Array, side: Arra
         near = np.abs(model - value) <= 1e-6 * value  # where the model is 0 so is the step
         done |= near & (np.abs(step) <= 1e-14 + 1e-13 * sigma)
         moved = sigma + step
-        inside = (moved > low) & (moved < high) & np.isfinite(moved)
+        # below, price and vega are too small for their ratio to say anything
+        inside = (moved > low) & (moved < high) & (vega > 1e-290)
         moved = np.where(inside, moved, 0.5 * (low + high))
         done |= high - low <= 1e-14
         sigma = np.where(done, sigma, moved)

@@ -122,6 +122,18 @@ def test_batches_are_what_single_options_are():
 
 
 @pytest.mark.parametrize(
+    ("ratio", "years", "sigma"),
+    [(2900 / 3164.342969977578, 0.004612590428716388, 0.6424), (1.0, 0.02, 0.3), (1.5, 0.1, 0.5)],
+)
+def test_volatility_where_newton_alone_fails(ratio, years, sigma):
+    """A step into where price and vega underflow, a bracket that closes: the inversion holds."""
+    for right in (-1, 1):
+        price = black_scholes(100.0, 100.0 * ratio, years, 0.0, 0.0, sigma, right)
+        found = float(implied_volatility(price, 100.0, 100.0 * ratio, years, 0.0, 0.0, right))
+        assert found == pytest.approx(sigma, rel=1e-8)
+
+
+@pytest.mark.parametrize(
     ("price", "why"),
     [(0.0, "worthless"), (-1.0, "negative"), (np.nan, "absent"), (np.inf, "infinite"),
      (100.0, "the underlying itself"), (250.0, "more than the underlying")],
