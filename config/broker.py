@@ -19,3 +19,8 @@ class BrokerConfig(BaseModel):
     registry_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=0, description="Loopback port of the schema registry; 0: any free one."
     )
+    fault_switches: bool = Field(
+        default=False,
+        description="Let anyone on this host switch faults on (PUT /admin/faults of the registry): "
+        "for tests and demos of an outage.",
+    )

@@ -166,6 +166,22 @@ class BrokerAddress(msgspec.Struct, frozen=True):
     registry_url: str
     topics: dict[str, int] = {}  # topic -> partitions
     incarnation: str = ""  # another one: offsets start again
+    partition_bytes: int = 0  # what a partition keeps before the oldest go; 0 = not known
+    fault_switches: str = ""  # URL of the fault switches; empty = there are none
+
+
+class BrokerStatus(msgspec.Struct):
+    """What the embedded broker does, and what it cannot (cell `status/<name>`)."""
+
+    state: str = "starting"  # starting, serving, down on request
+    requests: int = 0  # to the registry
+    refused: int = 0  # connections to the registry that were cut off
+    schemas: int = 0
+    faults_injected: int = 0
+    ready_s: float = 0.0  # from the start of the process to its address being published
+    topics: dict[str, int] = {}  # topic -> partitions
+    partition_bytes: int = 0  # a consumer further behind than this has lost messages
+    persistent: bool = False  # messages are in memory: a restart forgets them
 
 
 class ReaderCursor(msgspec.Struct, frozen=True):

@@ -8,12 +8,15 @@ go), no static group membership, transactions not honoured.
 from __future__ import annotations
 
 import ctypes
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
-import confluent_kafka
-
-PARTITION_BYTES = 5 << 20
-_PRODUCER = 0
+#: what a partition keeps; the oldest messages go when it is more
+PARTITION_BYTES: Final = 5 << 20
+#: kinds of request whose errors can be made (Kafka protocol, API keys)
+REQUESTS: Final = {"produce": 0, "fetch": 1, "list_offsets": 2, "metadata": 3}
+_PRODUCER: Final = 0
 
 
 class BrokerUnavailable(Exception):
@@ -21,7 +24,9 @@ class BrokerUnavailable(Exception):
 
 
 def _library() -> ctypes.CDLL:
-    folder = Path(confluent_kafka.__file__).parent.parent / "confluent_kafka.libs"
+    # found, not imported: the library alone starts in a third of the time of its binding
+    spec = find_spec("confluent_kafka")
+    folder = Path(str(spec.origin if spec else "")).parent.parent / "confluent_kafka.libs"
     found = sorted(folder.glob("librdkafka*.so*"))
     if not found:
         raise BrokerUnavailable(
@@ -39,6 +44,14 @@ def _library() -> ctypes.CDLL:
         "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
         "rd_kafka_mock_broker_set_down": (number, [pointer, ctypes.c_int32]),
         "rd_kafka_mock_broker_set_up": (number, [pointer, ctypes.c_int32]),
+        "rd_kafka_mock_broker_set_rtt": (number, [pointer, ctypes.c_int32, number]),
+        "rd_kafka_mock_topic_set_error": (None, [pointer, text, number]),
+        "rd_kafka_mock_push_request_errors_array": (
+            None,
+            [pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(number)],
+        ),
+        "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
+        "rd_kafka_conf_set": (number, [pointer, text, text, text, ctypes.c_size_t]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -53,13 +66,17 @@ class MockCluster:
         """Start the cluster's thread. Raises BrokerUnavailable."""
         self._library = library = _library()
         error = ctypes.create_string_buffer(512)
-        self._client = library.rd_kafka_new(_PRODUCER, library.rd_kafka_conf_new(), error, 512)
+        configuration = library.rd_kafka_conf_new()
+        # it is a client without brokers and says so at every start: not to our users
+        library.rd_kafka_conf_set(configuration, b"log_level", b"3", error, 512)
+        self._client = library.rd_kafka_new(_PRODUCER, configuration, error, 512)
         if not self._client:
             raise BrokerUnavailable(f"librdkafka: {error.value.decode()}")
         self._cluster = library.rd_kafka_mock_cluster_new(self._client, 1)
         if not self._cluster:
             library.rd_kafka_destroy(self._client)
             raise BrokerUnavailable("librdkafka could not start its mock cluster: no free port?")
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
         self.bootstrap_servers: str = library.rd_kafka_mock_cluster_bootstraps(
             self._cluster
         ).decode()
@@ -74,6 +91,23 @@ class MockCluster:
         """Let the broker answer, or refuse every connection (for tests of an outage)."""
         switch = "rd_kafka_mock_broker_set_up" if up else "rd_kafka_mock_broker_set_down"
         getattr(self._library, switch)(self._cluster, 1)
+
+    def set_rtt(self, milliseconds: int) -> None:
+        """Let every answer take this long."""
+        self._library.rd_kafka_mock_broker_set_rtt(self._cluster, 1, milliseconds)
+
+    def set_topic_error(self, topic: str, code: int) -> None:
+        """Answer every request for a topic with a Kafka error code; 0 ends it."""
+        self._library.rd_kafka_mock_topic_set_error(self._cluster, topic.encode(), code)
+
+    def push_request_errors(self, kind: str, codes: list[int]) -> None:
+        """Answer the next requests of a kind with these codes. Raises ValueError for a kind."""
+        if kind not in REQUESTS:
+            raise ValueError(f"requests of kind {kind!r}; known are {', '.join(REQUESTS)}")
+        array = (ctypes.c_int * len(codes))(*codes)
+        self._library.rd_kafka_mock_push_request_errors_array(
+            self._cluster, REQUESTS[kind], len(codes), array
+        )
 
     def close(self) -> None:
         """Stop the cluster and forget what it held."""

@@ -1,7 +1,8 @@
-"""A small schema registry that Confluent's clients can talk to, served from the worker's loop.
+"""A schema registry over HTTP: the part of Confluent's API that its users' clients call.
 
-Ids are kept in an append-only file, so that a restart gives every schema the id it had. The part
-of the API is what serializers and deserializers call; the paths are Confluent's.
+Ids are kept in an append-only file, so that a restart gives every schema the id it had. Requests
+are answered by an HttpServer from the worker's loop. The compatibility level is NONE and cannot be
+set to another: nothing here checks compatibility, so nothing here says that it does.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import os
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
-MAX_BODY = 1 << 20
-_NOT_FOUND_SCHEMA = 40403
-_NOT_FOUND_SUBJECT = 40401
-_UNREADABLE = 42201
+from workers.broker.faults import PATH, Faults, FaultSwitches, RegistryFaults
+from workers.broker.http_server import Answer, HttpServer, Request
+
+CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+_NOT_FOUND_SUBJECT: Final = 40401
+_NOT_FOUND_VERSION: Final = 40402
+_NOT_FOUND_SCHEMA: Final = 40403
+_UNREADABLE: Final = 42201
+_LEVEL: Final = "NONE"
 
 
 class Schemas:
@@ -30,13 +36,14 @@ class Schemas:
         self._texts: dict[int, str] = {}
         self._ids: dict[str, int] = {}
         self._subjects: dict[str, list[int]] = {}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for line in lines:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        self._torn = bool(text) and not text.endswith("\n")
+        for line in text.splitlines():
             try:
                 subject, schema = json.loads(line)
-            except ValueError:
+                self._add(subject, schema)
+            except (ValueError, TypeError):
                 continue
-            self._add(subject, schema)
 
     def register(self, subject: str, schema: str) -> int:
         """Give the id of a schema under a subject, on disk before it is used. Raises ValueError."""
@@ -45,9 +52,10 @@ class Schemas:
             return known
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([subject, schema]) + "\n")
+            file.write("\n" * self._torn + json.dumps([subject, schema]) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._torn = False
         return self._add(subject, schema)
 
     def text(self, schema_id: int) -> str | None:
@@ -61,6 +69,18 @@ class Schemas:
     def versions(self, subject: str) -> list[int]:
         """Give the ids of a subject, oldest version (1) first; empty for an unknown one."""
         return self._subjects.get(subject, [])
+
+    def places(self, schema_id: int) -> list[tuple[str, int]]:
+        """Give every (subject, version) under which a schema is registered."""
+        return [
+            (subject, ids.index(schema_id) + 1)
+            for subject, ids in self._subjects.items()
+            if schema_id in ids
+        ]
+
+    def __len__(self) -> int:
+        """Number of schemas."""
+        return len(self._texts)
 
     def id_of(self, schema: str) -> int | None:
         """Give the id of a schema text. Raises ValueError for text that is no JSON."""
@@ -79,113 +99,227 @@ def _canonical(schema: str) -> str:
     return json.dumps(json.loads(schema), sort_keys=True)
 
 
-Answer = tuple[int, Any]
+class RegistryServer:
+    """Schemas, served over HTTP on loopback."""
 
-
-class RegistryServer(HTTPServer):
-    """Answers one request a call of `serve`; a slow client is cut off after two seconds."""
-
-    def __init__(self, schemas: Schemas, port: int) -> None:
-        """Listen on loopback. Raises OSError where the port is taken."""
-        super().__init__(("127.0.0.1", port), _Exchange)
+    def __init__(
+        self,
+        schemas: Schemas,
+        port: int,
+        *,
+        switches: FaultSwitches | None = None,
+        switchable: bool = False,
+    ) -> None:
+        """Listen. Raises OSError where the port is taken. `switchable`: PATH may be asked for."""
         self.schemas = schemas
-        self.timeout = 0.1
-        self.requests = 0
-        self.failing = 0  # answer this many requests with 503 (for tests of an outage)
+        self.switches = switches or FaultSwitches()
+        self._switchable = switchable
+        self._server = HttpServer(port, self._answer, CONTENT_TYPE)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://127.0.0.1:{self._server.port}"
+
+    @property
+    def requests(self) -> int:
+        """Requests answered."""
+        return self._server.requests
+
+    @property
+    def refused(self) -> int:
+        """Connections that were cut off."""
+        return self._server.refused
+
+    @property
+    def failing(self) -> int:
+        """How many more requests are answered with 503; may be set."""
+        faults = self.switches.faults.registry
+        return faults.count if faults.status else 0
+
+    @failing.setter
+    def failing(self, count: int) -> None:
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        self.switches.apply(Faults(registry=RegistryFaults(count=count, status=status)))
 
     def serve(self) -> int:
-        """Wait up to 0.1 s for a request and answer it; gives how many were answered."""
-        before = self.requests
-        self.handle_request()
-        return self.requests - before
+        """Wait up to 0.1 s for requests and answer them; gives how many were."""
+        return self._server.serve()
 
+    def server_close(self) -> None:
+        """Stop listening."""
+        self._server.close()
 
-class _Exchange(BaseHTTPRequestHandler):
-    server: RegistryServer
-    timeout = 2.0
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Stay silent: the worker logs what matters."""
-
-    def do_GET(self) -> None:
-        """Answer a look-up."""
-        self._answer(lambda: _get(self.server.schemas, self.path.partition("?")[0]))
-
-    def do_POST(self) -> None:
-        """Answer a registration or a search by text."""
-        length = int(self.headers.get("Content-Length", 0))
-        if not 0 < length <= MAX_BODY:
-            self._answer(lambda: _fault(422, _UNREADABLE, f"a body of {length} bytes"))
-            return
-        body = self.rfile.read(length)
-        self._answer(lambda: _post(self.server.schemas, self.path.partition("?")[0], body))
-
-    def _answer(self, make: Callable[[], Answer]) -> None:
-        self.server.requests += 1
-        if self.server.failing > 0:
-            self.server.failing -= 1
-            code, content = _fault(503, 50301, "failing on request")
-        else:
-            code, content = make()
-        body = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def _answer(self, request: Request) -> Answer:
+        path = request.path.partition("?")[0].rstrip("/")
+        if path == PATH and self._switchable:
+            return self.switches.answer(request)
+        return self.switches.spoil(_answer(self.schemas, request.method, path, request.body))
 
 
 def _fault(status: int, code: int, message: str) -> Answer:
-    return status, {"error_code": code, "message": message}
+    return Answer(status, {"error_code": code, "message": message})
 
 
-def _get(schemas: Schemas, path: str) -> Answer:
-    if match := re.fullmatch(r"/schemas/ids/(\d+)", path):
-        text = schemas.text(int(match[1]))
-        if text is None:
-            return _fault(404, _NOT_FOUND_SCHEMA, f"Schema {match[1]} not found")
-        return HTTPStatus.OK, {"schema": text, "schemaType": "AVRO"}
-    if path == "/subjects":
-        return HTTPStatus.OK, schemas.subjects()
-    if match := re.fullmatch(r"/subjects/([^/]+)/versions(?:/(\d+|latest))?", path):
-        return _versions(schemas, match[1], match[2])
-    return _fault(404, 404, f"HTTP 404 Not Found: {path}")
+def _answer(schemas: Schemas, method: str, path: str, body: bytes) -> Answer:
+    """Find the route of a request; a path that exists for another method is 405."""
+    known = False
+    for pattern, methods in _ROUTES:
+        if match := pattern.fullmatch(path):
+            known = True
+            if method in methods:
+                arguments = [unquote(part) if part else "" for part in match.groups()]
+                return methods[method](schemas, body, *arguments)
+    if known:
+        return _fault(HTTPStatus.METHOD_NOT_ALLOWED, 405, f"HTTP 405 Method Not Allowed: {method}")
+    return _fault(HTTPStatus.NOT_FOUND, 404, f"HTTP 404 Not Found: {path}")
 
 
-def _versions(schemas: Schemas, subject: str, which: str | None) -> Answer:
+def _schema(schemas: Schemas, _: bytes, number: str) -> Answer:
+    text = schemas.text(int(number))
+    if text is None:
+        return _fault(HTTPStatus.NOT_FOUND, _NOT_FOUND_SCHEMA, f"Schema {number} not found")
+    return Answer(HTTPStatus.OK, {"schema": text, "schemaType": "AVRO"})
+
+
+def _schema_text(schemas: Schemas, body: bytes, number: str) -> Answer:
+    found = _schema(schemas, body, number)
+    if found.status != HTTPStatus.OK:
+        return found
+    return Answer(HTTPStatus.OK, json.loads(found.content["schema"]))
+
+
+def _places(schemas: Schemas, body: bytes, number: str, what: str) -> Answer:
+    if (found := _schema(schemas, body, number)).status != HTTPStatus.OK:
+        return found
+    places = schemas.places(int(number))
+    if what == "subjects":
+        return Answer(HTTPStatus.OK, [subject for subject, _ in places])
+    return Answer(HTTPStatus.OK, [{"subject": s, "version": v} for s, v in places])
+
+
+def _versions(schemas: Schemas, _: bytes, subject: str) -> Answer:
     ids = schemas.versions(subject)
     if not ids:
-        return _fault(404, _NOT_FOUND_SUBJECT, f"Subject {subject!r} not found")
-    if which is None:
-        return HTTPStatus.OK, list(range(1, len(ids) + 1))
-    number = len(ids) if which == "latest" else int(which)
+        return _fault(HTTPStatus.NOT_FOUND, _NOT_FOUND_SUBJECT, f"Subject {subject!r} not found")
+    return Answer(HTTPStatus.OK, list(range(1, len(ids) + 1)))
+
+
+def _one_version(schemas: Schemas, body: bytes, subject: str, which: str, text: str) -> Answer:
+    if (found := _versions(schemas, body, subject)).status != HTTPStatus.OK:
+        return found
+    ids = schemas.versions(subject)
+    number = len(ids) if which in {"latest", "-1"} else int(which)
     if not 1 <= number <= len(ids):
-        return _fault(404, 40402, f"Version {which} of {subject!r} not found")
-    return HTTPStatus.OK, _version(schemas, subject, number)
+        message = f"Version {which} of {subject!r} not found"
+        return _fault(HTTPStatus.NOT_FOUND, _NOT_FOUND_VERSION, message)
+    version = _version(schemas, subject, number)
+    return Answer(HTTPStatus.OK, json.loads(version["schema"]) if text else version)
 
 
 def _version(schemas: Schemas, subject: str, number: int) -> dict[str, Any]:
     schema_id = schemas.versions(subject)[number - 1]
     text = schemas.text(schema_id)
-    return {"subject": subject, "version": number, "id": schema_id, "schema": text}
+    return {
+        "subject": subject, "version": number, "id": schema_id, "schema": text,
+        "schemaType": "AVRO",
+    }  # fmt: skip
 
 
-def _post(schemas: Schemas, path: str, body: bytes) -> Answer:
+def _register(schemas: Schemas, body: bytes, subject: str) -> Answer:
+    schema = _given(body)
+    if isinstance(schema, Answer):
+        return schema
+    if schemas.id_of(schema) is None and (why := _not_avro(schema)):
+        return _fault(HTTPStatus.UNPROCESSABLE_ENTITY, _UNREADABLE, f"Invalid schema: {why}")
     try:
-        schema = json.loads(body)["schema"]
-        known = schemas.id_of(schema)
+        return Answer(HTTPStatus.OK, {"id": schemas.register(subject, schema)})
+    except OSError as error:  # a disk that is full does not end the broker
+        return _fault(HTTPStatus.INTERNAL_SERVER_ERROR, 50001, f"Error in the store: {error}")
+
+
+def _look_up(schemas: Schemas, body: bytes, subject: str) -> Answer:
+    schema = _given(body)
+    if isinstance(schema, Answer):
+        return schema
+    ids = schemas.versions(subject)
+    if not ids:
+        return _fault(HTTPStatus.NOT_FOUND, _NOT_FOUND_SUBJECT, f"Subject {subject!r} not found")
+    known = schemas.id_of(schema)
+    if known is None or known not in ids:
+        return _fault(HTTPStatus.NOT_FOUND, _NOT_FOUND_SCHEMA, "Schema not found")
+    return Answer(HTTPStatus.OK, _version(schemas, subject, ids.index(known) + 1))
+
+
+def _compatible(_schemas: Schemas, body: bytes, *_: str) -> Answer:
+    schema = _given(body)
+    return schema if isinstance(schema, Answer) else Answer(HTTPStatus.OK, {"is_compatible": True})
+
+
+def _set_level(_schemas: Schemas, body: bytes, *_: str) -> Answer:
+    try:
+        level = json.loads(body)["compatibility"]
     except (ValueError, KeyError, TypeError) as error:
-        return _fault(422, _UNREADABLE, f"Invalid schema: {error}")
-    if match := re.fullmatch(r"/subjects/([^/]+)/versions", path):
-        return HTTPStatus.OK, {"id": schemas.register(match[1], schema)}
-    if match := re.fullmatch(r"/subjects/([^/]+)", path):
-        ids = schemas.versions(match[1])
-        if known is None or known not in ids:
-            return _fault(404, _NOT_FOUND_SCHEMA, "Schema not found")
-        return HTTPStatus.OK, _version(schemas, match[1], ids.index(known) + 1)
-    return _fault(404, 404, f"HTTP 404 Not Found: {path}")
+        return _fault(HTTPStatus.UNPROCESSABLE_ENTITY, 42203, f"no compatibility level: {error}")
+    if level != _LEVEL:
+        message = f"level {level!r}: this registry checks nothing; only {_LEVEL} can be set"
+        return _fault(HTTPStatus.UNPROCESSABLE_ENTITY, 42203, message)
+    return Answer(HTTPStatus.OK, {"compatibility": level})
+
+
+def _constant(content: Any) -> Callable[..., Answer]:
+    return lambda *_: Answer(HTTPStatus.OK, content)
+
+
+def _given(body: bytes) -> str | Answer:
+    """The schema text in a body, or why there is none."""
+    try:
+        content = json.loads(body)
+        schema = content["schema"]
+        json.loads(schema)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return _fault(HTTPStatus.UNPROCESSABLE_ENTITY, _UNREADABLE, f"Invalid schema: {error}")
+    if content.get("schemaType", "AVRO") != "AVRO" or content.get("references"):
+        message = "Invalid schema: only Avro without references is kept here"
+        return _fault(HTTPStatus.UNPROCESSABLE_ENTITY, _UNREADABLE, message)
+    return str(schema)
+
+
+def _not_avro(schema: str) -> str:
+    """Say why a JSON text is no Avro schema; empty if it is one."""
+    from fastavro.schema import (  # noqa: PLC0415 - a start without registrations needs it not
+        SchemaParseException,
+        UnknownType,
+        parse_schema,
+    )
+
+    try:
+        parse_schema(json.loads(schema))
+    except (SchemaParseException, UnknownType) as error:
+        return str(error) or type(error).__name__
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+_Route = tuple[re.Pattern[str], dict[str, Callable[..., Answer]]]
+_ROUTES: Final[tuple[_Route, ...]] = tuple(
+    (re.compile(pattern), methods)
+    for pattern, methods in (
+        ("", {"GET": _constant({})}),
+        (r"/subjects", {"GET": lambda schemas, _: Answer(HTTPStatus.OK, schemas.subjects())}),
+        (r"/subjects/([^/]+)", {"POST": _look_up}),
+        (r"/subjects/([^/]+)/versions", {"GET": _versions, "POST": _register}),
+        (r"/subjects/([^/]+)/versions/(\d{1,9}|latest|-1)(/schema)?", {"GET": _one_version}),
+        (r"/schemas/types", {"GET": _constant(["AVRO"])}),
+        (r"/schemas/ids/(\d{1,9})", {"GET": _schema}),
+        (r"/schemas/ids/(\d{1,9})/schema", {"GET": _schema_text}),
+        (r"/schemas/ids/(\d{1,9})/(subjects|versions)", {"GET": _places}),
+        (
+            r"/config(?:/([^/]+))?",
+            {"GET": _constant({"compatibilityLevel": _LEVEL}), "PUT": _set_level},
+        ),
+        (r"/mode(?:/([^/]+))?", {"GET": _constant({"mode": "READWRITE"})}),
+        (r"/compatibility/subjects/([^/]+)/versions(?:/([^/]+))?", {"POST": _compatible}),
+    )
+)

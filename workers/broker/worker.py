@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 
+from mesh.process_identity import ProcessIdentity
 from workers.base import Worker
-from workers.broker.cluster import BrokerUnavailable, MockCluster
+from workers.broker.cluster import PARTITION_BYTES, BrokerUnavailable, MockCluster
+from workers.broker.faults import PATH, FaultSwitches
 from workers.broker.schema_registry import RegistryServer, Schemas
-from workers.records import BROKER, BrokerAddress
+from workers.records import BROKER, BrokerAddress, BrokerStatus, status_segment
+
+TELL_EVERY_S = 0.5
 
 
 class BrokerWorker(Worker):
-    """The cluster runs in threads of its own; the registry is served from the loop."""
+    """The cluster runs in threads of librdkafka; the registry is served from the loop."""
 
     def setup(self) -> None:
         """Start both and publish where they are. Raises BrokerUnavailable (a port is taken)."""
@@ -21,10 +27,15 @@ class BrokerWorker(Worker):
             self._cluster.create_topic(topic, partitions)
         schemas = Schemas(self.context.settings.run_directory / "registry.jsonl")
         try:
-            self._registry = RegistryServer(schemas, config.registry_port)
+            self._registry = RegistryServer(
+                schemas,
+                config.registry_port,
+                switches=FaultSwitches(self._cluster, self.context.expect),
+                switchable=config.fault_switches,
+            )
         except OSError as error:
             raise BrokerUnavailable(
-                f"schema registry: port {config.registry_port}: {error.strerror}; "
+                f"schema registry: port {config.registry_port}: {os.strerror(error.errno or 0)}; "
                 "set broker.registry_port to a free one, or to 0 for any"
             ) from error
         address = BrokerAddress(
@@ -32,17 +43,46 @@ class BrokerWorker(Worker):
             self._registry.url,
             dict(config.topics),
             incarnation=uuid.uuid4().hex,
+            partition_bytes=PARTITION_BYTES,
+            fault_switches=self._registry.url + PATH if config.fault_switches else "",
         )
-        self.context.mesh.cell(BROKER, BrokerAddress, create=True).write(address)
+        mesh = self.context.mesh
+        mesh.cell(BROKER, BrokerAddress, create=True).write(address)
+        self._cell = mesh.cell(status_segment(self.context.name), BrokerStatus, create=True)
+        self._status = BrokerStatus(
+            partition_bytes=PARTITION_BYTES, topics=dict(config.topics), ready_s=age_s()
+        )
+        self._told_at = 0.0
+        self._tell()
         self.context.log.info(
             "listening", kafka=address.bootstrap_servers, registry=address.registry_url
         )
 
     def step(self) -> int:
         """Answer the registry's requests; the cluster needs no help."""
-        return self._registry.serve()
+        answered = self._registry.serve()
+        if time.monotonic() - self._told_at >= TELL_EVERY_S:
+            self._tell()
+        return answered
 
     def teardown(self) -> None:
         """Stop both."""
+        self._tell()
         self._registry.server_close()
         self._cluster.close()
+
+    def _tell(self) -> None:
+        """Publish what is counted."""
+        self._told_at = time.monotonic()
+        status, registry = self._status, self._registry
+        status.requests, status.refused = registry.requests, registry.refused
+        status.schemas = len(registry.schemas)
+        status.faults_injected = registry.switches.injected
+        status.state = "down on request" if registry.switches.faults.broker.down else "serving"
+        self._cell.write(status)
+
+
+def age_s() -> float:
+    """Seconds since this process was started (by the kernel's clock, in hundredths)."""
+    started = ProcessIdentity.current().start_time / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -48,6 +48,40 @@ def test_confluents_client_registers_and_finds(registry):
     assert fresh.get_subjects() == ["quotes-value"]
     with pytest.raises(SchemaRegistryError, match="40403"):
         fresh.get_schema(99)
+    assert fresh.get_versions("quotes-value") == [1, 2]
+    assert fresh.get_version("quotes-value", 1).schema_id == 1
+    assert fresh.get_compatibility() == "NONE"
+    assert fresh.test_compatibility("quotes-value", Schema(OTHER, "AVRO"))
+    with pytest.raises(SchemaRegistryError, match="42203"):
+        fresh.set_compatibility("quotes-value", "BACKWARD")
+    with pytest.raises(SchemaRegistryError, match="40401"):
+        fresh.get_latest_version("nobody-value")
+    with pytest.raises(SchemaRegistryError, match="40403"):
+        fresh.lookup_schema("quotes-value", Schema('"string"', "AVRO"))
+
+
+def test_the_rest_of_the_api(registry):
+    """Where a schema is used, its bare text, names with odd characters, unknown paths, methods."""
+    client = SchemaRegistryClient({"url": registry.url})
+    odd = "a/b c-value"
+    for subject in ("quotes-value", odd):
+        client.register_schema(subject, Schema(OTHER, "AVRO"))
+
+    def get(path, method="GET"):
+        request = urllib.request.Request(registry.url + path, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    assert get("/schemas/ids/1/subjects") == ["quotes-value", odd]
+    assert get("/schemas/ids/1/versions?x=1")[0] == {"subject": "quotes-value", "version": 1}
+    assert get("/schemas/ids/1/schema") == json.loads(OTHER)
+    assert get("/subjects/quotes-value/versions/latest/schema") == json.loads(OTHER)
+    assert get("/schemas/types") == ["AVRO"]
+    assert get("/") == {}
+    assert client.get_latest_version(odd).schema_id == 1
+    for path, method, code in (("/nothing", "GET", 404), ("/subjects/x", "DELETE", 405)):
+        with pytest.raises(urllib.error.HTTPError, match=str(code)):
+            get(path, method)
 
 
 def test_ids_survive_a_restart_and_a_torn_line(tmp_path):
@@ -61,9 +95,17 @@ def test_ids_survive_a_restart_and_a_torn_line(tmp_path):
     assert again.subjects() == ["a", "b"]
     assert again.register("b", QUOTE_SCHEMA_TEXT) == 2
     assert again.text(1) == OTHER
+    assert again.register("c", '"string"') == 3
+    assert Schemas(path).id_of('"string"') == 3
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"schema": 1}', b'{"schema": "no json"}', b"1"])
+NOT_AVRO = json.dumps({"schema": json.dumps({"type": "nonsense"})}).encode()
+PROTOBUF = json.dumps({"schema": OTHER, "schemaType": "PROTOBUF"}).encode()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", NOT_AVRO, PROTOBUF, b"{", b"[]", b'{"schema": 1}', b'{"schema": "no json"}', b"1"]
+)
 def test_garbage_is_answered_with_a_reason(registry, body):
     """A body that is no schema gets 422 with a message, and the registry goes on."""
     request = urllib.request.Request(f"{registry.url}/subjects/x/versions", data=body)
