@@ -108,18 +108,47 @@ class MlpUpdate(Update):
         layers = evaluate(self._critics, observations, actions)
         error = layers.pop() - self.targets(batch, noise, gamma)
         loss = error.square().mean(1).sum()
-        back = error.mul_(2.0 / size)[:, :, None]  # (K, B, 1)
-        for level in range(len(layers), 0, -1):
-            weight, below = self._critics[2 * level], layers[level - 1]
-            torch.sum(back, 1, out=self._critic_gradient[2 * level + 1])
-            self._put(self._critic_gradient[2 * level], back.transpose(1, 2), below)
-            back = self._product(back, weight).mul_(below > 0)
-        back = back.transpose(0, 1).reshape(size, -1)  # (B, K h1)
+        error.mul_(2.0 / size)  # (K, B)
+        back = self._back_through_values(self._critics, error, layers[-1], self._critic_gradient)
+        for level in range(len(layers) - 1, 0, -1):
+            back = self._back_through(level, back, layers[level - 1])
         torch.sum(back, 0, out=self._critic_gradient[1].view(-1))
         first = self._critic_gradient[0].flatten(0, 1)
         self._put(first[:, :width], back.t(), observations)
         torch.mm(back.t(), actions, out=first[:, width:])
         return loss
+
+    def _back_through_values(
+        self,
+        parameters: Sequence[Tensor],
+        error: Tensor,
+        hidden: Tensor,
+        gradient: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """From d/d values (K, B) to d/d the last hidden layer's input, (B, K h)."""
+        weight = parameters[-2]
+        count, _, height = weight.shape
+        if gradient is not None:
+            torch.sum(error, 1, keepdim=True, out=gradient[-1])
+        back = torch.empty_like(hidden)
+        for k, part in enumerate(_parts(height, count)):
+            if gradient is not None:
+                torch.mv(hidden[:, part].t(), error[k], out=gradient[-2][k, 0])
+            torch.outer(error[k], weight[k, 0], out=back[:, part])
+        return _through_relu(back, hidden)
+
+    def _back_through(self, level: int, back: Tensor, below: Tensor) -> Tensor:
+        """Put a level's gradients in their place; from d/d its output to d/d the one below."""
+        weight, bias = self._critic_gradient[2 * level], self._critic_gradient[2 * level + 1]
+        torch.sum(back, 0, out=bias.view(-1))
+        count, height, lower = weight.shape
+        factors, lower_factors = self._factor(back), self._factor(below)
+        found = torch.empty_like(below)
+        parts = zip(_parts(height, count), _parts(lower, count), strict=True)
+        for k, (part, lower_part) in enumerate(parts):
+            self._put(weight[k], factors[:, part].t(), lower_factors[:, lower_part])
+            self._put(found[:, lower_part], factors[:, part], self._critics[2 * level][k])
+        return _through_relu(found, below)
 
     def actor_gradients(self, batch: ReplayBufferSamples) -> Tensor:
         """d/dφ of minus the mean value that the first critic gives the actor's actions."""
@@ -130,32 +159,32 @@ class MlpUpdate(Update):
         critic = [parameter[:1] for parameter in self._critics]
         hidden = evaluate(critic, observations, actions)
         loss = -hidden.pop().mean()
-        back = torch.full((size, 1), -1.0 / size, device=observations.device)
-        for level in range(len(hidden), 0, -1):
-            back = self._product(back, critic[2 * level][0]).mul_(hidden[level - 1][0] > 0)
+        back = torch.full((1, size), -1.0 / size, device=observations.device)
+        back = self._back_through_values(critic, back, hidden[-1], None)
+        for level in range(len(hidden) - 1, 0, -1):
+            below = torch.empty_like(hidden[level - 1])
+            self._put(below, back, critic[2 * level][0])
+            back = _through_relu(below, hidden[level - 1])
         back = (back @ critic[0][0, :, width:]) * (1.0 - actions.square())  # (B, a)
         for level in range(len(layers), -1, -1):
             below = layers[level - 1] if level else observations
             torch.sum(back, 0, out=self._actor_gradient[2 * level + 1])
             self._put(self._actor_gradient[2 * level], back.t(), below)
             if level:
-                back = self._product(back, self._actor[2 * level]).mul_(below > 0)
+                lower = torch.empty_like(below)
+                self._put(lower, back, self._actor[2 * level])
+                back = _through_relu(lower, below)
         return loss
 
     def _factor(self, values: Tensor) -> Tensor:
         return values.bfloat16() if self.half else values
 
-    def _product(self, left: Tensor, right: Tensor) -> Tensor:
-        if not self.half or right.shape[-2] == 1:
-            return left @ right
-        return (left.bfloat16() @ right.bfloat16()).float()
-
     def _put(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """Write the product into a part of a gradient."""
-        if self.half and left.shape[-2] > 1:
+        """Write a product of matrices into `out`, a part of something."""
+        if self.half:
             out.copy_(left.bfloat16() @ right.bfloat16())
         else:
-            torch.matmul(left, right.float(), out=out)
+            torch.mm(left, right, out=out)
 
 
 def act(parameters: Sequence[Tensor], observations: Tensor) -> list[Tensor]:
@@ -178,9 +207,9 @@ def act(parameters: Sequence[Tensor], observations: Tensor) -> list[Tensor]:
 
 
 def evaluate(parameters: Sequence[Tensor], observations: Tensor, actions: Tensor) -> list[Tensor]:
-    """Give every hidden layer (K, B, h) and at last the values (K, B) of K critics."""
+    """Give every hidden layer (B, K h), critic beside critic, and the values (K, B)."""
     half = observations.dtype == torch.bfloat16
-    count, height, _ = parameters[0].shape
+    count = parameters[0].shape[0]
     size, width = observations.shape
     first = parameters[0].flatten(0, 1)
     values = torch.addmm(parameters[1].view(-1), actions, first[:, width:].t())
@@ -188,15 +217,35 @@ def evaluate(parameters: Sequence[Tensor], observations: Tensor, actions: Tensor
         values = values.add_(observations @ first[:, :width].bfloat16().t()).relu_()
     else:
         values = values.addmm_(observations, first[:, :width].t()).relu_()
-    values = values.view(size, count, height).transpose(0, 1)
     layers = [values]
     for level in range(2, len(parameters) - 2, 2):
-        weight, bias = parameters[level].transpose(1, 2), parameters[level + 1][:, None]
-        if half:
-            values = (values.bfloat16() @ weight.bfloat16()).float().add_(bias).relu_()
-        else:
-            values = torch.baddbmm(bias, values, weight).relu_()
+        weight, bias = parameters[level], parameters[level + 1]
+        height, lower = weight.shape[1:]
+        found = torch.empty(size, count * height, device=values.device)
+        factors = values.bfloat16() if half else values
+        parts = zip(_parts(height, count), _parts(lower, count), strict=True)
+        for k, (part, lower_part) in enumerate(parts):
+            if half:
+                found[:, part] = factors[:, lower_part] @ weight[k].bfloat16().t()
+                found[:, part].add_(bias[k])
+            else:
+                torch.addmm(bias[k], factors[:, lower_part], weight[k].t(), out=found[:, part])
+        values = found.relu_()
         layers.append(values)
-    bias = parameters[-1][:, None]
-    layers.append(torch.baddbmm(bias, values, parameters[-2].transpose(1, 2)).squeeze(2))
+    weight, bias = parameters[-2], parameters[-1]
+    found = torch.empty(count, size, device=values.device)
+    for k, part in enumerate(_parts(weight.shape[2], count)):
+        torch.mv(values[:, part], weight[k, 0], out=found[k])
+    layers.append(found.add_(bias))
     return layers
+
+
+def _parts(width: int, count: int) -> list[slice]:
+    """The columns of each critic in a layer of all."""
+    return [slice(k * width, (k + 1) * width) for k in range(count)]
+
+
+def _through_relu(back: Tensor, values: Tensor) -> Tensor:
+    """Let through what was positive, in place and in one pass."""
+    torch.ops.aten.threshold_backward.grad_input(back, values, 0.0, grad_input=back)
+    return back
