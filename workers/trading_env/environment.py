@@ -15,12 +15,14 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from config.trading import TradingConfig
+from workers.records import SLOTS
 from workers.trading_env.history import History
 from workers.trading_env.simulation import Simulation
 from workers.trading_env.spaces import action_space, observation_space
 from workers.trading_env.track import track_of
 
 if TYPE_CHECKING:
+    from workers.trading_env.portfolio import Outcome
     from workers.trading_env.providers.protocol import MarketDataProvider
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -72,7 +74,7 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         if self._history is not None:
             self._history.clear()
             self._record(None)
-        return self.simulation.windows.view()[0].copy(), self._info()
+        return self.simulation.windows.of(0), self._info(None)
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Hold `action` x the contract limit from the quotes of now to the state that comes next.
@@ -82,18 +84,17 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         """
         if not self._running:
             raise ResetNeeded("no episode is running; call reset first")
-        actions = self.simulation.checked([action])
+        simulation = self.simulation
+        single = action[None] if isinstance(action, np.ndarray) else [action]
+        actions = simulation.checked(single)
         self._now[0], data_ends = self._track.move()
         self._then[0] = self._track.row
         outcome = self.simulation.step(self._track.block, self._now, self._then, actions)
         terminated = bool(outcome.ruined[0])
         limit = self.config.max_episode_steps
-        limited = bool(limit and self.simulation.steps[0] >= limit)
+        limited = bool(limit and simulation.steps[0] >= limit)
         truncated = not terminated and (data_ends or limited)
-        info = self._info()
-        info["costs"] = float(outcome.costs[0])
-        info["fills"] = outcome.change[0].copy()
-        info["reasons"] = outcome.reasons[0].copy()
+        info = self._info(outcome)
         if terminated or truncated:
             self._running = False
             info["ended"] = RUIN if terminated else END_OF_DATA if data_ends else STEP_LIMIT
@@ -101,8 +102,7 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
             self._record(info)
         if self.config.swap_terminated_truncated:
             terminated, truncated = truncated, terminated
-        observation = self.simulation.windows.view()[0].copy()
-        return observation, float(outcome.reward[0]), terminated, truncated, info
+        return simulation.windows.of(0), float(outcome.reward[0]), terminated, truncated, info
 
     def render(self) -> Any:
         """Plot equity, positions and costs of the episode: uint8 (h, w, 3), or a window."""
@@ -116,17 +116,16 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         if self._history is not None:
             self._history.close()
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self, outcome: Outcome | None) -> dict[str, Any]:
         accounts = self.simulation.accounts
-        states = self._track.block.states
         return {
             "cash": float(accounts.cash[0]),
             "equity": float(accounts.equity[0]),
-            "costs": 0.0,
-            "fills": np.zeros(10),
-            "reasons": np.zeros(10, np.uint8),
+            "costs": 0.0 if outcome is None else float(outcome.costs[0]),
+            "fills": np.zeros(SLOTS) if outcome is None else outcome.change[0],
+            "reasons": np.zeros(SLOTS, np.uint8) if outcome is None else outcome.reasons[0],
             "step": int(self.simulation.steps[0]),
-            "ts_event": int(states["ts_event"][self._track.row]),
+            "ts_event": int(self._track.block.ts_event[self._track.row]),
         }
 
     def _record(self, info: dict[str, Any] | None) -> None:

@@ -36,6 +36,10 @@ class Windows:
         """The windows, float32 (n, 16, 100), oldest frame first; valid until the next step."""
         return self.frames[:, self.at - WINDOW + 1 : self.at + 1]
 
+    def of(self, lane: int) -> Array:
+        """The window of one lane, float32 (16, 100), of its own."""
+        return self.frames[lane, self.at - WINDOW + 1 : self.at + 1].copy()
+
     def following(self) -> int:
         """The column of the frames that come next; the step that wrote them sets `at` to it."""
         if self.at + 1 == HISTORY:

@@ -73,7 +73,20 @@ class Simulation:
         with reward 0. With `hold` no lane wants anything: positions stay, to the last bit,
         whatever `actions` says. An InvalidAction leaves every account as it was.
         """
-        actions, n = self.checked(actions), self.lanes
+        return self.move(block, now, then, self.checked(actions), fresh, hold=hold)
+
+    def move(
+        self,
+        block: MarketBlock,
+        now: Array,
+        then: Array,
+        numbers: Array,
+        fresh: Array | None = None,
+        *,
+        hold: bool = False,
+    ) -> Outcome:
+        """`step` with actions that `checked` gave."""
+        n = self.lanes
         outcome = Outcome(
             np.empty(n),
             np.empty(n, np.bool_),
@@ -84,7 +97,7 @@ class Simulation:
         )
         following = self.windows.following()
         found = self._kernel.step(
-            block.kernel, now, then, actions, fresh, hold, following, outcome.reward,
+            block.kernel, now, then, numbers, fresh, hold, following, outcome.reward,
             outcome.ruined, outcome.change, outcome.costs, outcome.swept, outcome.reasons,
         )  # fmt: skip
         self.windows.at = following

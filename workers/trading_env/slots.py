@@ -63,7 +63,8 @@ class SlotChoice:
         present = np.where(holding, self.held, 0)
         quoted = holding & chain.quoted[present] if len(chain.strike) else np.zeros(SLOTS, bool)
         self.unquoted = np.where(quoted, 0, self.unquoted + 1)
-        taken: set[int] = {int(index) for index in self.held if index != EMPTY}
+        taken = np.zeros(chain.quoted.size, bool)
+        taken[self.held[holding]] = True
         for slot in range(SLOTS):
             self._choose_one(slot, chain, distance[:, slot], expiries, taken, now)
         changed: Array = self.held != before
@@ -77,37 +78,34 @@ class SlotChoice:
         return np.unique(chain.expiry[chain.quoted & (chain.expiry > soonest)])
 
     def _choose_one(
-        self, slot: int, chain: Chain, distance: Array, expiries: Array, taken: set[int], now: int
+        self, slot: int, chain: Chain, distance: Array, expiries: Array, taken: Array, now: int
     ) -> None:
         present = int(self.held[slot])
         expired = present != EMPTY and int(chain.expiry[present]) <= now
         if present != EMPTY and not expired and not self._may_leave(slot):
             return
-        best = self._best(slot, chain, distance, expiries, taken - {present})
+        if present != EMPTY:
+            taken[present] = False  # its own contract is free for this slot
+        best = self._best(slot, chain, distance, expiries, taken)
         if expired or (
             best not in (EMPTY, present) and self._is_better(slot, best, chain, distance)
         ):
-            taken.discard(present)
             self.held[slot] = best
-        if best != EMPTY and self.held[slot] == best:
-            taken.add(best)
+        if self.held[slot] != EMPTY:
+            taken[self.held[slot]] = True
 
     def _may_leave(self, slot: int) -> bool:
         config = self._config
         waited = self.states[slot] >= config.min_hold_states and self.unquoted[slot] == 0
         return bool(waited or self.unquoted[slot] >= config.patience_states)
 
-    def _best(
-        self, slot: int, chain: Chain, distance: Array, expiries: Array, taken: set[int]
-    ) -> int:
+    def _best(self, slot: int, chain: Chain, distance: Array, expiries: Array, taken: Array) -> int:
         if expiries.size == 0:
             return EMPTY
         expiry = expiries[min(int(self._rank[slot]), expiries.size - 1)]
         right = 1 if self._is_call[slot] else -1
-        fits = chain.quoted & (chain.expiry == expiry) & (chain.right == right)
+        fits = chain.quoted & (chain.expiry == expiry) & (chain.right == right) & ~taken
         candidates = np.flatnonzero(fits)
-        if taken:
-            candidates = candidates[~np.isin(candidates, list(taken))]
         if candidates.size == 0:
             return EMPTY
         return int(candidates[np.argmin(distance[candidates])])

@@ -119,7 +119,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         data_ends = self.market.move(ended)
         if ended is not None:
             self._start(np.flatnonzero(ended))
-        outcome = self.simulation.step(
+        outcome = self.simulation.move(
             self.market.block(), self.market.now, self.market.then, actions, ended
         )
         terminated = outcome.ruined
