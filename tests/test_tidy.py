@@ -72,7 +72,7 @@ CONTRACTS = {
     "workers.lifecycle_page",
     "workers.records",
     "workers.market_schema",
-    "workers.trainer.callbacks",
+    "workers.trainer.train",
 }
 #: Where wall-clock seconds are taken: records and incidents carry them.
 WALL_CLOCK = {

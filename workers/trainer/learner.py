@@ -25,7 +25,7 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
         OBSERVATIONS,
         ACTIONS,
         None,
-        policy_kwargs={"net_arch": list(config.hidden), **_extractor(config)},
+        policy_kwargs=policy_kwargs(config),
         learning_rate=config.learning_rate,
         gamma=config.gamma,
         tau=config.tau,
@@ -43,16 +43,17 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
     return model, update
 
 
-def _extractor(config: TrainerConfig) -> dict[str, Any]:
-    """What stands in front of the hidden layers, as stable-baselines3 wants to be told."""
+def policy_kwargs(config: TrainerConfig) -> dict[str, Any]:
+    """Give hidden layers and what stands in front of them, as stable-baselines3 is told."""
+    found: dict[str, Any] = {"net_arch": list(config.hidden)}
     if config.policy == "frames":
         kwargs = {"width": config.frame_width}
-        return {"features_extractor_class": FrameEncoder, "features_extractor_kwargs": kwargs}
+        found |= {"features_extractor_class": FrameEncoder, "features_extractor_kwargs": kwargs}
     if config.policy == "transformer":
         names = ("d_model", "heads", "layers", "features")
         kwargs = {name: getattr(config, name) for name in names}
-        return {"features_extractor_class": FrameTransformer, "features_extractor_kwargs": kwargs}
-    return {}
+        found |= {"features_extractor_class": FrameTransformer, "features_extractor_kwargs": kwargs}
+    return found
 
 
 def warm_up() -> None:

@@ -1,0 +1,210 @@
+"""Offline training on recorded or simulated data: `python -m workers.trainer.train`.
+
+    --timesteps N --model FILE.zip     the classic two
+    --data PATH, --synthetic SEED or --known-optimum SEED: the market (default: synthetic, seed 0)
+    --lanes N --seed N --set key=value (of [trainer]) --tensorboard DIR --tracking RUN_DIRECTORY
+
+The zip is one of stable-baselines3's; beside it lies FILE.npz, the arrays of the published policy,
+which `python -m workers.trading_env.evaluation --policy FILE.npz` evaluates without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
+
+from config.tracking import TrackingConfig
+from config.trading import TradingConfig
+from config.trainer import TrainerConfig
+from workers.market_data.errors import MarketDataError
+from workers.records import SLOTS
+from workers.trading_env.errors import TradingEnvError
+from workers.trading_env.providers.files import file_provider
+from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
+from workers.trading_env.providers.synthetic import synthetic_provider
+from workers.trading_env.vector import TradingVectorEnv
+from workers.trainer.algorithm import TD3
+from workers.trainer.callbacks import MLflowCallback
+from workers.trainer.frame_replay import FrameReplay
+from workers.trainer.learner import policy_kwargs
+from workers.trainer.publisher import policy_arrays
+from workers.trainer.tracking import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from workers.trading_env.evaluation import Policy
+
+Array = np.ndarray[Any, np.dtype[Any]]
+BUFFER = 200_000
+NOISE = 0.2
+
+
+class RewardScale(VecEnvWrapper):
+    """Multiplies rewards, as the critics of a trainer worker see them."""
+
+    def __init__(self, venv: VecEnv, factor: float) -> None:
+        """Wrap `venv`."""
+        super().__init__(venv)
+        self.factor = factor
+
+    def reset(self) -> Any:
+        """Start episodes."""
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """Step; rewards are scaled."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards * self.factor, dones, infos
+
+
+def environment(
+    market: str | Path, *, lanes: int, seed: int, config: TradingConfig | None = None
+) -> TradingVectorEnv:
+    """Give `lanes` episodes at a time of "synthetic", "known_optimum" or a recorded file."""
+    config = TradingConfig() if config is None else config
+    if market == "known_optimum":
+        config = known_optimum_config()
+        provider = known_optimum_provider(seed, episodes=256)
+    elif market == "synthetic":
+        provider = synthetic_provider(seed, config=config)
+    else:
+        provider = file_provider(Path(market), config, random_start=True, least_steps=16)
+    return TradingVectorEnv(provider, lanes, config, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def train_td3(
+    total_timesteps: int,
+    model_path: str | Path,
+    *,
+    market: str | Path = "synthetic",
+    lanes: int = 16,
+    config: TrainerConfig | None = None,
+    trading: TradingConfig | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    progress_bar: bool | None = None,
+    tensorboard: str | None = None,
+) -> TD3:
+    """Train for `total_timesteps` steps (of all lanes together), save to `model_path`, give it.
+
+    The progress bar is shown on a terminal unless told otherwise. Raises TradingEnvError for data
+    that is no market.
+    """
+    config = TrainerConfig() if config is None else config
+    env = environment(market, lanes=lanes, seed=config.seed, config=trading).as_sb3()
+    model = TD3(
+        "MlpPolicy",
+        RewardScale(VecMonitor(env), config.reward_scale),
+        learning_rate=config.learning_rate,
+        buffer_size=BUFFER,
+        learning_starts=config.learning_starts,
+        batch_size=config.batch,
+        tau=config.tau,
+        gamma=config.gamma,
+        train_freq=1,
+        gradient_steps=max(1, round(config.replay_ratio * lanes)),
+        action_noise=NormalActionNoise(np.zeros(SLOTS), np.full(SLOTS, NOISE)),
+        replay_buffer_class=FrameReplay,
+        policy_delay=config.policy_delay,
+        target_policy_noise=config.policy_noise,
+        target_noise_clip=config.noise_clip,
+        policy_kwargs=policy_kwargs(config),
+        precision=config.precision,
+        tensorboard_log=tensorboard,
+        seed=config.seed,
+        device=config.device,
+    )
+    shows = sys.stderr.isatty() if progress_bar is None else progress_bar
+    model.learn(total_timesteps, callback=list(callbacks), progress_bar=shows)
+    path = Path(model_path).with_suffix(".zip")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    arrays: dict[str, Any] = policy_arrays(model.policy, updates=updates_of(model))
+    np.savez(path.with_suffix(".npz"), allow_pickle=False, **arrays)
+    return model
+
+
+def updates_of(model: TD3) -> int:
+    """Give the updates the model has made."""
+    return 0 if model.update is None else model.update.updates
+
+
+def acting(model: TD3) -> Policy:
+    """Give the model as an evaluation calls it."""
+
+    def act(observations: Array) -> Array:
+        actions, _ = model.predict(observations, deterministic=True)
+        return actions
+
+    return act
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; 0 = the model was saved, 1 = there is no such market, 2 = no such setting."""
+    options = _parser().parse_args(arguments)
+    market: str | Path = "synthetic" if options.data is None else options.data
+    seed = options.synthetic
+    if options.known_optimum is not None:
+        market, seed = "known_optimum", options.known_optimum
+    if options.seed is not None:
+        seed = options.seed
+    try:
+        values = dict(pair.split("=", 1) for pair in options.set)
+        config = TrainerConfig.model_validate_strings({**values, "seed": str(seed)})
+    except ValueError as error:
+        sys.stderr.write(f"train: {error}\n")
+        return 2
+    torch.set_num_threads(config.threads)
+    callbacks: list[BaseCallback] = []
+    spool: Spool | None = None
+    if options.tracking is not None:
+        limit, every = TrackingConfig().spool_bytes, TrackingConfig().every_updates
+        spool = Spool(options.tracking / "tracking", "train", uuid.uuid4().hex, limit)
+        callbacks.append(MLflowCallback(spool, every_updates=every))
+    try:
+        model = train_td3(
+            options.timesteps, options.model, market=market, lanes=options.lanes, config=config,
+            callbacks=callbacks, tensorboard=options.tensorboard,
+        )  # fmt: skip
+    except (TradingEnvError, MarketDataError, OSError) as error:
+        sys.stderr.write(f"train: {error}\n")
+        return 1
+    finally:
+        if spool is not None:
+            spool.close()
+    sys.stdout.write(f"{options.model}: {updates_of(model)} updates, {model.update_kind}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "workers.trainer.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--timesteps", type=int, default=100_000)
+    parser.add_argument("--model", type=Path, default=Path("td3.zip"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--synthetic", type=int, default=0, metavar="SEED")
+    parser.add_argument("--known-optimum", type=int, metavar="SEED")
+    parser.add_argument("--lanes", type=int, default=16)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--tensorboard", metavar="DIR")
+    parser.add_argument("--tracking", type=Path, metavar="RUN_DIRECTORY")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
