@@ -142,6 +142,7 @@ class Supervisor:
             while not (self.fleet.stopping and self.fleet.ended()):
                 self._turn()
         finally:
+            self.journal.flush()
             signal.set_wakeup_fd(-1)
         self._close()
         return 0
@@ -156,6 +157,8 @@ class Supervisor:
         self.fleet.nurseries.tend()
         self._roll()
         self.fleet.start_what_is_free()
+        self.fleet.catch_up()
+        self.journal.flush()
         self._look_around(now)
         self.server.tend(now)
         self._publish(now)
@@ -258,7 +261,8 @@ class Supervisor:
             if name in todo.changed:
                 worker.reason = "its configuration changed"
                 self.fleet.apply(worker, Event.RESTART)
-        self._replace(configuration=new.fingerprint())
+        self.fleet.fingerprint = new.fingerprint()
+        self._replace(configuration=self.fleet.fingerprint)
         self._tell("reloaded", "info", f"added {list(todo.added)}, removed {list(todo.removed)}, "
                    f"changed {list(todo.changed)}")  # fmt: skip
 
@@ -274,6 +278,7 @@ class Supervisor:
             self.manager.ready()
             return
         self._tell("upgrading", "info", f"from version {self.now_status.version}")
+        self.journal.flush()
         execute()
 
     def _roll(self) -> None:
@@ -375,6 +380,7 @@ class Supervisor:
     def _close(self) -> None:
         self._tell("ended", "info", "")
         self.fleet.nurseries.close()
+        self.journal.flush()
         self._replace(state="down")
         self.server.close()
         self.selector.close()

@@ -64,7 +64,6 @@ ENVIRONMENT_READERS = {
     "workers/shipper/worker.py": "writes what MLflow reads of its timeouts",
     "mesh/ctl/cli.py": "the mesh directory, from the variable that the daemon takes it from",
     "mesh/ctl/commands/demo.py": "DEMO_SECONDS of `make demo`",
-    "workers/nursery.py": "writes its own environment before imports that start threads",
 }
 #: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.
 CONTRACTS = {

@@ -20,21 +20,14 @@ from typing import TYPE_CHECKING, Any
 from config import EXIT_CONFIGURATION
 from config.worker_spec import WorkerSpec
 from mesh import Cell, Mesh, MeshError, ProcessIdentity
-from workers.crash_report import (
-    held_by,
-    keep_newest,
-    last_lines,
-    own_report,
-    take_stacks,
-    write_report,
-)
+from workers import evidence
+from workers.crash_report import own_report
 from workers.lifecycle import ALIVE, Action, Event, State, transition
-from workers.liveness import activity_of
 from workers.log_files import LogFiles
 from workers.memory import own_bytes
 from workers.nursery import Nurseries
 from workers.predecessor import live_process, watch
-from workers.records import WorkerStatus, status_segment
+from workers.records import Incident, WorkerStatus, status_segment
 from workers.restart_policy import Death, Quarantine, decide, remembered
 from workers.spawn import Birth, end_strays, spawn, told
 from workers.tracked import NEVER, Tracked
@@ -69,6 +62,7 @@ class Fleet:
     ) -> None:
         """Track every enabled worker of the settings; nothing is started yet."""
         self.settings = settings
+        self.fingerprint = settings.fingerprint()
         self.stopping = False
         self.workers: dict[str, Tracked] = {}
         self._mesh = mesh
@@ -80,6 +74,7 @@ class Fleet:
         self._wall = wall
         self._crashes = settings.run_directory.resolve() / "crashes"
         self._memory_at = 0.0
+        self._later: list[tuple[Incident, dict[str, Any]]] = []  # reports to be written
         self.others: set[int] = set()  # children that are neither workers nor nurseries
         self._rows: dict[str, HeartbeatRow] = {}
         for spec in settings.workers:
@@ -132,8 +127,7 @@ class Fleet:
         worker.ready_at = NEVER
         self._track(worker, identity, os.pidfd_open(identity.pid))
         self._watch_start(worker)
-        self._journal.log.info("spawned", name=worker.name, child=identity.pid,
-                               generation=worker.generation)  # fmt: skip
+        self._journal.note("spawned", worker)
 
     def _track(self, worker: Tracked, identity: ProcessIdentity, pidfd: int) -> None:
         worker.identity, worker.pidfd = identity, pidfd
@@ -179,7 +173,7 @@ class Fleet:
         """Learn how a dead process ended, and move on."""
         pid = worker.process().pid
         code = _exit_code(pid)
-        _, error = own_report(self._crashes, worker.name, pid)
+        worker.report, error = own_report(self._crashes, worker.name, pid)
         if not worker.fault:
             how = "ended; an earlier daemon started it" if code is None else told(code)
             worker.reason = f"{how}: {error}" if error else how
@@ -214,8 +208,11 @@ class Fleet:
         detected = now - worker.fault_at if worker.fault_at < now else 0.0
         incident = self._journal.open(worker, worker.fault, detected, now)
         incident.leases_broken, incident.locks_broken = leases, locks
-        path, _ = own_report(self._crashes, worker.name, worker.process().pid)
-        incident.report = path or self._report(worker, worker.fault, heart, (locks, leases))
+        incident.report = worker.report
+        if not worker.report:
+            content = evidence.of_death(worker, heart, self._logs.path(worker.name))
+            content |= {"locks": locks, "leases": leases}
+            self._later.append((incident, content))
         self._journal.event("died", "warning", worker, text=worker.reason)
         worker.identity = None
         self._count(worker, now)
@@ -304,7 +301,10 @@ class Fleet:
         for worker in self.workers.values():
             if worker.kill_at <= now:
                 worker.kill_at = NEVER
-                self._report(worker, "killed", self._rows.get(worker.name))
+                row, log = self._rows.get(worker.name), self._logs.path(worker.name)
+                content = evidence.of_death(worker, row, log)
+                content |= evidence.of_living(worker, self._mesh)
+                self._report(worker.name, worker.process().pid, "killed", content)
                 self._signal(worker, signal.SIGKILL)
             if worker.deadline > now:
                 continue
@@ -340,37 +340,21 @@ class Fleet:
                     look = min(look, MEMORY_LOOK_S)
         return look
 
-    def _report(
-        self,
-        worker: Tracked,
-        kind: str,
-        row: HeartbeatRow | None,
-        held: tuple[list[str], list[str]] | None = None,
-    ) -> str:
-        """Keep what is known about a worker that is about to be killed, or died without a word."""
-        identity = worker.process()
-        locks, leases = held_by(self._mesh, identity) if held is None else held
-        activity = activity_of(identity.pid)
-        content: dict[str, Any] = {
-            "kind": kind,
-            "reason": worker.reason,
-            "generation": worker.generation,
-            "configuration": self.settings.fingerprint(),
-            "heartbeat": _as_dict(row) if row and row.identity == identity else None,
-            "activity": activity.told(None) if activity else "",
-            "memory_bytes": own_bytes(identity.pid),
-            "locks": locks,
-            "leases": leases,
-            "stacks": take_stacks(self._crashes, worker.name, identity.pid),
-            "log": last_lines(self._logs.path(worker.name)),
-        }
+    def _report(self, worker: str, pid: int, kind: str, content: dict[str, Any]) -> str:
+        """Write a crash report and give its path."""
+        content = {"kind": kind, "configuration": self.fingerprint, **content}
+        kept = self.settings.supervisor.crash_reports
         try:
-            path = write_report(self._crashes, worker.name, identity.pid, content)
-            keep_newest(self._crashes, self.settings.supervisor.crash_reports)
+            return str(evidence.keep(self._crashes, kept, worker, pid, content))
         except OSError as error:  # a full disk must not stop the healing
-            self._journal.event("no report", "warning", worker, text=str(error))
+            self._tell("no report", "warning", f"{worker}: {error}")
             return ""
-        return str(path)
+
+    def catch_up(self) -> None:
+        """Write what could wait until the replacements were on their way."""
+        for incident, content in self._later:
+            incident.report = self._report(incident.worker, incident.pid, incident.kind, content)
+        self._later.clear()
 
     def _replayed(self, worker: Tracked) -> int:
         """Give how many messages the worker took again after its restart; -1: it does not say."""
@@ -488,15 +472,3 @@ def _exit_code(pid: int) -> int | None:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
         return None
-
-
-def _as_dict(row: HeartbeatRow) -> dict[str, Any]:
-    return {
-        "phase": row.phase.name.lower(),
-        "beats": row.beats,
-        "progress": row.progress,
-        "beat_ns": row.beat_ns,
-        "phase_since_ns": row.phase_since_ns,
-        "expect_s": row.expect_s,
-        "ready": row.ready,
-    }

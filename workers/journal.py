@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from workers.log import LEVELS
 from workers.records import EVENT_DTYPE, EVENTS, Incident
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Journal:
         self.log = log
         self.incidents: list[Incident] = []
         self._kept = incidents
+        self._lines: list[tuple[int, str, dict[str, object]]] = []
         self._ring = mesh.ring(EVENTS, EVENT_DTYPE, capacity=events, create=True)
 
     def event(
@@ -44,18 +46,22 @@ class Journal:
         record["text"] = text.encode()[:_TEXT_BYTES].decode("utf-8", "ignore").encode()
         context: dict[str, object] = {"text": text}
         if worker is not None:
-            pid = worker.identity.pid if worker.identity else 0
-            number = worker.incident.number if worker.incident else 0
-            record["worker"], record["pid"], record["incident"] = worker.name, pid, number
-            context |= {
-                "name": worker.name,
-                "child": pid,
-                "generation": worker.generation,
-                "incident": number,
-            }
+            about = _about(worker)
+            context |= about
+            record["worker"], record["pid"] = worker.name, about["child"]
+            record["incident"] = about["incident"]
         self._ring.publish(record)
-        level = {"info": 20, "warning": 30, "error": 40}[severity]
-        self.log.log(level, kind, **context)
+        self._lines.append((LEVELS[severity], kind, context))
+
+    def note(self, kind: str, worker: Tracked) -> None:
+        """Log what is no event for others."""
+        self._lines.append((LEVELS["info"], kind, dict(_about(worker))))
+
+    def flush(self) -> None:
+        """Write the log lines of what happened; healing does not wait for them."""
+        for level, kind, context in self._lines:
+            self.log.log(level, kind, **context)
+        self._lines.clear()
 
     def open(self, worker: Tracked, kind: str, detected_s: float, now: float) -> Incident:
         """Begin an incident of `worker`, whose process is confirmed dead at `now` (monotonic)."""
@@ -91,3 +97,13 @@ class Journal:
             worker = workers.get(incident.worker)
             if worker is not None:
                 worker.incident = incident if incident.running_s < 0 else None
+
+
+def _about(worker: Tracked) -> dict[str, str | int]:
+    """Give what every line about a worker carries."""
+    return {
+        "name": worker.name,
+        "child": worker.identity.pid if worker.identity else 0,
+        "generation": worker.generation,
+        "incident": worker.incident.number if worker.incident else 0,
+    }

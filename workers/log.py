@@ -13,7 +13,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-import structlog
+if "rich" not in sys.modules:  # structlog would load it for tracebacks that nobody sees: 40 ms
+    sys.modules["rich"] = None  # type: ignore[assignment] # the documented way to refuse an import
+    import structlog
+
+    del sys.modules["rich"]
+else:
+    import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger

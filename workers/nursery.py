@@ -9,11 +9,13 @@ The daemon holds a socket to each waiting child: to start a worker it sends that
 which never waits for the nursery; the nursery only refills. A child's parent ends at once, so that
 the child belongs to the daemon (a subreaper), which can read its exit status.
 
-Hazards that were measured and are avoided here: OpenBLAS starts threads at import (one thread is
-set in the environment before it), so do pyarrow's jemalloc (switched off) and MLflow's telemetry
-(switched off), and a multi-threaded torch operation before the fork hangs every child for ever
-(one thread until the children set their own number). A test counts threads and works in forked
-children.
+It also imports the modules of the workers that are to be born from it.
+
+Hazards that were measured and are avoided here: OpenBLAS starts threads at import, so do pyarrow's
+jemalloc and MLflow's telemetry (all switched off by `config.one_thread`), and a multi-threaded
+torch operation before the fork hangs every child for ever (one thread until the children set their
+own number). A nursery that has more than one thread after its imports ends instead of forking; a
+test counts threads and works in forked children.
 
 The nursery is supervised: one that ends, hangs or has imported code that has changed since is
 replaced. While there is none that works, the daemon forks workers the plain way.
@@ -50,13 +52,6 @@ GROUPS = {
     "learner": ("torch", "stable_baselines3", "workers.trainer.worker"),
     "tracker": ("mlflow", "mlflow.tracking"),
     "plain": ("numpy",),
-}
-#: Set before the imports: no thread may be started by them.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 SPARES = 2
 WARMING_S = 60.0  # longer than this nobody waits for a nursery
@@ -250,9 +245,13 @@ def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) 
     try:
         leave_parent(log, keep=(line.fileno(),))
         setproctitle(f"tradingmesh: nursery {group}")
-        os.environ.update(ENVIRONMENT)
         inherited = set(sys.modules)
         warm_up(group)
+        _import_workers(group, settings)
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        if threads != 1:
+            sys.stderr.write(f"nursery {group}: {threads} threads after the imports; no forks\n")
+            os._exit(1)
         code = _stamps(group, set(sys.modules) - inherited)
         gc.collect()
         gc.freeze()
@@ -275,6 +274,16 @@ def warm_up(group: str) -> None:
         importlib.import_module(module)
     if group == "learner":
         _throw_away_learner()
+
+
+def _import_workers(group: str, settings: Settings) -> None:
+    """Import what the workers of `group` are; one that cannot be imported says so itself."""
+    for spec in settings.workers:
+        if spec.enabled and spec.nursery == group:
+            try:
+                importlib.import_module(spec.worker.partition(":")[0])
+            except Exception as error:  # noqa: BLE001 - a user's module: it fails again, in its own process
+                sys.stderr.write(f"nursery {group}: {spec.worker}: {error!r}\n")
 
 
 def _stamps(group: str, modules: set[str], known: Iterable[str] = ()) -> dict[str, int]:

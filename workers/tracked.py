@@ -37,6 +37,7 @@ class Tracked:
     generation: int = 0
     restarts: int = 0
     reason: str = ""
+    report: str = ""  # path of the crash report of its last process
     fault: str = ""  # kind of the incident that a kill on purpose will be
     hopeless: bool = False  # its last process said that starting again does not help
     fault_at: float = NEVER  # when that fault began, as far as it can be known

@@ -199,7 +199,7 @@ class PrivateSystemd:
         """Names of the worker processes by their pids as seen from here."""
         found = {}
         for process in psutil.Process(self.pid1()).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error, IndexError):
                 title = process.cmdline()[0]
                 if title.startswith("tradingmesh: ") and not title.endswith("meshd"):
                     found[process.pid] = title.removeprefix("tradingmesh: ")
