@@ -7,6 +7,37 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PoisonKind = Literal["empty", "magic", "unknown_id", "truncated", "garbage", "tombstone"]
+
+
+class ReplayerFaults(BaseModel):
+    """Faults mixed into what is published, for tests and demos; shares of the rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    poison: Share = Field(
+        default=0.0, description="Followed by one more message, which cannot be decoded."
+    )
+    poison_kinds: tuple[PoisonKind, ...] = Field(
+        default=("empty", "magic", "unknown_id", "truncated", "garbage", "tombstone"),
+        min_length=1,
+        description="What is wrong with those, in turn.",
+    )
+    duplicate: Share = Field(default=0.0, description="Sent twice.")
+    reorder: Share = Field(
+        default=0.0, description="Sent behind the next row of their symbol in the batch."
+    )
+    nan: Share = Field(default=0.0, description="With NaN for bid, ask and last.")
+    crossed: Share = Field(default=0.0, description="With a bid above the ask.")
+    least: Share = Field(
+        default=0.0, description="Written with a schema of symbol, timestamp, bid and ask alone."
+    )
+    evolve_every: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Rows after which the writer changes to an evolved schema, and back; 0: never.",
+    )
+
 
 class ReplayerConfig(BaseModel):
     """What is published, how fast, and how far ahead of its consumer."""
@@ -46,9 +77,21 @@ class ReplayerConfig(BaseModel):
         description="Market seconds without data that are waited out; a longer gap (a night, "
         "the quiet before the opening) is skipped. 0: every gap is waited out.",
     )
+    burst_every_s: Annotated[float, Field(ge=0.0, le=86_400.0)] = Field(
+        default=0.0, description="Seconds from one burst to the next; 0: no bursts."
+    )
+    burst_length_s: Annotated[float, Field(gt=0.0, le=3600.0)] = Field(
+        default=0.1, description="Seconds that a burst lasts."
+    )
+    burst_factor: Annotated[float, Field(ge=1.0, le=1000.0)] = Field(
+        default=10.0, description="How many times faster market time passes in a burst."
+    )
     loop: bool = Field(
         default=True,
         description="Begin again at the end of recorded data, later by whole days.",
+    )
+    rows: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Rows after which it is finished; 0: all there are."
     )
     batch: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=2000, description="Messages sent before their delivery is waited for."
@@ -62,3 +105,4 @@ class ReplayerConfig(BaseModel):
         description="Messages sent beyond what the followed worker has consumed: the embedded "
         "broker keeps 5 MiB a partition and drops the oldest.",
     )
+    faults: ReplayerFaults = ReplayerFaults()

@@ -75,6 +75,32 @@ QUOTE_READER_SCHEMA: Final[dict[str, Any]] = _record(
         for name, kind in _REQUIRED + _OPTIONAL
     ]
 )
+#: A later version of it, as publishers make them: fields in another order, some gone and one
+#: new, sizes as float, open interest as int. A reader of QUOTE_READER_SCHEMA resolves it.
+EVOLVED_SCHEMA: Final[dict[str, Any]] = _record(
+    [
+        {"name": "timestamp", "type": _TIMESTAMP},
+        {"name": "symbol", "type": "string"},
+        _nullable("settlement", "double"),
+        *({"name": n, "type": "double"} for n in ("ask", "bid", "last", "implied_volatility")),
+        {"name": "open_interest", "type": "int"},
+        {"name": "volume", "type": "long"},
+        *(_nullable(n, "float") for n in ("bid_size", "ask_size")),
+        *({"name": n, "type": "double"} for n in ("delta", "gamma", "vega", "theta")),
+        _nullable("underlying_price", "double"),
+        _nullable("ts_recv", _TIMESTAMP),
+        _nullable("sequence", "long"),
+    ]
+)
+#: The least that a publisher may send.
+LEAST_SCHEMA: Final[dict[str, Any]] = _record(
+    [
+        {"name": "symbol", "type": "string"},
+        {"name": "timestamp", "type": _TIMESTAMP},
+        {"name": "bid", "type": "double"},
+        {"name": "ask", "type": "double"},
+    ]
+)
 QUOTE_SCHEMA_TEXT: Final = json.dumps(QUOTE_SCHEMA)
 QUOTE_READER_SCHEMA_TEXT: Final = json.dumps(QUOTE_READER_SCHEMA)
 

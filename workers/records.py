@@ -239,6 +239,9 @@ class ReplayerStatus(msgspec.Struct):
     position: int = 0  # next row of the source
     incarnation: str = ""  # of the broker that `delivered` counts for
     delivered: int = 0  # to this incarnation
+    shift_ns: int = 0  # added to recorded times: whole days, more with each loop
+    skipped: dict[str, int] = {}  # what the files hold besides rows, in this loop
+    faults: dict[str, int] = {}  # injected and delivered, by kind
 
 
 class FeederStatus(msgspec.Struct):

@@ -1,18 +1,15 @@
 """Publishes a source at a chosen speed, never further ahead than its consumer can still read.
 
-At least once: the position is noted after the delivery reports of a batch, so a replayer that is
-killed sends the unconfirmed part of one batch again. Without a kill every row is sent once.
+At least once: the position is noted when a whole batch has been delivered, so a replayer that is
+killed, or stopped, sends up to one batch again. Without that every row is sent once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import numpy as np
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaException
 
 from config.problems import ConfigProblems, Problem
 from mesh import NotWritten, SegmentMissing
@@ -20,6 +17,7 @@ from workers.base import Worker
 from workers.market_data.archive import DAY_NS, Archive, Rows
 from workers.market_data.errors import MarketDataError
 from workers.market_data.families import open_archive
+from workers.market_schema import EVOLVED_SCHEMA, LEAST_SCHEMA, QUOTE_SCHEMA
 from workers.records import (
     BROKER,
     BrokerAddress,
@@ -27,12 +25,14 @@ from workers.records import (
     ReplayerStatus,
     status_segment,
 )
-from workers.replayer.encoder import Encoder, RegistryUnavailable, partitions, register_schema
+from workers.replayer.clock import MarketClock
+from workers.replayer.encoder import Encoder, RegistryUnavailable, register_schema
+from workers.replayer.faults import Faults, Outgoing, Writers
+from workers.replayer.publisher import WAIT_S, Publisher
 from workers.replayer.source import Cursor
 from workers.replayer.synthetic import SyntheticMarket
 
-WAIT_S = 0.05
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
+STATUS_BYTES = 1 << 14
 
 
 class ReplayerWorker(Worker):
@@ -44,21 +44,30 @@ class ReplayerWorker(Worker):
         config = context.settings.replayer
         self._config = config
         self._topic = context.settings.kafka.topics[0]
+        self._cell = context.mesh.cell(
+            status_segment(context.name), ReplayerStatus, create=True, max_bytes=STATUS_BYTES
+        )
         with context.expect(context.spec.start_deadline_s):
-            source = self._source()
-        self._cell = context.mesh.cell(status_segment(context.name), ReplayerStatus, create=True)
-        try:
-            _, self._status = self._cell.read()
-        except NotWritten:
-            self._status = ReplayerStatus()
-        if self._status.source != source.name:
-            self._status = ReplayerStatus(source=source.name)
-        self._cursor = Cursor(source, self._status.position)
-        self._status.speed = config.speed
-        self._producer: Producer | None = None
-        self._encoder: Encoder | None = None
+            self._archive = self._source()
+            self._status = self._noted()
+            self._cursor = Cursor(self._archive, self._status.position)
+            self._cursor.peek(1)  # whatever lies before it is passed over now
+        self._faults = Faults(config.faults, config.seed)
+        self._clock = MarketClock(config)
+        self._publisher: Publisher | None = None
+        self._writers: Writers | None = None
         self._incarnation = ""
-        self._clock: tuple[int, float] | None = None  # market ns and monotonic s of its start
+
+    def _noted(self) -> ReplayerStatus:
+        """Give the status to go on with: what was noted for this very source."""
+        try:
+            _, status = self._cell.read()
+        except NotWritten:
+            status = ReplayerStatus()
+        if status.source != self._archive.name:
+            status = ReplayerStatus(source=self._archive.name)
+        status.speed = self._config.speed
+        return status
 
     def _source(self) -> Archive:
         config = self._config
@@ -74,7 +83,7 @@ class ReplayerWorker(Worker):
 
     def step(self) -> int:
         """Publish what is due, at most one batch; else wait a little."""
-        if not self._connected() or self._status.finished or not self._room():
+        if self._status.finished or not self._connected() or not self._room():
             self._wait()
             return 0
         rows = self._due()
@@ -91,41 +100,55 @@ class ReplayerWorker(Worker):
 
     def _wait(self) -> None:
         """Wait a moment, or until a signal; the producer's callbacks are served."""
-        if self._producer is not None:
-            self._producer.poll(0)
+        if self._publisher is not None:
+            self._publisher.poll()
         self.context.pause(WAIT_S)
 
+    # --- connections ----------------------------------------------------------------------
+
     def _connected(self) -> bool:
-        """Have a producer for the broker that is there now, and the schema's id."""
+        """Have a producer for the broker that is there now, and the schemas' ids."""
         address = self._address()
         if address is None:
             return False
-        if self._producer is None or address.incarnation != self._incarnation:
-            self._incarnation = address.incarnation
-            options = {
-                "bootstrap.servers": address.bootstrap_servers,
-                "linger.ms": 5,
-                "enable.idempotence": False,
-                **self.context.settings.kafka.options,
-            }
-            self._producer = Producer(options)
-            self._encoder = None
-            if self._status.incarnation != address.incarnation:
-                self._status.incarnation, self._status.delivered = address.incarnation, 0
-            self._partitions = max(1, address.topics.get(self._topic, 0) or self._ask_partitions())
-        if self._encoder is None:
-            try:
-                self._encoder = Encoder(register_schema(address.registry_url, self._topic))
-            except RegistryUnavailable as error:
-                self.context.log.warning("registry", error=str(error))
-                return False
+        try:
+            if self._publisher is None or address.incarnation != self._incarnation:
+                self._publisher = self._open(address)
+            if self._writers is None:
+                self._writers = self._register(address)
+        except (RegistryUnavailable, KafkaException) as error:
+            self.context.log.warning("not connected", error=str(error))
+            return False
         return True
 
-    def _ask_partitions(self) -> int:
-        assert self._producer is not None  # noqa: S101 - set by the only caller
-        timeout = self.context.settings.kafka.connect_timeout_s
-        topics = self._producer.list_topics(self._topic, timeout).topics
-        return len(topics[self._topic].partitions)
+    def _open(self, address: BrokerAddress) -> Publisher:
+        kafka = self.context.settings.kafka
+        options = {"bootstrap.servers": address.bootstrap_servers, **kafka.options}
+        with self.context.expect(kafka.connect_timeout_s + 1.0):
+            publisher = Publisher(
+                options, self._topic, address.topics.get(self._topic, 0), kafka.connect_timeout_s
+            )
+        self._incarnation = address.incarnation
+        self._writers = None
+        if self._status.incarnation != address.incarnation:
+            self._status.incarnation, self._status.delivered = address.incarnation, 0
+        return publisher
+
+    def _register(self, address: BrokerAddress) -> Writers:
+        """Register what is written; a schema that no fault calls for stays unknown."""
+
+        def writer(schema: dict[str, object]) -> Encoder:
+            with self.context.expect(10.0):
+                number = register_schema(address.registry_url, self._topic, schema)
+            return Encoder(number, schema)
+
+        plain = writer(QUOTE_SCHEMA)
+        faults = self._config.faults
+        return Writers(
+            plain,
+            writer(EVOLVED_SCHEMA) if faults.evolve_every else plain,
+            writer(LEAST_SCHEMA) if faults.least else plain,
+        )
 
     def _address(self) -> BrokerAddress | None:
         kafka = self.context.settings.kafka
@@ -148,111 +171,90 @@ class ReplayerWorker(Worker):
         consumed = sum(status.positions.values())
         return self._status.delivered - consumed < self._config.max_ahead
 
+    # --- rows -----------------------------------------------------------------------------
+
     def _due(self) -> Rows:
-        """Give the rows that the market clock has reached."""
+        """Give the rows that the market clock has reached, in their shifted times."""
         rows = self._read()
-        if rows.size == 0:
+        if rows.size == 0 or self._config.speed == 0.0:
             return rows
-        if self._config.speed == 0.0:
-            return rows
+        moments = delivery_times(rows)
         now = time.monotonic()
-        if self._clock is None:
-            self._clock = int(rows["ts_event"][0]), now
-        market, wall = self._clock
-        reached = market + int((now - wall) * self._config.speed * 1e9)
-        first = int(rows["ts_event"][0])
-        if 0 < self._config.max_gap_s * 1e9 < first - max(reached, self._status.market_time_ns):
-            self._clock = first, now
-            reached = first
-        return rows[: int(np.searchsorted(rows["ts_event"], reached, side="right"))]
+        reached = self._clock.reached(int(moments[0]), self._status.market_time_ns, now)
+        return rows[: int(np.searchsorted(moments, reached, side="right"))]
 
     def _read(self) -> Rows:
-        rows = self._cursor.peek(self._config.batch)
-        if rows.size == 0 and self._config.loop and self._status.position > 0:
-            self._status.loops += 1
-            self._status.position = 0
-            self._clock = None
-            self._cursor.rewind()
-            rows = self._cursor.peek(self._config.batch)
+        config, status = self._config, self._status
+        most = min(config.batch, config.rows - status.rows_read) if config.rows else config.batch
+        rows = self._cursor.peek(most)
+        if rows.size == 0 and most > 0 and config.loop and status.position > 0:
+            rows = self._rewind(most)
         if rows.size == 0:
-            self._status.finished = True
-            self._cell.write(self._status)
-            self.context.log.info("finished", rows=self._status.rows_read)
+            status.finished = True
+            self._cell.write(status)
+            self.context.log.info("finished", rows=status.rows_read)
             return rows
         rows = rows.copy()
-        rows["ts_event"] += self._status.loops * DAY_NS
+        rows["ts_event"] += status.shift_ns
+        rows["ts_recv"][rows["ts_recv"] != 0] += status.shift_ns
+        return rows
+
+    def _rewind(self, most: int) -> Rows:
+        """Begin again, later by as many whole days as bring the first row behind the last."""
+        status = self._status
+        self._cursor.rewind()
+        rows = self._cursor.peek(most)
+        if rows.size:
+            status.loops += 1
+            status.position = 0
+            days = (status.market_time_ns - int(delivery_times(rows)[0])) // DAY_NS + 1
+            status.shift_ns = days * DAY_NS
+            self._clock.restart()
         return rows
 
     def _send(self, rows: Rows) -> None:
-        """Send rows and wait for their delivery reports; what failed is sent again."""
-        rows["ts_recv"] = time.time_ns()
-        left = rows
-        while left.size and not self.context.stopping():
-            if not self._connected():
+        """Send rows until they are delivered; what failed is sent again."""
+        status = self._status
+        market_time = int(delivery_times(rows)[-1])
+        rows["ts_recv"][rows["ts_recv"] == 0] = time.time_ns()
+        out: Outgoing | None = None
+        left: list[int] = []
+        while out is None or left:
+            if self.context.stopping():
+                return  # amid a batch: it is sent again, at least once
+            connected = self._connected()
+            publisher, writers = self._publisher, self._writers
+            if not connected or publisher is None or writers is None:
                 self._wait()
-                self.context.heartbeat.beat(progress=self.context.heartbeat.progress)
+                self._go_on()
                 continue
-            failed = self._attempt(left)
-            self._status.produced += int(left.size - failed.sum())
-            self._status.delivered += int(left.size - failed.sum())
-            self._status.failed += int(failed.sum())
-            left = left[failed]
-        if left.size:
-            return  # stopped amid a batch: it is sent again, at least once
-        self._status.rows_read += int(rows.size)
+            if out is None:
+                out = self._faults.messages(rows, self._cursor.position, writers)
+                left = list(range(len(out.values)))
+            part = Outgoing([out.values[i] for i in left], [out.keys[i] for i in left])
+            failed = publisher.send(part, self._go_on)
+            status.produced += len(left) - len(failed)
+            status.delivered += len(left) - len(failed)
+            status.failed += len(failed)
+            left = [left[i] for i in failed]
+        status.rows_read += int(rows.size)
         self._cursor.advance(rows.size)
-        self._status.position = self._cursor.position
-        self._status.market_time_ns = int(rows["ts_event"][-1])
+        status.position = self._cursor.position
+        status.market_time_ns = max(market_time, status.market_time_ns)
+        status.skipped = dict(self._archive.skipped)
+        for kind, count in (+out.faults).items():
+            status.faults[kind] = status.faults.get(kind, 0) + count
 
-    def _attempt(self, rows: Rows) -> Mask:
-        """Send rows once and give which of them failed."""
-        producer, encoder = self._producer, self._encoder
-        if producer is None or encoder is None:
-            raise AssertionError("sent without a connection")
-        self._reports = Reports(rows.size)
-        for index, (message, key, partition) in enumerate(
-            zip(
-                encoder.encode(rows),
-                rows["symbol"].tolist(),
-                partitions(rows, self._partitions).tolist(),
-                strict=True,
-            )
-        ):
-            self._produce(producer, message, key, partition, partial(self._reports.take, index))
-        while self._reports.missing > 0 and not self.context.stopping():
-            producer.flush(WAIT_S)
-            self.context.heartbeat.beat(progress=self.context.heartbeat.progress)
-            address = self._address()
-            if address is not None and address.incarnation != self._incarnation:
-                producer.purge()  # that broker is gone for good: its messages are failures
-        return self._reports.failed
-
-    def _produce(
-        self,
-        producer: Producer,
-        message: bytes,
-        key: bytes,
-        partition: int,
-        report: Callable[[KafkaError | None, Message], None],
-    ) -> None:
-        while not self.context.stopping():
-            try:
-                producer.produce(self._topic, message, key, partition, on_delivery=report)
-            except BufferError:  # the local queue is full: let it drain
-                producer.poll(WAIT_S)
-            else:
-                return
+    def _go_on(self) -> bool | None:
+        """Beat; False: asked to stop; None: other brokers have taken the place of these."""
+        self.context.heartbeat.beat(progress=self.context.heartbeat.progress)
+        address = self._address()
+        if address is not None and address.incarnation != self._incarnation:
+            return None
+        return not self.context.stopping()
 
 
-class Reports:
-    """The delivery reports of one batch."""
-
-    def __init__(self, count: int) -> None:
-        """Expect `count` reports; one that never comes counts as a failure."""
-        self.missing = count
-        self.failed: Mask = np.ones(count, bool)
-
-    def take(self, index: int, error: KafkaError | None, _message: Message) -> None:
-        """Note the report of one message."""
-        self.missing -= 1
-        self.failed[index] = error is not None
+def delivery_times(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """When rows are to be delivered, ns: as received, else as they happened; never back."""
+    moments = np.where(rows["ts_recv"] > 0, rows["ts_recv"], rows["ts_event"])
+    return np.maximum.accumulate(moments)
