@@ -141,13 +141,14 @@ static inline int64_t mesh_journal_read(const mesh_ring *r, void *out, uint64_t 
     uint64_t which = mesh_load_acquire(&r->control->lease) & 1; /* pairs with mesh_ring_commit */
     mesh_journal *entry = mesh_journal_of(r, which);
     uint64_t seq = mesh_load_acquire(&entry->seq);
-    if (seq == 0 && (mesh_load_acquire(&r->control->lease) & 1) == which) return 0;
+    if (seq == 0) return 0;
     *length = mesh_load(&entry->length);
     if (*length <= r->state_size) mesh_copy_out(out, (uint8_t *)entry + sizeof *entry, *length);
     mesh_fence_acquire(); /* pairs with the release fence in mesh_journal_write */
-    if (seq % 2 != 0 || mesh_load(&entry->seq) != seq) return -1;
-    /* still (or again) in force: else it may be a state that was written and never committed */
+    /* first: still (or again) in force? Then: is it what was read all the time up to here? In the
+     * other order a dead writer's state could pass, and the next writer turn the bit afterwards. */
     if ((mesh_load_acquire(&r->control->lease) & 1) != which) return -1;
+    if (seq % 2 != 0 || mesh_load(&entry->seq) != seq) return -1;
     return *length <= r->state_size ? (int64_t)(seq / 2) : -1;
 }
 

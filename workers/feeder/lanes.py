@@ -111,7 +111,11 @@ class Lanes:
         `market` are market states that may hold the saved step, `records` the newest experience,
         oldest first. Without a fit every lane starts a new episode, which is marked as such.
         """
-        saved = msgspec.msgpack.decode(state, type=LaneState)
+        self._episodes[:] = records["episode"].max(initial=0)
+        try:
+            saved = msgspec.msgpack.decode(state, type=LaneState)
+        except msgspec.DecodeError:
+            return False
         self._episodes[:] = max(saved.episodes, default=0)
         at = np.flatnonzero(market["step"] == saved.market_step)
         windows = _windows(records, self.count)

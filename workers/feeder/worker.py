@@ -23,6 +23,7 @@ from workers.records import (
     MARKET,
     MARKET_DTYPE,
     QUOTES,
+    SLOTS,
     SUPERVISOR,
     TICK_DTYPE,
     TICKS,
@@ -40,7 +41,7 @@ CHUNK = 4096
 STATES_A_STEP = 32
 TELL_S = 0.1
 SAFE_LOOK_S = 1.0
-LANE_STATE_BYTES = 1024  # a lane's account and counters, generously
+LEAST_LANES = 256  # room for as many: a change of lanes below it finds the ring it knows
 
 
 class FeederWorker(Worker):
@@ -56,7 +57,7 @@ class FeederWorker(Worker):
             EXPERIENCE,
             EXPERIENCE_DTYPE,
             capacity=max(config.experience_capacity, 4 * WINDOW * config.lanes),
-            state_bytes=4096 + config.lanes * LANE_STATE_BYTES,
+            state_bytes=_state_bytes(config.lanes, settings.trading.latency_states),
             create=True,
         )
         self._cell = mesh.cell(
@@ -106,11 +107,16 @@ class FeederWorker(Worker):
         records = self._experience.reader(max(self._experience.oldest, back)).read(
             max_records=WINDOW * self._config.lanes
         )
-        if self._lanes.resume(state, market, records) and self._lanes.previous is not None:
-            self._state.resume(self._lanes.previous)
-            self.context.log.info("resumed", market_step=int(self._lanes.previous["step"]))
-        else:
+        if not self._lanes.resume(state, market, records) or self._lanes.previous is None:
             self.context.log.warning("episode boundary", why="the saved lanes do not fit")
+            return
+        at = int(self._lanes.previous["step"])
+        for missed in market[market["step"] > at]:
+            # published, but killed before the lanes moved over it: they hold through it now
+            held = self._lanes.step(missed, None, hold=True)
+            self._experience.publish(held, state=self._lanes.save())
+        self._state.resume(market)
+        self.context.log.info("resumed", market_step=int(market["step"][-1]), lanes_at=at)
 
     def _states(self, ticks: Array) -> Iterator[int]:
         """Take ticks in the order of arrival; yields after each state that was made."""
@@ -189,3 +195,9 @@ class FeederWorker(Worker):
         if now or moment - self._told >= TELL_S:
             self._told = moment
             self._cell.write(self._status)
+
+
+def _state_bytes(lanes: int, latency_states: int) -> int:
+    """Room for the lanes' accounts (columns, orders under way, counters) in the commit."""
+    doubled = 1 << max(lanes - 1, LEAST_LANES - 1).bit_length()
+    return 4096 + doubled * (512 + 8 * SLOTS * latency_states)

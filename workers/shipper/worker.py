@@ -1,7 +1,9 @@
 """Sends the trainers' spools to MLflow and keeps its place: nothing is lost while MLflow is away.
 
-The place is noted after MLflow took the points; killed in between, a few points are sent again,
-which MLflow takes as the same points (same step, same time).
+The place is noted after MLflow took the lines; killed in between, some are sent again, which
+changes nothing. A run whose process died without a word is marked KILLED, and running again when
+the trainer's next process goes on with it. What MLflow refuses is put aside, so that one bad line
+holds nobody up.
 """
 
 from __future__ import annotations
@@ -12,16 +14,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from mlflow.entities import Metric, Param
+import msgspec
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
+from mesh import ProcessIdentity
 from workers.base import Worker
+from workers.shipper.destination import Destination, is_refusal
 
 WAIT_S = 0.1
 LINES = 500
-MAX_PARAM = 500
+
+
+class Place(msgspec.Struct):
+    """How far a trainer's spool was shipped (file `<trainer>.place`)."""
+
+    number: int = 0  # of the file
+    offset: int = 0
+    run: str = ""  # the one that is running, and its process
+    pid: int = 0
+    start_time: int = 0
+    ended: bool = True
+    refused: int = 0
 
 
 class ShipperWorker(Worker):
@@ -39,9 +52,8 @@ class ShipperWorker(Worker):
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(config.timeout_s)
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         self._uri = config.uri or f"sqlite:///{run_directory / 'mlflow.db'}"
-        self._client: MlflowClient | None = None
-        self._experiment = ""
-        self._runs: dict[str, str] = {}
+        self._artifacts = None if config.uri else run_directory / "mlartifacts"
+        self._destination: Destination | None = None
         self._retry_at = 0.0
 
     def step(self) -> int:
@@ -50,88 +62,117 @@ class ShipperWorker(Worker):
             self.context.pause(WAIT_S)
             return 0
         shipped = 0
-        for path in sorted(self._spools.glob("*.jsonl")):
+        for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
             try:
                 with self.context.expect(4.0 * self._config.timeout_s + 30.0):
-                    shipped += self._ship(path)
+                    shipped += self._ship(trainer)
             except (MlflowException, OSError) as error:
                 self.context.log.warning("MLflow is away", error=str(error).splitlines()[0])
                 self._retry_at = time.monotonic() + self._config.retry_s
-                self._client = None
+                self._destination = None
                 return shipped
         if shipped == 0:
             self.context.pause(WAIT_S)
         return shipped
 
-    def _ship(self, path: Path) -> int:
+    def _files(self) -> list[Path]:
+        return sorted(self._spools.glob("*-*.jsonl"))
+
+    def _ship(self, trainer: str) -> int:
         """Send the next lines of one spool and note the place behind them."""
-        place = path.with_suffix(".place")
-        start = int(place.read_text()) if place.exists() else 0
-        if path.stat().st_size <= start:
+        place_file = self._spools / f"{trainer}.place"
+        place = _read_place(place_file)
+        files = {
+            int(path.stem.rpartition("-")[2]): path
+            for path in self._files()
+            if path.stem.rpartition("-")[0] == trainer
+        }
+        older = [number for number in files if number < place.number]
+        for number in older:
+            files.pop(number).unlink()
+        if not files:
             return 0
-        with path.open("rb") as file:
-            file.seek(start)
-            lines = [line for line, _ in zip(file, range(LINES), strict=False)]
-        lines = [line for line in lines if line.endswith(b"\n")]  # one may be half written
+        number = min(files)
+        if number != place.number:
+            place.number, place.offset = number, 0
+        lines = _lines(files[number], place.offset)
+        if not lines:
+            if number < max(files):  # its writer has gone on to the next: this one is shipped
+                place.number, place.offset = number + 1, 0
+                _write_place(place_file, place)
+                return 1
+            return self._look_after(trainer, place, place_file)
         for entries in _by_run(lines):
-            self._send(entries)
-        temporary = place.with_suffix(".tmp")
-        temporary.write_text(str(start + sum(map(len, lines))))
-        os.replace(temporary, place)  # noqa: PTH105 - the atomic one
+            self._send(trainer, entries, place)
+        place.offset += sum(map(len, lines))
+        _write_place(place_file, place)
         return len(lines)
 
-    def _send(self, entries: list[dict[str, Any]]) -> None:
-        client = self._connected()
-        run = self._run(client, entries[0]["run"], entries[0]["trainer"])
-        metrics = [
-            Metric(name, float(value), entry["t"], entry["step"])
-            for entry in entries
-            for name, value in entry.get("metrics", {}).items()
-        ]
-        for start in range(0, len(metrics), LINES):
-            client.log_batch(run, metrics=metrics[start : start + LINES])
+    def _send(self, trainer: str, entries: list[dict[str, Any]], place: Place) -> None:
+        """Send entries of one run; those that MLflow refuses are put aside one by one."""
+        destination = self._connected()
+        try:
+            destination.send(entries)
+        except MlflowException as error:
+            if not is_refusal(error):
+                raise
+            for entry in entries:
+                self._send_alone(destination, trainer, entry, place)
         for entry in entries:
-            if params := entry.get("params"):
-                self._send_params(client, run, params)
-            if end := entry.get("end"):
-                client.set_terminated(run, status=end)
+            if "begin" in entry:
+                place.run, place.ended = entry["run"], False
+                place.pid, place.start_time = entry["pid"], entry["start_time"]
+            elif "end" in entry:
+                place.ended = True
 
-    def _send_params(self, client: MlflowClient, run: str, params: dict[str, Any]) -> None:
-        known = client.get_run(run).data.params
-        new = [
-            Param(name, str(value)[:MAX_PARAM])
-            for name, value in params.items()
-            if name not in known
-        ]
-        client.log_batch(run, params=new)
+    def _send_alone(
+        self, destination: Destination, trainer: str, entry: dict[str, Any], place: Place
+    ) -> None:
+        try:
+            destination.send([entry])
+        except MlflowException as error:
+            if not is_refusal(error):
+                raise
+            place.refused += 1
+            self.context.log.warning("refused by MLflow", error=str(error).splitlines()[0])
+            with (self._spools / f"{trainer}.refused").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
 
-    def _connected(self) -> MlflowClient:
-        if self._client is None:
-            mlflow.set_tracking_uri(self._uri)
-            client = MlflowClient(self._uri)
-            found = client.get_experiment_by_name(self._config.experiment)
-            self._experiment = (
-                found.experiment_id
-                if found is not None
-                else client.create_experiment(self._config.experiment)
-            )
-            self._client = client
-        return self._client
+    def _look_after(self, trainer: str, place: Place, place_file: Path) -> int:
+        """Mark the run of a process that died without a word."""
+        if place.ended or ProcessIdentity(place.pid, place.start_time).is_alive():
+            return 0
+        self._connected().end(place.run, trainer, "KILLED")
+        place.ended = True
+        _write_place(place_file, place)
+        return 1
 
-    def _run(self, client: MlflowClient, run: str, trainer: str) -> str:
-        """Give MLflow's id of our run: found by its tag, or created."""
-        if run not in self._runs:
-            found = client.search_runs(
-                [self._experiment], f"tags.`mesh.run` = '{run}'", max_results=1
-            )
-            tags = {"mesh.run": run, "mesh.trainer": trainer}
-            mine = (
-                found[0]
-                if found
-                else client.create_run(self._experiment, tags=tags, run_name=trainer)
-            )
-            self._runs[run] = mine.info.run_id
-        return self._runs[run]
+    def _connected(self) -> Destination:
+        if self._destination is None:
+            self._destination = Destination(self._uri, self._config.experiment, self._artifacts)
+        return self._destination
+
+
+def _lines(path: Path, offset: int) -> list[bytes]:
+    """Give the next whole lines; one may be half written."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        found = [line for line, _ in zip(file, range(LINES), strict=False)]
+    return [line for line in found if line.endswith(b"\n")]
+
+
+def _read_place(path: Path) -> Place:
+    """Give the noted place; the beginning where there is none (sent again, nothing changes)."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Place)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return Place()
+
+
+def _write_place(path: Path, place: Place) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(place))
+    os.replace(temporary, path)  # noqa: PTH105 - the atomic one
 
 
 def _by_run(lines: list[bytes]) -> list[list[dict[str, Any]]]:

@@ -73,6 +73,14 @@ def write_states(path: Path, states: Array) -> None:
         writer.append(states)
 
 
+def holds_states(path: Path) -> bool:
+    """Whether `path` is an archive of market states, of whatever version."""
+    try:
+        return _LAYOUT in (parquet.read_schema(path).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
 def read_states(path: Path) -> Array:
     """All states of an archive, MARKET_DTYPE (T,). Raises BadMarketData, NoMarketData."""
     try:

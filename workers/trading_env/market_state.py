@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+MEMORY = 320  # states
 _GREEK_FIELDS = ("delta", "gamma", "theta", "vega", "rho")
 _QUOTE = np.dtype(
     [
@@ -57,11 +58,16 @@ class MarketState:
         self._underlying_at = 0
         self._volume = 0.0
 
-    def resume(self, record: Array) -> None:
-        """Hold what the slots of `record` (MARKET_DTYPE) held, so that accounts can go on from it.
+    def resume(self, history: Array) -> None:
+        """Go on from these states (MARKET_DTYPE (T,), oldest first): slots, marks, indicators.
 
-        To be called before anything was taken up; `take` then brings the quotes up to date.
+        To be called before anything was taken up; `take` then brings the quotes up to date. What
+        the indicators remember is made from the last `MEMORY` states: exact for those with a
+        horizon, within 1e-9 for the exponential averages.
         """
+        for state in history[-MEMORY:]:
+            self._indicators.update(state)
+        record = history[-1]
         for slot, symbol in enumerate(record["contract"].tolist()):
             row = self._row(symbol) if symbol else -1
             self._choice.held[slot] = row if row >= 0 else EMPTY

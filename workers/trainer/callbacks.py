@@ -109,6 +109,7 @@ class MLflowCallback(EveryUpdates):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        self._spool.begin("")
         self._spool.params(
             {name: value for name, value in vars(self.model).items() if _is_plain(value)}
         )

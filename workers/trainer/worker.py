@@ -30,7 +30,7 @@ from workers.records import (
 from workers.trading_env.errors import InvalidPolicy
 from workers.trainer import checkpoint, learner_state
 from workers.trainer.evaluation import Evaluation, is_worse
-from workers.trainer.guard import Guard
+from workers.trainer.guard import Guard, NumbersLost
 from workers.trainer.leaderboard import LeaderboardKeeper
 from workers.trainer.learner import make_learner
 from workers.trainer.publisher import Publisher, policy_arrays
@@ -97,6 +97,14 @@ class TrainerWorker(Worker):
             return self._wait("the experience ring")
         if replay.size() < self._config.learning_starts or self._is_ahead(replay):
             return self._wait(f"experience ({replay.size()} records)")
+        try:
+            return self._learn(replay)
+        except (NumbersLost, RuntimeError, ValueError):
+            self._spool.end("FAILED")
+            raise
+
+    def _learn(self, replay: RingReplay) -> int:
+        """Update for a slice of time."""
         done = 0
         until = time.monotonic() + SLICE_S
         rule = self._model.rule()
@@ -150,6 +158,7 @@ class TrainerWorker(Worker):
         self._memory = mesh.tensors(learner_segment(self.context.name), like=fresh, create=True)
         self._status.resumed_from = self._resume(replay)
         self._memory.publish(learner_state.take(self._update, replay))
+        self._spool.begin(self._status.resumed_from)
         self._spool.params(config.model_dump(mode="json"))
         self._status.experience = ring.published
         self.context.log.info(
@@ -234,12 +243,32 @@ class TrainerWorker(Worker):
         self._tell("evaluating", now=True)
         with self.context.expect(120.0):
             found = self._evaluation.score(self._act)
+        is_best = not found.mean_reward <= status.best_score
         status.score, status.evaluated = found.mean_reward, self._update.updates
         self._spool.point(
             self._update.updates,
             {f"evaluation/{name}": value for name, value in asdict(found).items()},
         )
+        if is_best:
+            self._keep_best()
         self.context.log.info("evaluated", updates=self._update.updates, score=found.mean_reward)
+
+    def _keep_best(self) -> None:
+        """Write the model as stable-baselines3 and as arrays; the shipper registers it as best."""
+        directory = self.context.settings.run_directory / "models" / self.context.name
+        directory.mkdir(parents=True, exist_ok=True)
+        stem = f"best-{self._update.updates:012d}"
+        files = [directory / f"{stem}{suffix}" for suffix in (".zip", ".npz")]
+        arrays: dict[str, Any] = policy_arrays(
+            self._model.policy, updates=self._update.updates, score=self._status.score
+        )
+        with self.context.expect(30.0):
+            self._model.save(files[0])
+            np.savez(files[1], allow_pickle=False, **arrays)
+        for old in sorted(directory.glob("best-*"), reverse=True)[2 * self._config.checkpoints :]:
+            old.unlink(missing_ok=True)
+        name = f"{self.context.settings.tracking.experiment}-{self.context.name}"
+        self._spool.model(self._update.updates, name, "best", files)
 
     def _act(self, observations: learner_state.Array) -> learner_state.Array:
         actions, _ = self._model.predict(observations, deterministic=True)
@@ -319,9 +348,8 @@ class TrainerWorker(Worker):
         status.skipped, status.lost_batch = int(update.skipped), self._guard.batch
         status.learning_rate = self._config.learning_rate * update.caution
         status.faults = self._replay.faults if self._replay is not None else 0
-        status.tracking = (
-            f"{self._spool.dropped} points dropped" if self._spool.dropped else "spooled"
-        )
+        dropped = self._spool.dropped
+        status.tracking = f"{dropped} points dropped: {self._spool.error}" if dropped else "spooled"
         if self._ring is not None:
             status.experience = self._ring.published
         self._cell.write(status)

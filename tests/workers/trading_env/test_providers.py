@@ -90,6 +90,30 @@ def test_the_future_of_the_file_changes_nothing(goog, data, tmp_path):
     assert_same_states(states[:-1], goog.states[: states.size - 1])
 
 
+@pytest.mark.parametrize(("root", "low", "high"), [("BTC", 80e3, 100e3), ("ETH", 2600, 3600)])
+def test_coin_quoted_snapshots_are_traded(data, root, low, high):
+    """Deribit chains of a month, quoted in coin, hours apart: an account in dollars."""
+    config = TradingConfig(stale_s=86_400.0, contract_limit=1.0, multiplier=1.0)
+    path = data / "deribit" / "btc_eth_chains_202601.csv.gz"
+    provider = file_provider(path, config, root=root, interval_s=3600.0)
+    states = provider.states
+    assert states.size >= 119
+    assert low < states["underlying"].min() < states["underlying"].max() < high
+    held = states["right"] != 0
+    assert all(name.startswith(root.encode()) for name in states["contract"][held])
+    intrinsic = states["right"] * (states["underlying"][:, None] - states["strike"])
+    over = states["price"] - np.maximum(intrinsic, 0.0)
+    assert np.median(over[held] / states["underlying"].mean()) > 0.0
+    assert (states["price"][held] < states["underlying"].max()).all()
+    env = TradingEnvironment(provider, config)
+    observation, _ = env.reset(seed=0)
+    for _ in range(states.size - 1):
+        assert env.observation_space.contains(observation)
+        observation, reward, *_, info = env.step(np.full(SLOTS, 0.5))
+        assert np.isfinite(reward)
+    assert info["ended"] == "end of data"
+
+
 def test_an_archive_gives_back_what_was_written(tmp_path, goog):
     """Parquet and back, in two parts: the same states, NaN included."""
     path = tmp_path / "states.parquet"

@@ -40,9 +40,10 @@ def test_command_tracks_what_it_does(tmp_path, capsys):
         arguments += ["--set", setting]
     assert main(arguments) == 0
     assert "updates, autograd: features come from FrameEncoder" in capsys.readouterr().out
-    lines = (tmp_path / "tracking" / "train.jsonl").read_text().splitlines()
+    lines = (tmp_path / "tracking" / "train-00000000.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    assert entries[0]["params"]["batch_size"] == 16
+    assert entries[0]["begin"] == ""
+    assert entries[1]["params"]["batch_size"] == 16
     assert entries[-1]["end"] == "FINISHED"
     points = [entry for entry in entries if "metrics" in entry]
     assert points

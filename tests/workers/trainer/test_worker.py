@@ -76,7 +76,7 @@ def test_trainer_learns_publishes_and_resumes(tmp_path):
         until("checkpoint", lambda: list((tmp_path / "run/checkpoints/td3-0").glob("checkpoint-*")))
         until("best", lambda: one.mesh.attach("leaderboard").read()[1]["best"] == "td3-0")
         assert np.isfinite(one.mesh.attach("policy/td3-0").read()[1]["score"])
-        until("shipped", (tmp_path / "run/tracking/td3-0.place").exists)
+        until("shipped", (tmp_path / "run/tracking/td3-0.place").exists, 120.0)
         ring.close()
         assert one.stop() == 0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.market_data.families import open_archive
-from workers.trading_env.archive import read_states
+from workers.trading_env.archive import holds_states, read_states
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ def states_of_file(
 ) -> Array:
     """Market states (T,) of a recorded file.
 
-    A `.parquet` archive holds states as they were; anything else holds ticks, from which they are
-    made with `config` (slots, session, rates), one each `interval_s` of market time. Raises
-    MarketDataError, BadMarketData and NoMarketData.
+    An archive of `workers.trading_env.record` holds states as they were; anything else that
+    `workers.market_data` can read holds ticks, from which they are made with `config` (slots,
+    session, rates), one each `interval_s` of market time, of the options on `root` (empty: of the
+    first one found). Raises MarketDataError, BadMarketData and NoMarketData.
     """
-    if path.suffix == ".parquet":
+    if path.is_file() and holds_states(path):
         return read_states(path)
     with tempfile.TemporaryDirectory(prefix="tradingmesh-") as spill:
         archive = open_archive(path, date=date, spill=Path(spill))
