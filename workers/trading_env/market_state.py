@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MEMORY = 320  # states
+REFERENCE_NS = 10**9
+OWN, ANY = -1, 1 << 62  # sources of the underlying's price: its own quote, whichever comes
 _GREEK_FIELDS = ("delta", "gamma", "theta", "vega", "rho")
 _QUOTE = np.dtype(
     [
@@ -55,7 +57,7 @@ class MarketState:
         self._steps = first_step
         self._mark = np.zeros(SLOTS)
         self._half = np.zeros(SLOTS)
-        self._underlying_at = 0
+        self._underlying_at, self._reference = 0, ANY
         self._volume = 0.0
 
     def resume(self, history: Array) -> None:
@@ -74,7 +76,7 @@ class MarketState:
             self._mark[slot] = record["price"][slot]
         quoted = record["tradeable"]
         self._half[quoted] = 0.5 * (record["ask"] - record["bid"])[quoted]
-        self._set_underlying(float(record["underlying"]), int(record["ts_event"]))
+        self._set_underlying(float(record["underlying"]), int(record["ts_event"]), ANY)
 
     @property
     def known(self) -> int:
@@ -174,11 +176,17 @@ class MarketState:
             sane = np.isfinite(middle) & (middle > 0)
         if sane.any():
             row = int(np.flatnonzero(sane)[-1])
-            self._set_underlying(float(middle[row]), int(own["ts_event"][row]))
+            self._set_underlying(float(middle[row]), int(own["ts_event"][row]), OWN)
 
-    def _set_underlying(self, price: float, ts_event: int) -> None:
-        if ts_event >= self._underlying_at:
-            self.underlying, self._underlying_at = price, ts_event
+    def _set_underlying(self, price: float, ts_event: int, source: int) -> None:
+        """Take a price from `source`, the expiry of the contract that came with it, or OWN.
+
+        Options are quoted with the future of their own expiry: prices of one moment differ by the
+        carry. The nearest source goes before the others as long as it is heard of every second.
+        """
+        late = ts_event - self._underlying_at
+        if late > REFERENCE_NS or (late >= 0 and source <= self._reference):
+            self.underlying, self._underlying_at, self._reference = price, ts_event, source
         self.ts_event = max(self.ts_event, ts_event)
 
     def _write(self, rows: Array, ticks: Array) -> None:
@@ -203,10 +211,11 @@ class MarketState:
         price = ticks["underlying_price"]
         with np.errstate(invalid="ignore"):
             sane = np.isfinite(price) & (price > 0)
-        if sane.any():
-            candidates = np.flatnonzero(sane)
-            row = candidates[np.argmax(ticks["ts_event"][candidates])]
-            self._set_underlying(float(price[row]), int(ticks["ts_event"][row]))
+        recent = np.flatnonzero(sane & (ticks["ts_event"] >= self.ts_event - REFERENCE_NS))
+        if recent.size:
+            expiry, times = self._quotes["expiry"][rows[recent]], ticks["ts_event"][recent]
+            first = int(np.lexsort((-times, expiry))[0])
+            self._set_underlying(float(price[recent[first]]), int(times[first]), int(expiry[first]))
 
     def _chain(self, quotes: Array) -> tuple[Chain, Array]:
         """The chain for the choice of slots, and the middle of each quote in quote currency."""

@@ -143,6 +143,23 @@ def test_coin_quotes_are_valued_in_the_quote_currency():
     assert 0.4 < state["greeks"][slot, 0] < 0.7
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_nearest_future_is_the_underlying(reverse):
+    """Every expiry comes with its own future: the nearest counts, in whatever order they come."""
+    one = MarketState(TradingConfig(), root="BTC")
+    names = ["BTC-30JAN26-90000-C", "BTC-27MAR26-90000-C", "BTC-25DEC26-90000-C"]
+    for hour in range(1, 5):
+        ticks = quotes(hour * 3600 * SECOND, *[(name, 0.05, 0.06) for name in names])[1:]
+        ticks["underlying_price"] = np.array([90_000.0, 92_000.0, 97_000.0]) + hour
+        for tick in ticks[::-1] if reverse else ticks:
+            one.take(tick.reshape(1))
+        assert one.underlying == 90_000.0 + hour
+    far = ticks[2:].copy()
+    far["ts_event"] += 10 * SECOND  # nothing of the nearer ones for long: better than none
+    one.take(far)
+    assert one.underlying == 97_004.0
+
+
 def test_a_replaced_strike_is_refused_or_closed():
     """A corporate action changes the terms under a name: an error, or closed at the last mark."""
     states = market(1, 6)

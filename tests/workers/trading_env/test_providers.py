@@ -90,7 +90,7 @@ def test_the_future_of_the_file_changes_nothing(goog, data, tmp_path):
     assert_same_states(states[:-1], goog.states[: states.size - 1])
 
 
-@pytest.mark.parametrize(("root", "low", "high"), [("BTC", 80e3, 100e3), ("ETH", 2600, 3600)])
+@pytest.mark.parametrize(("root", "low", "high"), [("BTC", 75e3, 98e3), ("ETH", 2300, 3600)])
 def test_coin_quoted_snapshots_are_traded(data, root, low, high):
     """Deribit chains of a month, quoted in coin, hours apart: an account in dollars."""
     config = TradingConfig(stale_s=86_400.0, contract_limit=1.0, multiplier=1.0)
