@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from config.trading import TradingConfig
+from mesh import Mesh
 from tests.workers.trading_env.markets import market
 from workers.records import SLOTS
 from workers.trading_env.evaluation import baselines, evaluate, report
@@ -196,3 +199,19 @@ def test_the_command_writes_a_report_and_a_picture(tmp_path, capsys):
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
     assert json.loads(capsys.readouterr().out) == document
     assert main(["--policy", str(tmp_path / "none.npz")]) == 1
+
+
+def test_meshctl_evaluates_the_newest_policy_of_a_mesh(mesh_directory):
+    """The operator's command: the published policy and the baselines, as JSON."""
+    arrays = like([4])
+    segment = Mesh(mesh_directory).tensors("policy/td3-1", like=arrays, create=True)
+    segment.publish(arrays)
+    command = [sys.executable, "-m", "mesh.ctl.cli", "--mesh", str(mesh_directory), "evaluate"]
+    run = subprocess.run(
+        [*command, "td3-1", "--episodes", "2"], capture_output=True, text=True, check=True
+    )
+    assert "policy" in json.loads(run.stdout)["policies"]
+    failed = subprocess.run([*command, "td3-7"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "policy/td3-7" in failed.stderr
+    segment.close()
