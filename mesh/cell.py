@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from mesh._core import _native
+from mesh.errors import Corrupt
 from mesh.header import CHECKED, LINE, MSGPACK, NUMPY, Shape, round_up
 from mesh.schema import schema_of
 from mesh.segment import Segment
@@ -65,7 +66,13 @@ class Cell(Segment, Generic[T]):
 
         def read_struct() -> tuple[int, T]:
             version, encoded = read()
-            return version, decode(encoded)
+            try:
+                return version, decode(encoded)
+            except msgspec.MsgspecError as error:
+                raise Corrupt(
+                    f"{file.name} ({file.path}): version {version} is no {kind.__name__}: {error}; "
+                    "restart the segment's writer"
+                ) from error
 
         self.write, self.read = write_struct, read_struct
 

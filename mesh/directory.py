@@ -256,10 +256,10 @@ class Mesh:
             if not self.path.is_dir():
                 self.path.mkdir(mode=self.mode, parents=True, exist_ok=True)
                 self.path.chmod(self.mode)  # whatever the umask
+            if path.exists() and not exclusive:
+                return
         except OSError as error:
             raise refusal(error, self.path) from error
-        if path.exists() and not exclusive:
-            return
         try:
             create(path, shape, self.mode & 0o666)
         except FileExistsError as error:

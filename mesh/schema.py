@@ -67,9 +67,8 @@ def _description(dtype: np.dtype[Any]) -> object:
         return {"base": _description(base), "shape": list(shape)}
     if dtype.fields is None:
         return dtype.str
-    fields = [
-        [name, _description(f[0]), f[1]] for name in dtype.names or () for f in [dtype.fields[name]]
-    ]
+    named = [(name, dtype.fields[name]) for name in dtype.names or ()]
+    fields = [[name, _description(f[0]), *f[1:]] for name, f in named]  # offset, title if any
     return {"fields": fields, "itemsize": dtype.itemsize}
 
 
@@ -81,9 +80,10 @@ def _rebuilt(described: Any) -> np.dtype[Any]:
     fields = described["fields"]
     return np.dtype(
         {
-            "names": [name for name, _, _ in fields],
-            "formats": [_rebuilt(form) for _, form, _ in fields],
-            "offsets": [offset for _, _, offset in fields],
+            "names": [field[0] for field in fields],
+            "formats": [_rebuilt(field[1]) for field in fields],
+            "offsets": [field[2] for field in fields],
+            "titles": [field[3] if len(field) > 3 else None for field in fields],
             "itemsize": described["itemsize"],
         }
     )

@@ -29,7 +29,7 @@ def table_shape(dtype: np.dtype[Any], rows: int, *, checksum: bool = False) -> S
     """Give the shape of a table of `rows` keys. Raises ValueError for sizes that make none."""
     if rows < 1 or dtype.itemsize < 1:
         raise ValueError(f"a table needs rows >= 1 and records, got {rows} and dtype {dtype}")
-    stride = round_up(SLOT_HEAD + round_up(dtype.itemsize, 8), 64)
+    stride = round_up(SLOT_HEAD + round_up(dtype.itemsize, 8), 32)
     index = 1 << (2 * rows - 1).bit_length()
     return Shape(
         KIND, NUMPY, schema_of(dtype), 2, dtype.itemsize, stride, rows,

@@ -134,7 +134,8 @@ typedef struct {
     uint64_t version; /* 0 = never written */
     uint64_t lease;   /* table: that of its writer; heartbeats: 2 * the claims of this row */
     uint8_t key[MESH_KEY_BYTES]; /* zero-padded */
-    uint64_t reserved[2];
+    uint64_t key_hash;           /* mesh_key_hash of the key: a damaged key finds nothing */
+    uint64_t reserved;
 } mesh_row;
 
 /* The readers' page. */

@@ -59,6 +59,7 @@ static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
         mesh_copy_out(name, owner->name, MESH_KEY_BYTES);
         mesh_fence_acquire();
         if (mesh_load(&l->lock->word) != word) continue;
+        if (pid == 0) return problem(l->mapping, MESH_CORRUPT); /* owners are known before they own */
         return Py_BuildValue("KKKLy", (unsigned long long)word, (unsigned long long)pid,
                              (unsigned long long)start, (long long)since, name);
     }
@@ -258,12 +259,12 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
     for (uint64_t row = 0; list != NULL && row < rows; row++) {
         mesh_slots slots = mesh_row_slots(&h->table, row);
         mesh_heartbeat b;
-        size_t bytes;
+        size_t bytes = 0;
         int64_t version = MESH_BUSY;
         for (int tries = 0; version == MESH_BUSY && tries < MESH_READ_TRIES; tries++)
             version = mesh_slots_read(&slots, &b, sizeof b, &bytes);
         if (version == MESH_NEVER_WRITTEN) memset(&b, 0, sizeof b);
-        else if (version < 0) {
+        else if (version < 0 || bytes != sizeof b || b.phase > 3) {
             Py_DECREF(list);
             return problem(h->mapping, MESH_CORRUPT);
         }

@@ -80,6 +80,7 @@ static PyObject *ring_state(ring_object *r, PyObject *unused) {
 /* recover(): what the next writer does before its first publish. */
 static PyObject *ring_recover(ring_object *r, PyObject *unused) {
     int code = write_problem(r->mapping);
+    if (code == 0 && !mesh_ring_sane(&r->ring, mesh_ring_published(&r->ring))) code = MESH_CORRUPT;
     if (code != 0) return problem(r->mapping, code);
     if (r->ring.journal != NULL) r->journal_n = mesh_journal_last(&r->ring);
     return ring_state(r, unused);

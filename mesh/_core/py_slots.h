@@ -104,6 +104,8 @@ static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
         if (version != MESH_BUSY) break;
         count_reader(m, &m->readers->retries, 1);
     }
+    if (code == 0 && version > 0 && s->type.descr != NULL && *bytes != s->type.size)
+        version = MESH_TOO_LONG; /* or too short: a record has one size */
     if (code == 0 && version > 0) return (uint64_t)version;
     if (code == 0) {
         code = version == MESH_NEVER_WRITTEN ? MESH_NOT_WRITTEN : MESH_CORRUPT;
@@ -218,13 +220,14 @@ static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
         return NULL;
     }
     int code = read_problem(m);
-    uint64_t version = 0, check = 0, expected = 0;
+    uint64_t version = 0, check = 0, expected = 0, length = 0;
     int done = 0;
     for (int tries = 0; code == 0 && !done && tries < MESH_READ_TRIES; tries++) {
         mesh_slot *slot = mesh_slots_open(&s->slots, &version);
         if (version == 0) break;
         if (slot != NULL) {
             expected = mesh_load(&slot->checksum);
+            length = mesh_load(&slot->length);
             PyThreadState *state = reading_begin(m, list.total);
             check = mesh_arrays_copy(&list, mesh_slot_payload(slot), 0);
             done = mesh_slots_valid(slot, version);
@@ -240,7 +243,7 @@ static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
     }
     arrays_free(&list);
     if (code == 0 && !done) code = version == 0 ? MESH_NOT_WRITTEN : MESH_CORRUPT;
-    if (code == 0 && check != expected) code = MESH_CHECKSUM;
+    if (code == 0 && (check != expected || length != list.total)) code = MESH_CHECKSUM;
     return code != 0 ? problem(m, code) : PyLong_FromUnsignedLongLong(version);
 }
 

@@ -142,17 +142,19 @@ static PyObject *table_write_batch(table_object *t, PyObject *const *args, Py_ss
     Py_RETURN_NONE;
 }
 
-/* One row into `out`: its version, 0 if it has no value yet, -1 if it contradicts itself. */
+/* One row into `out`: its version, 0 if it has no value yet, or minus the problem. */
 static int64_t table_fetch(table_object *t, uint64_t row, void *out) {
     mesh_slots slots = mesh_row_slots(&t->table, row);
     size_t bytes = 0;
     for (int tries = 0; tries < MESH_READ_TRIES; tries++) {
         int64_t version = mesh_slots_read(&slots, out, t->type.size, &bytes);
+        if (version > 0 && bytes != t->type.size) break;
         if (version >= 0) return version;
+        if (version == MESH_WRONG_SUM) return -MESH_CHECKSUM;
         if (version != MESH_BUSY) break;
         count_reader(t->mapping, &t->mapping->readers->retries, 1);
     }
-    return -1;
+    return -MESH_CORRUPT;
 }
 
 /* read(key, out=None) -> (version, record) */
@@ -170,7 +172,7 @@ static PyObject *table_read(table_object *t, PyObject *const *args, Py_ssize_t n
     if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
     int64_t row = mesh_table_find(&t->table, key);
     int64_t version = row < 0 ? 0 : table_fetch(t, (uint64_t)row, target);
-    if (version < 0) return problem(t->mapping, MESH_CORRUPT);
+    if (version < 0) return problem(t->mapping, (int)-version);
     if (version == 0) {
         PyErr_SetObject(PyExc_KeyError, args[0]);
         return NULL;
@@ -190,7 +192,7 @@ static PyObject *table_snapshot(table_object *t, PyObject *out) {
     uint64_t rows = mesh_table_rows(&t->table);
     for (uint64_t row = 0; row < rows && filled < room; row++) {
         int64_t version = table_fetch(t, row, target + (size_t)filled * t->type.size);
-        if (version < 0) return problem(t->mapping, MESH_CORRUPT);
+        if (version < 0) return problem(t->mapping, (int)-version);
         filled += version > 0;
     }
     return PyLong_FromSsize_t(filled);
@@ -208,6 +210,10 @@ static PyObject *table_keys(table_object *t, PyObject *unused) {
         if (mesh_load_acquire(&head->version) == 0) continue;
         char text[MESH_KEY_BYTES + 1] = {0};
         mesh_copy_out(text, head->key, MESH_KEY_BYTES);
+        if (mesh_key_hash((uint8_t *)text) != mesh_load(&head->key_hash)) {
+            Py_DECREF(keys);
+            return problem(t->mapping, MESH_CORRUPT);
+        }
         PyObject *key = PyBytes_FromString(text);
         if (key == NULL || PyList_Append(keys, key) < 0) Py_CLEAR(keys);
         Py_XDECREF(key);

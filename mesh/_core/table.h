@@ -46,20 +46,22 @@ static inline uint64_t mesh_key_hash(const uint8_t key[MESH_KEY_BYTES]) {
     return h;
 }
 
-static inline int mesh_row_has_key(const mesh_table *t, uint64_t row, const uint8_t *key) {
+static inline int mesh_row_has_key(const mesh_table *t, uint64_t row, const uint8_t *key,
+                                   uint64_t hash) {
     uint8_t found[MESH_KEY_BYTES];
+    if (mesh_load(&mesh_row_of(t, row)->key_hash) != hash) return 0;
     mesh_copy_out(found, mesh_row_of(t, row)->key, MESH_KEY_BYTES);
     return memcmp(found, key, MESH_KEY_BYTES) == 0;
 }
 
 /* The row of a key, or -1. */
 static inline int64_t mesh_table_find(const mesh_table *t, const uint8_t *key) {
-    uint64_t mask = t->index_size - 1;
-    uint64_t at = mesh_key_hash(key) & mask;
+    uint64_t mask = t->index_size - 1, hash = mesh_key_hash(key);
+    uint64_t at = hash & mask;
     for (uint64_t probe = 0; probe < t->index_size; probe++, at = (at + 1) & mask) {
         uint32_t entry = mesh_load32_acquire(&t->index[at]); /* pairs with mesh_table_insert */
         if (entry == 0) return -1;
-        if (entry <= t->capacity && mesh_row_has_key(t, entry - 1, key)) return entry - 1;
+        if (entry <= t->capacity && mesh_row_has_key(t, entry - 1, key, hash)) return entry - 1;
     }
     return -1;
 }
@@ -86,6 +88,7 @@ static inline int64_t mesh_table_add(const mesh_table *t, const uint8_t *key, ui
     uint64_t row = mesh_load(&t->control->rows);
     if (row >= t->capacity) return -1;
     mesh_copy_in(mesh_row_of(t, row)->key, key, MESH_KEY_BYTES);
+    mesh_store(&mesh_row_of(t, row)->key_hash, mesh_key_hash(key));
     mesh_row_fence(mesh_row_of(t, row), lease);
     mesh_store_release(&t->control->rows, row + 1); /* pairs with mesh_table_rows */
     if (t->index != NULL) (void)mesh_table_insert(t, key, row);

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesh.header import CONTROL_OFFSET
+
 #: a ring of its own for every example, also for those that Hypothesis cuts short
 NUMBERS = itertools.count()
 RECORD = np.dtype([("n", "<i8"), ("x", "<f8", (3,))])
@@ -102,3 +104,35 @@ def test_i5_state_and_records_agree_after_kill(mesh):
         got = ring.reader("oldest").read(max_records=1 << 12)["n"]
         assert got.tolist() == list(range(total - got.size, total))
     assert total > 0
+
+
+@pytest.mark.parametrize("start", [2**32 - 5, 2**40, 2**62 + 3])
+def test_i5_sequences_and_slots_wrap_where_they_should(mesh, start):
+    """Far-off sequences (the 32-bit futex word wraps on the way) go on without gap or repeat."""
+    mesh.ring("r", RECORD, capacity=7, state_bytes=8, create=True).close()
+    path = mesh.path / "r"
+    data = bytearray(path.read_bytes())
+    for at in (CONTROL_OFFSET, CONTROL_OFFSET + 16):  # published, intent
+        data[at : at + 8] = start.to_bytes(8, "little")
+    path.write_bytes(data)
+    ring = mesh.ring("r", RECORD, capacity=7, state_bytes=8, create=True)
+    reader = mesh.ring("r", RECORD).reader("latest")
+    for batch in range(5):
+        first = start + 2 * batch
+        assert ring.publish(records(first, 2), state=b"%d" % batch) == first + 1
+        assert reader.wait_published(1.0)
+        assert reader.read().tobytes() == records(first, 2).tobytes()
+    assert (reader.sequence, reader.lost, ring.state()) == (start + 10, 0, b"4")
+    assert ring.oldest == start + 3
+    ring.publish(records(start + 10, 7))
+    ring.publish(records(start + 17, 3))
+    assert reader.read().tobytes() == records(start + 13, 7).tobytes()
+    assert reader.lost == 3
+
+
+def test_readers_of_another_start_are_refused(mesh):
+    """A start that is neither a word nor a sequence is a ValueError that names both."""
+    ring = mesh.ring("r", RECORD, capacity=8, create=True)
+    for start in (-1, "newest"):
+        with pytest.raises(ValueError, match="'latest', 'oldest' or >= 0"):
+            ring.reader(start)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from mesh import LeaseLost
+from tests.processes import child
 
 
 def test_statistics_count_what_happened(mesh):
@@ -27,3 +32,108 @@ def test_closed_segment_refuses(mesh):
         ring.publish(np.zeros(1))
     again = mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
     assert again.publish(np.zeros(1)) == 0
+
+
+def test_publish_without_waiters_makes_no_system_call(mesh):
+    """Writes and reads go on in a process that may make no system call but read and write."""
+    ring = mesh.ring("r", np.dtype("<f8"), capacity=64, create=True)
+    cell = mesh.cell("c", np.dtype("<f8"), create=True)
+    reader = ring.reader()
+    one, out = np.ones(1), np.zeros(8)
+
+    def body(tell):
+        ring_, cell_ = (open_again(mesh, name) for name in ("r", "c"))
+        libc = ctypes.CDLL(None)
+        assert libc.prctl(22, 1, 0, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_STRICT
+        for _ in range(1000):
+            ring_.publish(one)
+            cell_.write(one)
+            reader.read(out=out)
+            cell_.read(out=one)
+        tell("alive")
+
+    ring.close()
+    cell.close()
+    reader = mesh.ring("r", np.dtype("<f8")).reader()
+    with child(body) as process:
+        assert process.started() == "alive"
+    assert mesh.attach("r").published == 1000
+
+
+def open_again(mesh, name):
+    """Be the writer of what this test made."""
+    if name == "r":
+        return mesh.ring(name, np.dtype("<f8"), capacity=64, create=True)
+    return mesh.cell(name, np.dtype("<f8"), create=True)
+
+
+def test_sleeping_costs_no_processor_time(mesh):
+    """A wait of a third of a second uses next to none of it, and is woken by a publish."""
+    ring = mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
+    before = time.thread_time()
+    assert not ring.reader().wait_published(0.3)
+    assert time.thread_time() - before < 0.1
+
+    def body(tell):
+        reader = mesh.ring("r", np.dtype("<f8")).reader()
+        tell()
+        assert reader.wait_published(60.0)
+
+    with child(body) as process:
+        process.started()
+        ring.publish(np.ones(1))
+        assert process.wait() == 0
+
+
+def test_hundred_segments_cost_their_payload_and_little_more(mesh):
+    """At most 1 % and 8 KiB each above slots, records, rows with their heads and index."""
+    record = np.dtype([("x", "<f8", (8,))])
+    cost = payload = 0
+    for n in range(25):
+        size = 1 << (n % 14 + 3)
+        ring = mesh.ring(f"ring-{n}", record, capacity=size, create=True)
+        cell = mesh.cell(f"cell-{n}", np.dtype([("x", "u1", (64 * (n + 1),))]), create=True)
+        table = mesh.table(f"table-{n}", record, rows=size // 8 or 1, create=True)
+        tensors = mesh.tensors(f"tensors-{n}", like={"w": np.zeros(size)}, create=True)
+        sizes = {
+            ring: size * record.itemsize,
+            cell: 2 * 64 * (n + 1),
+            table: (size // 8 or 1) * (64 + 2 * (32 + 64)) + 4 * table._file.identity.aux_size,
+            tensors: 3 * 8 * size,
+        }
+        for segment, needed in sizes.items():
+            used = segment._file.path.stat().st_blocks * 512
+            assert used == segment.statistics().size_bytes
+            cost, payload = cost + used, payload + needed
+    assert len(list(mesh.segments())) == 100
+    assert cost <= payload * 1.01 + 100 * 8192
+
+
+def test_threads_of_one_process_publish_in_turn(mesh):
+    """Large publishes let go of the GIL; two threads at once never mix their values."""
+    like = {"w": np.zeros(40_000), "b": np.zeros(40_000)}
+    tensors = mesh.tensors("t", like=like, create=True)
+    ring = mesh.ring("r", np.dtype("<f8"), capacity=1 << 15, create=True)
+    reader = mesh.tensors("t", like=like)
+    stop = threading.Event()
+
+    def publish(value):
+        while not stop.is_set():
+            tensors.publish({name: np.full_like(array, value) for name, array in like.items()})
+            ring.publish(np.full(20_000, value))
+
+    threads = [threading.Thread(target=publish, args=(float(n),)) for n in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert reader.wait_newer(0, 60.0)
+        for _ in range(60):
+            _, arrays = reader.read()
+            assert (arrays["w"] == arrays["w"][0]).all()
+            assert (arrays["b"] == arrays["w"][0]).all()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    last = ring.reader(ring.published - 20_000).read(max_records=20_000)
+    assert (last == last[0]).all()
