@@ -51,6 +51,7 @@ __all__ = ["Supervisor", "main", "sd_notify"]
 EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
 EXIT_MESH = 73  # EX_CANTCREAT
 SAFETY_LOOK_S = 0.5
+PUBLISH_S = 0.5  # at the latest: what is no transition (memory, a flood of lines) is told by then
 
 #: What a request asks of each worker that it names.
 _EVENTS = {"start": Event.START, "stop": Event.STOP, "restart": Event.RESTART, "reset": Event.RESET}
@@ -88,7 +89,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.upgrade: Upgrade | None = None
         self.was_ready = False
-        self.safety_at = 0.0
+        self.safety_at = self.publish_at = 0.0
         self.published = b""
         me = ProcessIdentity.current()
         self.me = me
@@ -148,7 +149,8 @@ class Supervisor:
         return 0
 
     def _turn(self) -> None:
-        for key, _ in self.selector.select(self.fleet.next_look(self.clock())):
+        happened = self.selector.select(self.fleet.next_look(self.clock()))
+        for key, _ in happened:
             if self.selector.get_map().get(key.fileobj) is key:  # an earlier one may have ended it
                 key.data(key.fileobj)
         now = self.clock()
@@ -161,7 +163,9 @@ class Supervisor:
         self.journal.flush()
         self._look_around(now)
         self.server.tend(now)
-        self._publish(now)
+        if happened or self.fleet.changed or now >= self.publish_at:
+            self._publish(now)
+        self.manager.feed(now)
         if self.upgrade is not None and self.upgrade.finished(now):
             self._upgrade_or_not()
 
@@ -192,6 +196,8 @@ class Supervisor:
 
     def _publish(self, now: float) -> None:
         """Say how everything is, where that changed."""
+        self.fleet.changed = False
+        self.publish_at = now + PUBLISH_S
         workers = self.fleet.workers.values()
         required = [w for w in workers if w.spec.required]
         running = sum(w.state is State.RUNNING for w in required)
@@ -211,7 +217,6 @@ class Supervisor:
         self.manager.status(f"{state}: {running} of {len(required)} required workers run")
         if self.was_ready:
             self.manager.ready()
-        self.manager.feed(now)
 
     def _replace(self, **fields: object) -> None:
         """Publish a status with these fields; nothing happens where they are the same."""

@@ -183,6 +183,10 @@ def bench_light() -> None:
         times = [t * 1e3 for t in one.heal(100)]
     show("light.restart.p50", median(times), "ms", limit)
     show("light.restart.p99", percentile(times, 0.99), "ms", limit)
+    with daemon("LightWorker", more='nursery = "plain"') as one:
+        times = [t * 1e3 for t in one.heal(60)]
+    show("light.restart.nursery.p50", median(times), "ms", limit)
+    show("light.restart.nursery.p99", percentile(times, 0.99), "ms", limit)
 
 
 def bench_heavy() -> None:

@@ -74,6 +74,7 @@ class Fleet:
         self._wall = wall
         self._crashes = settings.run_directory.resolve() / "crashes"
         self._memory_at = 0.0
+        self.changed = True  # since the status was published
         self._later: list[tuple[Incident, dict[str, Any]]] = []  # reports to be written
         self.others: set[int] = set()  # children that are neither workers nor nurseries
         self._rows: dict[str, HeartbeatRow] = {}
@@ -95,12 +96,14 @@ class Fleet:
         before = worker.state
         worker.state, action = transition(before, event)
         if worker.state is not before:
+            self.changed = True
             worker.since_wall = self._wall()
             if not (before in ALIVE and worker.state in {State.STOPPING, State.RESTARTING}):
                 worker.deadline = NEVER
             if before is State.RUNNING:
                 worker.left_running_at = self._clock()
         if action is not Action.NOTHING:
+            self.changed = True
             self._perform(action, worker)
 
     def _perform(self, action: Action, worker: Tracked) -> None:
@@ -330,12 +333,10 @@ class Fleet:
                 quick = now - worker.spawned_at < QUICK_S
                 look = min(look, STARTING_LOOK_S if quick else PATIENT_LOOK_S)
             elif worker.state is State.RUNNING:
-                usual = max(
-                    self.settings.supervisor.watch_interval_s,
-                    worker.spec.heartbeat_deadline_s / 4.0,
-                )
-                too_long = worker.look_due(self._rows.get(worker.name)) - now
-                look = min(look, too_long if 0.0 < too_long < usual else usual)
+                usual = self.settings.supervisor.watch_interval_s
+                due = worker.look_due(self._rows.get(worker.name)) - now
+                exact = worker.suspicion is not None and due > 0.0
+                look = min(look, due if exact else max(due, usual))
                 if worker.spec.memory_limit_bytes is not None:
                     look = min(look, MEMORY_LOOK_S)
         return look

@@ -83,10 +83,11 @@ class Tracked:
         return True
 
     def look_due(self, row: HeartbeatRow | None) -> float:
-        """Give when a silence will be too long, once it is suspicious."""
-        if self.suspicion is None or row is None:
+        """Give when a silence becomes suspicious, and then when it is too long."""
+        if row is None:
             return NEVER
-        return row.beat_ns / 1e9 + due_s(row, self.spec.heartbeat_deadline_s)
+        share = SUSPICIOUS if self.suspicion is None else 1.0
+        return row.beat_ns / 1e9 + share * due_s(row, self.spec.heartbeat_deadline_s)
 
     def status(self) -> WorkerStatus:
         """Give the row that others see."""
