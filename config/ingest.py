@@ -32,7 +32,7 @@ class IngestConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=2000, description="Most messages taken at once."
+        default=8192, description="Most messages taken at once."
     )
     ring_capacity: Annotated[int, Field(ge=1024, le=1 << 26)] = Field(
         default=1 << 17, description="Records kept in the ring `ticks`."

@@ -66,6 +66,7 @@ class PartitionReader:
         self._group = bool(kafka.group)
         self._start = kafka.start
         self._committed: dict[Place, int] = {}
+        self._is_idle = False
         self._stuck: dict[Place, int] = {}  # positions that the broker does not hold
         self._deferred: dict[Place, float] = {}  # paused until then
         self._consumer = Consumer(
@@ -74,7 +75,6 @@ class PartitionReader:
                 **options,
                 "group.id": kafka.group or kafka.commit_group,
                 "enable.auto.commit": False,
-                "max.poll.interval.ms": 86_400_000,  # the supervisor sees a hang, not the broker
                 "auto.offset.reset": "error",
                 "partition.assignment.strategy": "cooperative-sticky",
                 **({"group.instance.id": kafka.instance} if kafka.instance else {}),
@@ -126,6 +126,9 @@ class PartitionReader:
 
     def read(self, most: int, wait_s: float) -> list[Message]:
         """Give up to `most` messages: wait for the first, take what else is there already."""
+        if self._is_idle:
+            self._is_idle = False
+            self._consumer.resume([TopicPartition(*at) for at in self._owned - set(self._deferred)])
         if self._deferred:
             self._resume()
         rebalances = self.rebalances
@@ -137,6 +140,17 @@ class PartitionReader:
         if self.rebalances != rebalances:  # what was taken away meanwhile is another host's
             found = [m for m in found if m.error() or (m.topic(), m.partition()) in self._owned]
         return found
+
+    def idle(self) -> None:
+        """Take nothing, but stay a member of the group that answers."""
+        if not self._group:
+            return
+        if not self._is_idle:
+            self._is_idle = True
+            self._consumer.pause([TopicPartition(*at) for at in self._owned])
+        event = self._consumer.poll(0)
+        if event is not None and event.error() is not None:
+            self.note(event)
 
     def following(self) -> list[int]:
         """Give the next offset of each place, as the ring has it (0 where it has none)."""
@@ -162,7 +176,7 @@ class PartitionReader:
             partition = TopicPartition(*at)
             try:
                 low, high = self._consumer.get_watermark_offsets(partition, _METADATA_S)
-                self._consumer.seek(TopicPartition(*at, low))
+                self._go(TopicPartition(*at, low))
             except KafkaException as error:
                 self._note_error(error.args[0])
                 continue
@@ -199,7 +213,7 @@ class PartitionReader:
                 _, high = self._consumer.get_watermark_offsets(TopicPartition(*at), _METADATA_S)
                 behind = high - self._positions.get(place(*at), 0)
                 if behind > 0:
-                    self._consumer.seek(TopicPartition(*at, high))
+                    self._go(TopicPartition(*at, high))
             except KafkaException as error:
                 self._note_error(error.args[0])
                 continue
@@ -209,7 +223,16 @@ class PartitionReader:
 
     def seek(self, number: int, offset: int) -> None:
         """Go on with a place at another offset."""
-        self._consumer.seek(TopicPartition(*self.places[number], offset))
+        self._go(TopicPartition(*self.places[number], offset))
+
+    def _go(self, to: TopicPartition) -> None:
+        """Go on with a partition elsewhere.
+
+        It is assigned anew: one whose position was lost is stopped, and cannot seek.
+        """
+        self._consumer.incremental_unassign([to])
+        self._consumer.incremental_assign([to])
+        self._deferred.pop((to.topic, to.partition), None)
 
     def _resume(self) -> None:
         now = time.monotonic()

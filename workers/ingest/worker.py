@@ -69,6 +69,11 @@ class Links:
         self.rebalances = reader.rebalances
         self.following = np.array(reader.following(), np.int64)  # by place, as committed
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether there is something to commit or to recover without a message."""
+        return bool(self.moved) or self.reader.is_stuck
+
     def follow(self) -> Rows:
         """Give the next offset of each place before the coming batch."""
         if self.reader.rebalances != self.rebalances:
@@ -127,11 +132,12 @@ class IngestWorker(Worker):
         self._rewind(links)
         self._is_high = self._pressure.is_high(self._most)
         if self._is_high and self._must_wait(links):
+            links.reader.idle()
             self._tell()
             self.context.pause(BLOCKED_S)
             return 0
         messages = self._held or links.reader.read(self._most, WAIT_S)
-        passed = self._pass(messages, links) if messages or links.moved else 0
+        passed = self._pass(messages, links) if messages or links.has_moved else 0
         self._tell()
         return passed
 
@@ -454,7 +460,7 @@ class IngestWorker(Worker):
             return "degraded: registry"
         if links.dead.spooled:
             return "degraded: dead letters are spooled"
-        if self._pressure.backlog > self._pressure.most:
+        if self._is_high:
             return f"degraded: {self._pressure.slowest} is slow"
         return "running"
 
