@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mesh import Mesh, MeshError
 from mesh.ctl.failure import CommandFailed, Exit
+from mesh.errors import MeshError
 
 TMPFS = Path("/dev/shm")  # noqa: S108 - where meshes lie
 DEFAULT = TMPFS / "tradingmesh"
@@ -42,6 +42,7 @@ class Command:
     arguments: tuple[Argument, ...] = ()
     example: str = ""
     mesh: Path | None = None  # the mesh it means when none is named; None: one that is there
+    needs_mesh: bool = True  # False: its function takes the options alone
 
 
 FORMAT = Argument(
@@ -163,6 +164,7 @@ COMMANDS: tuple[Command, ...] = (
             SET,
         ),
         "exit code: 78 if there is a problem",
+        needs_mesh=False,
     ),
     Command(
         "evaluate",
@@ -194,8 +196,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("completion", "completion script for a shell",
             "mesh.ctl.commands.completion:completion",
-            (Argument(("shell",), "which", {"choices": ("bash", "zsh", "fish")}),)),
-    Command("words", "", "mesh.ctl.commands.completion:words",
+            (Argument(("shell",), "which", {"choices": ("bash", "zsh", "fish")}),),
+            needs_mesh=False),
+    Command("words", "", "mesh.ctl.commands.words:words",
             (Argument(("kind",), "", {"choices": ("workers", "segments", "rings", "locks")}),)),
     Command(
         "demo",
@@ -276,8 +279,14 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the command of parsed arguments and give its exit code."""
     command = next(each for each in COMMANDS if each.name == options.command)
     module, _, function = command.where.partition(":")
-    path = find_mesh(getattr(options, "mesh", None), command.mesh)
     perform = getattr(importlib.import_module(module), function)
+    if not command.needs_mesh:
+        return int(perform(options))
+    path = find_mesh(getattr(options, "mesh", None), command.mesh)
+    # nothing here multiplies matrices: threads for that would be started in vain
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from mesh import Mesh  # noqa: PLC0415 - numpy, which not every command needs
+
     return int(perform(Mesh(path), options))
 
 

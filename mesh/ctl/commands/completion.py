@@ -8,30 +8,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from mesh.ctl.cli import COMMANDS, Argument, Command
 from mesh.ctl.failure import Exit
-from mesh.ctl.report import SUPERVISOR, read_cell
-
-if TYPE_CHECKING:
-    from mesh import Mesh
 
 KINDS = ("workers", "segments", "rings", "locks")
 
 
-def words(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Print the names of a kind that the mesh holds, one a line."""
-    if options.kind == "workers":
-        found = [row["name"] for row in read_cell(mesh, SUPERVISOR).get("workers", [])]
-    else:
-        kind = {"rings": "ring", "locks": "lock"}.get(options.kind)
-        found = [info.name for info in mesh.segments() if kind in {None, info.kind}]
-    print("\n".join(found))
-    return Exit.HEALTHY
-
-
-def completion(_mesh: Mesh, options: argparse.Namespace) -> int:
+def completion(options: argparse.Namespace) -> int:
     """Print the completion script of a shell."""
     make = {"bash": _bash, "zsh": _zsh, "fish": _fish}[options.shell]
     print("\n".join(make()))

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from mesh import Mesh
+from typing import NoReturn
 
 
-def config(_mesh: Mesh, options: argparse.Namespace) -> NoReturn:
+def config(options: argparse.Namespace) -> NoReturn:
     """Become `meshd --check`, which starts nothing: only the daemon knows its settings."""
     settings = [word for each in options.set for word in ("--set", each)]
     profile = ["--profile", options.profile] if options.profile else []
