@@ -55,6 +55,8 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
         "daemon": daemon,
         "workers": workers,
         "incidents": said.get("incidents", []),
+        "foreign": said.get("foreign", []),
+        "rolling": sorted(said.get("rolling", {})),
         "locks": [lock for lock in locks(mesh, infos) if lock["owner"] is not None],
         "flow": _flow(doing, infos),
     }
@@ -125,6 +127,8 @@ def _daemon(said: Mapping[str, Any]) -> dict[str, Any]:
         "profile": said.get("profile", ""),
         "control": said.get("control", ""),
         "logs": said.get("logs", ""),
+        "configuration": said.get("configuration", ""),
+        "reload_error": said.get("reload_error", ""),
     }
 
 
@@ -146,10 +150,13 @@ def _worker(
         "pid": row["pid"],
         "state": row["state"],
         **_beat(heart if mine else None),
+        "alive": ProcessIdentity(row["pid"], row.get("start_time", 0)).is_alive(),
         "restarts": row["restarts"],
         "reason": row["reason"],
         "since": row["since"],
         "required": row["required"],
+        "group": row.get("group", ""),
+        "generation": row.get("generation", 0),
         "doing": _doing(row["name"], doing),
         "class": row["kind"],
     }
@@ -167,6 +174,8 @@ def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[st
         "reason": "",
         "since": 0.0,
         "required": False,
+        "group": "",
+        "generation": 0,
         "doing": _doing(row.worker, doing),
         "class": "",
     }

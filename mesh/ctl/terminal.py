@@ -9,12 +9,11 @@ import os
 import re
 import select
 import signal
-import sys
 import termios
 import tty
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _NAMES = {
     "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down", "\x1b": "escape",
@@ -49,15 +48,17 @@ class Keys:
         if self._wake in ready:
             os.read(self._wake, 512)
         if self._descriptor in ready:
-            data = os.read(self._descriptor, 256)
+            try:
+                data = os.read(self._descriptor, 256)
+            except OSError:
+                data = b""
             # nothing to read though it is readable: the terminal is gone
             self._waiting.extend(names(data.decode("utf-8", "replace")) if data else ["q"])
 
 
 @contextmanager
-def keys() -> Iterator[Keys]:
-    """Read single keys from standard input until the block ends."""
-    descriptor = sys.stdin.fileno()
+def keys(descriptor: int) -> Iterator[Keys]:
+    """Read single keys from a terminal until the block ends."""
     before = termios.tcgetattr(descriptor)
     wake, poke = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     old = signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
@@ -66,7 +67,8 @@ def keys() -> Iterator[Keys]:
         tty.setcbreak(descriptor)
         yield Keys(descriptor, wake)
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         signal.signal(signal.SIGWINCH, resized)
         signal.set_wakeup_fd(old)
         os.close(wake)

@@ -171,13 +171,14 @@ class Demo:
 
     def watch(self) -> int:
         """Print lines for DEMO_SECONDS, then judge."""
+        early = read_report(self.mesh)["flow"]
         ends = self.began + float(os.environ.get("DEMO_SECONDS", SECONDS))
         while (now := time.monotonic()) < ends:
             if message := self.tend():
                 self._say(message)
             self._say(flow_line(read_report(self.mesh)))
             time.sleep(max(0.0, min(LINES_S, ends - now)))
-        missing = self.judge()
+        missing = self.judge(early)
         for line in missing:
             print(f"missing: {line}", flush=True)
         if not missing:
@@ -196,9 +197,8 @@ class Demo:
 
     # --- judging ------------------------------------------------------------------------------
 
-    def judge(self) -> list[str]:
-        """Give what is missing of a full circle; nothing when data flowed all the way round."""
-        before = read_report(self.mesh)["flow"]
+    def judge(self, before: dict[str, Any]) -> list[str]:
+        """Give what is missing of a full circle since `before`; nothing: all the way round."""
         with contextlib.suppress(ControlUnavailable):
             ask(self.mesh.path, ControlRequest("stop", "replayer"))
         deadline = time.monotonic() + SETTLE_S
@@ -286,7 +286,7 @@ def missing(
     undisturbed = all(worker["restarts"] == 0 for worker in broker)
     if undisturbed and flow["consumed"] < flow["produced"]:
         yield f"{flow['produced']:,} messages were sent, {flow['consumed']:,} came in"
-    if flow["experience"] == 0 or flow["experience"] < before["experience"]:
+    if flow["experience"] <= before["experience"]:
         yield "experience did not grow"
     for name, policy in flow["policies"].items():
         if policy["version"] == 0:

@@ -26,10 +26,11 @@ STYLES = {"warning": render.STRONG, "error": render.BAD, "critical": render.BAD}
 def logs(mesh: Mesh, options: argparse.Namespace) -> int:
     """Print the last lines of a log; with --follow also what comes, through rotations."""
     path = log_file(mesh, options.worker)
-    for text in last_lines(path, options.records):
+    lines, end = last_lines(path, options.records)
+    for text in lines:
         _print(text, options)
     if options.follow:
-        for text in followed(path):
+        for text in followed(path, end):
             _print(text, options)
     return Exit.HEALTHY
 
@@ -48,24 +49,25 @@ def log_file(mesh: Mesh, worker: str) -> Path:
     return directory / f"{worker}.log"
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    """Give the last lines of a file, reading from its end."""
+def last_lines(path: Path, count: int) -> tuple[list[str], int]:
+    """Give the last lines of a file, read from its end, and where they end."""
     with path.open("rb") as file:
-        position = file.seek(0, 2)
+        position = end = file.seek(0, 2)
         data = b""
         while position > 0 and data.count(b"\n") <= count:
             step = min(BLOCK, position)
             position -= step
             file.seek(position)
             data = file.read(step) + data
-    lines = data.decode("utf-8", "replace").splitlines()
-    return lines[-count:] if count > 0 else []
+    whole = data[: data.rfind(b"\n") + 1]  # a line that is being written is left to the next look
+    lines = whole.decode("utf-8", "replace").splitlines()
+    return (lines[-count:] if count > 0 else []), end - (len(data) - len(whole))
 
 
-def followed(path: Path) -> Iterator[str]:
-    """Give each line that is added, also after the file was rotated away."""
+def followed(path: Path, position: int) -> Iterator[str]:
+    """Give each line behind `position`, also after the file was rotated away."""
     file = path.open("rb")
-    file.seek(0, 2)
+    file.seek(position)
     rest = b""
     while True:
         rest += file.read(BLOCK)

@@ -59,6 +59,11 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
             f"lock        {lock['name']} held by {lock['owner']} (pid {lock['pid']}) for "
             f"{render.duration(lock['held_s'])}{alive}"
         )
+    yield from foreign_lines(report)
+    if report["rolling"]:
+        yield f"rolling     restart of {', '.join(report['rolling'])} is still to come"
+    if report["daemon"]["reload_error"]:
+        yield f"refused     {report['daemon']['reload_error']}"
     yield from incident_lines(report["incidents"])
 
 
@@ -82,7 +87,7 @@ def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
     """Give a worker as cells of the table."""
     state = worker["state"]
     if state in {"running", "starting", "stopping"} and not worker["alive"]:
-        state = "dead" if worker["beat_age_s"] is not None else state
+        state = "dead"
     return (
         worker["name"],
         render.state(state),
@@ -110,6 +115,15 @@ def flow_lines(flow: dict[str, Any]) -> Iterator[str]:
             f"policy      {name}: version {policy['version']}, {policy['updates']:,} updates "
             f"({policy['updates_per_s']:.0f}/s){acting}"
         )
+
+
+def foreign_lines(report: dict[str, Any]) -> Iterator[str]:
+    """Give the processes that use the mesh without being workers."""
+    listed = {worker["pid"] for worker in report["workers"]}
+    for process in report["foreign"]:
+        if process["pid"] not in listed:
+            holds = f", holds {', '.join(process['holds'])}" if process["holds"] else ""
+            yield f"foreign     {process['name']} (pid {process['pid']}) {process['state']}{holds}"
 
 
 def incident_lines(incidents: list[dict[str, Any]], newest: int = 5) -> Iterator[str]:

@@ -39,7 +39,7 @@ def tail(mesh: Mesh, options: argparse.Namespace) -> int:
         for index, record in enumerate(records):
             if options.format == "json":
                 chosen = {name: render.plain(record[name]) for name in fields}
-                print(msgspec.json.encode({"sequence": first + index, **chosen}).decode())
+                print(msgspec.json.encode({"sequence": first + index, "record": chosen}).decode())
             else:
                 print(f"{first + index:>8} {render.record_line(record, fields)}")
         sys.stdout.flush()

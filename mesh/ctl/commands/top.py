@@ -41,6 +41,7 @@ STYLES = {
 SEVERITIES = {"warning": "bold", "error": "bold red"}
 SORTS = ("order", "cpu", "memory", "rate", "restarts")
 HELP = "q quit  s sort  up/down choose  r restart  l log  h help"
+MESSAGE_S = 8.0
 RATE_S = 5.0  # span over which rates are taken
 
 
@@ -51,7 +52,7 @@ class Screen:
         """Look at `mesh`; `title` stands at the foot."""
         self.mesh = mesh
         self.title = title
-        self.message = ""
+        self._said: tuple[float, str] = (0.0, "")
         self.sort = SORTS[0]
         self.chosen = 0
         self.view = "workers"  # workers, log, help
@@ -59,6 +60,16 @@ class Screen:
         self.looks: deque[tuple[float, dict[str, Any]]] = deque(maxlen=64)
         self.report: dict[str, Any] = {}
         self.look()
+
+    def say(self, message: str) -> None:
+        """Show a message at the foot for a while."""
+        self._said = time.monotonic(), message
+
+    @property
+    def message(self) -> str:
+        """What was said a moment ago."""
+        at, message = self._said
+        return message if time.monotonic() - at < MESSAGE_S else ""
 
     def look(self) -> None:
         """Read the mesh."""
@@ -101,7 +112,7 @@ class Screen:
         workers = self.workers()
         if self.asked is not None:
             if key in {"y", "enter"}:
-                self.message = self._restart(self.asked)
+                self.say(self._restart(self.asked))
             self.asked = None
         elif self.view != "workers":
             self.view = "workers"
@@ -109,7 +120,7 @@ class Screen:
             return False
         elif key == "s":
             self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
-            self.message = f"sorted by {self.sort}"
+            self.say(f"sorted by {self.sort}")
         elif key in {"up", "k", "down", "j"}:
             step = 1 if key in {"down", "j"} else -1
             self.chosen = max(0, min(len(workers) - 1, self.chosen + step))
@@ -279,7 +290,9 @@ def _help() -> list[Text]:
 def _foot(screen: Screen) -> Text:
     if screen.asked is not None:
         return Text(f"restart {screen.asked}? y/n", style="bold reverse")
-    left = screen.message or screen.title
+    if screen.message:
+        return Text(screen.message, style="bold", no_wrap=True, overflow="ellipsis")
+    left = screen.title
     return Text.assemble((HELP, "bold"), f"   {left}" if left else "", no_wrap=True,
                          overflow="ellipsis")  # fmt: skip
 
@@ -290,13 +303,14 @@ def run_screen(
     """Show the mesh until `q`; `tend` is called at every look and may give a message."""
     console = Console(highlight=False)
     screen = Screen(mesh, title)
-    with keys() as keyboard, whole_screen(console):
+    with keys(sys.stdin.fileno()) as keyboard, whole_screen(console):
         due = time.monotonic()
         while True:
             now = time.monotonic()
             if now >= due:
                 due = now + interval
-                screen.message = tend() or screen.message
+                if message := tend():
+                    screen.say(message)
                 screen.look()
             size = console.size
             paint(console, picture(screen, size.width, size.height))
@@ -322,7 +336,9 @@ def paint(console: Console, what: RenderableType) -> None:
     with console.capture() as captured:
         console.print(what, end="")
     lines = captured.get().splitlines()
-    sys.stdout.write("\x1b[H" + "\x1b[K\r\n".join(lines) + "\x1b[J")
+    if len(lines) > console.size.height:  # the foot is worth more than the last events
+        lines = [*lines[: console.size.height - 1], lines[-1]]
+    sys.stdout.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
     sys.stdout.flush()
 
 

@@ -1,0 +1,85 @@
+"""Values as text for people."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.ctl import render
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"), (math.nan, "-"), (0.0, "0ms"), (0.0123, "12ms"), (0.9996, "1.0s"),
+        (59.94, "59.9s"), (59.96, "1m00s"), (3599.6, "1h00m"), (3725.0, "1h02m"), (1e6, "11d13h"),
+    ],
+)  # fmt: skip
+def test_durations(seconds, text):
+    """A span in two units at most; rounding never yields 60 of a unit."""
+    assert render.duration(seconds) == text
+
+
+@given(st.floats(0.0, 1e9))
+def test_durations_are_short(seconds):
+    """Thirty years take nine columns."""
+    assert len(render.duration(seconds)) <= 9
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (1023, "1023"), (1024, "1.0K"), (70402048, "67.1M"),
+                        (1 << 40, "1.0T"), (249 << 20, "249M")],
+)  # fmt: skip
+def test_sizes(count, text):
+    """Bytes in binary units."""
+    assert render.size(count) == text
+
+
+@given(
+    st.lists(
+        st.lists(st.text("abcxyz", max_size=9), min_size=3, max_size=3), min_size=1, max_size=5
+    )
+)
+def test_columns_are_aligned_whatever_their_style(rows):
+    """A styled cell takes the room of its text; every column begins at one place."""
+    styled = [[render.styled(row[0], render.BAD, colours=True), *row[1:]] for row in rows]
+    plain = render.table(("A", "B", "C"), rows)
+    coloured = render.table(("A", "B", "C"), styled)
+    assert [render.width(line) for line in plain] == [render.width(line) for line in coloured]
+
+
+def test_flush_right_columns():
+    """Numbers end at one place."""
+    lines = render.table(("N", "NAME"), [("1", "a"), ("1,000", "b")], right=("N",))
+    assert lines[1:] == ["    1  a", "1,000  b"]
+
+
+def test_records_leave_out_what_is_absent():
+    """NaN, empty text and a time of 0 are not printed; times are written out."""
+    dtype = np.dtype([("symbol", "S8"), ("bid", "f8"), ("ask", "f8"), ("ts_event", "i8"),
+                      ("flags", "?"), ("greeks", "f8", (3, 5)), ("two", "f8", (2,))])  # fmt: skip
+    record = np.zeros(1, dtype)[0]
+    record["bid"], record["ask"], record["symbol"] = 1.5, np.nan, b"A B"
+    record["two"] = (1.0, np.nan)
+    assert render.record_line(record) == "symbol='A B' bid=1.5 greeks=<float64 3x5> two=[1,-]"
+    record["ts_event"], record["flags"] = 1_766_000_000_123_456_789, True
+    line = render.record_line(record, ("ts_event", "flags"))
+    assert line == "ts_event=2025-12-17T19:33:20.123456Z flags=yes"
+
+
+def test_plain_values_are_json():
+    """Bytes, records, arrays of any rank and what is no number become JSON values."""
+    dtype = np.dtype([("a", "S4"), ("b", "f4", (2,)), ("c", "?")])
+    record = np.array([(b"x", (1.0, np.inf), True)], dtype)[0]
+    assert render.plain(record) == {"a": "x", "b": [1.0, None], "c": True}
+    assert render.plain(np.array(7)) == 7
+
+
+def test_pairs_indent_what_is_inside():
+    """A table in a table is indented below its name; an empty one takes one line."""
+    lines = render.pairs({"state": "running", "lag": {"q/0": 1200}, "none": {}, "x": [1, 2.5]})
+    assert lines == ["state  running", "lag", "  q/0  1,200", "none", "x      1, 2.5"]
