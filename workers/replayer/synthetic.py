@@ -1,36 +1,65 @@
-"""A seeded option market without end: stochastic volatility, a chain, spreads and faults.
+"""A seeded option market without end: stochastic volatility, a chain that rolls, spreads, faults.
 
-The underlying follows a geometric random walk whose log-volatility reverts to its mean (Scott
-1987 in discrete steps); options are priced by Black-Scholes with a smile. The row at a position
-depends on the seed and the position alone, so a replayer that was killed goes on where it was.
+Log-volatility reverts to its mean (Scott 1987, in steps of a second), its shocks are correlated
+with those of the price, which jumps now and then (Merton 1976). Options are priced by
+Black-Scholes with a smile in standardized moneyness; a new expiry is listed around the price of its
+first day. Spreads widen with vega and distance from the money and lie on the tick grid; what is
+worth less than a tick has no bid. Some quotes have the faults of real feeds.
+
+The row at a position depends on seed, start and position alone, so a replayer that was killed goes
+on where it was. To reach a position the path is computed from the beginning (a year of market time
+takes seconds), quotes are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import count as counting
+from typing import Any, Final
 
 import numpy as np
 from scipy.special import ndtr
 
 from workers.market_data.archive import DAY_NS, Rows, blank, occ_symbol
 
-ROOT = "SYNX"
-STEP_NS = 10**9  # market time between two updates of the underlying
-PER_STEP = 13  # rows a step: the underlying and a dozen contracts
-BLOCK = 4096  # steps simulated at once
-READ_ROWS = 1024
-YEAR_S = 365.0 * 86400.0
-START_PRICE = 100.0
-STRIKES = np.arange(80.0, 121.0, 5.0)
-EXPIRIES = 2
-MEAN_LOG_VOL = np.log(0.25)
-REVERSION = 2e-4  # a step
-VOL_OF_VOL = 4e-3  # a step
-RATE = 0.0
-ABSENT, CROSSED, NO_GREEKS, NO_IV = 0.02, 0.001, 0.005, 0.01
+ROOT: Final = "SYNX"
+STEP_NS: Final = 10**9  # market time between two updates of the underlying
+PER_STEP: Final = 13  # rows a step: the underlying and a dozen contracts
+BLOCK: Final = 4096  # steps of the path simulated at once
+CHUNK: Final = 128  # steps quoted at once
+YEAR_S: Final = 365.0 * 86400.0
+START_PRICE: Final = 100.0
+STRIKE_STEP: Final = 5.0
+STRIKES: Final = np.arange(-4.0, 5.0) * STRIKE_STEP  # around the price at listing
+CONTRACTS: Final = 2 * STRIKES.size * 2  # two expiries, calls and puts
+MEAN_LOG_VOL: Final = float(np.log(0.25))
+REVERSION: Final = 2e-5  # of log-volatility, a step: half of a shock is gone in ten hours
+VOL_OF_VOL: Final = 1.2e-3  # a step
+SHOCK_CORRELATION: Final = -0.6
+JUMPS_A_DAY: Final = 2.0
+JUMP_SIZE: Final = 0.0025
+SKEW, CURVATURE = -0.06, 0.02  # of the smile, per standard deviation of log-moneyness
+IV_RANGE: Final = (0.05, 3.0)
+ABSENT, CROSSED, NO_GREEKS, NO_IV = 0.01, 0.001, 0.005, 0.01
+_WEEK_S: Final = 7 * 86400
+_FRIDAY_S: Final = 86400 + 20 * 3600  # the first Friday 20:00 UTC after the epoch
+_GREEKS: Final = ("delta", "gamma", "vega", "theta", "rho")
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What is listed at a time: arrays over all contracts, the nearer expiry first."""
+
+    symbols: np.ndarray[Any, Any]
+    strike: Floats
+    expiry_s: Integers
+    call: np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class SyntheticMarket:
@@ -44,115 +73,178 @@ class SyntheticMarket:
         moment = datetime.fromisoformat(start)
         if moment.tzinfo is None:
             raise ValueError(f"replayer.start {start!r} has no offset; append +00:00")
-        self._start_ns = round(moment.timestamp()) * 10**9
-        self._path = lru_cache(maxsize=4)(self._simulate)
+        self._start_s = round(moment.timestamp())
+        self._ends: list[tuple[float, float]] = [(float(np.log(START_PRICE)), MEAN_LOG_VOL)]
+        self._path = lru_cache(maxsize=8)(self._simulate)
+        self._chain = lru_cache(maxsize=4)(self._list)
+        self._chunk = lru_cache(maxsize=4)(self._quote)
 
     def read(self, position: int, count: int) -> Rows:
         """Give exactly `count` rows from `position` on: the market has no end."""
-        first = position // PER_STEP
-        steps = -(-(position + count) // PER_STEP) - first
-        rows = np.concatenate([self._step(step) for step in range(first, first + steps)])
-        offset = position - first * PER_STEP
+        size = CHUNK * PER_STEP
+        first, last = position // size, (position + count - 1) // size
+        rows = np.concatenate([self._chunk(chunk) for chunk in range(first, last + 1)])
+        offset = position - first * size
         return rows[offset : offset + count]
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
         """Give the rows from position `start` on, for ever."""
-        for position in counting(start, READ_ROWS):
-            yield self.read(position, READ_ROWS)
+        for position in counting(start, CHUNK * PER_STEP):
+            yield self.read(position, CHUNK * PER_STEP)
 
-    def _simulate(self, block: int) -> tuple[Rows, Rows]:
-        """Log-price and log-volatility after each step of a block, and so its end."""
-        x, v = np.log(START_PRICE), MEAN_LOG_VOL
-        if block > 0:
-            prices, vols = self._path(block - 1)
-            x, v = prices[-1], vols[-1]
-        draws = np.random.default_rng([self._seed, block]).standard_normal((2, BLOCK))
-        vols = np.empty(BLOCK)
-        for i in range(BLOCK):
-            v += REVERSION * (MEAN_LOG_VOL - v) + VOL_OF_VOL * draws[0, i]
-            vols[i] = v
-        scale = np.exp(vols) * np.sqrt(STEP_NS / 1e9 / YEAR_S)
-        return x + np.cumsum(scale * draws[1] - 0.5 * scale**2), vols
+    # --- the path -------------------------------------------------------------------------
 
-    def _step(self, step: int) -> Rows:
-        prices, vols = self._path(step // BLOCK)
-        spot = float(np.exp(prices[step % BLOCK]))
-        sigma = float(np.exp(vols[step % BLOCK]))
-        now = self._start_ns + step * STEP_NS
-        dice = np.random.default_rng([self._seed, 1, step])
-        rows = blank(PER_STEP)
-        rows["ts_event"] = now
-        rows["sequence"] = step * PER_STEP + np.arange(PER_STEP)
+    def _simulate(self, block: int) -> tuple[Floats, Floats]:
+        """Log-price and log-volatility after each step of a block."""
+        while len(self._ends) <= block:
+            prices, vols = self._walk(len(self._ends) - 1)
+            self._ends.append((float(prices[-1]), float(vols[-1])))
+        return self._walk(block)
+
+    def _walk(self, block: int) -> tuple[Floats, Floats]:
+        log_price, log_vol = self._ends[block]
+        dice = np.random.default_rng([self._seed, 0, block])
+        price_shock, other = dice.standard_normal((2, BLOCK))
+        vol_shock = SHOCK_CORRELATION * price_shock + np.sqrt(1.0 - SHOCK_CORRELATION**2) * other
+        # v[t] = a v[t-1] + e[t] in closed form: a**t (v0 + sum e[i] / a**i)
+        decay = (1.0 - REVERSION) ** np.arange(1, BLOCK + 1)
+        deviation = decay * (log_vol - MEAN_LOG_VOL + np.cumsum(VOL_OF_VOL * vol_shock / decay))
+        vols = MEAN_LOG_VOL + deviation
+        # the volatility before the shock: with the one behind it their correlation would be a drift
+        before = np.concatenate([[log_vol], vols[:-1]])
+        step = np.exp(before) * np.sqrt(STEP_NS / 1e9 / YEAR_S)
+        jumps = dice.standard_normal(BLOCK) * JUMP_SIZE
+        jumps[dice.random(BLOCK) >= JUMPS_A_DAY * STEP_NS / DAY_NS] = 0.0
+        return log_price + np.cumsum(step * price_shock - 0.5 * step**2 + jumps), vols
+
+    def _states(self, steps: Integers) -> tuple[Floats, Floats]:
+        """Spot and volatility (per year) at steps that lie in one block."""
+        prices, vols = self._path(int(steps[0]) // BLOCK)
+        inside = steps % BLOCK
+        return np.exp(prices[inside]), np.exp(vols[inside])
+
+    # --- what is listed -------------------------------------------------------------------
+
+    def _list(self, first_expiry_s: int) -> _Chain:
+        """The contracts of two expiries."""
+        symbols, strikes, expiries, calls = [], [], [], []
+        for expiry_s in (first_expiry_s, first_expiry_s + _WEEK_S):
+            day = datetime.fromtimestamp(expiry_s, UTC).date()
+            for strike in self._center(expiry_s) + STRIKES:
+                for right in "CP":
+                    name = occ_symbol(ROOT, day, right, round(float(strike) * 1000))
+                    symbols.append(name.encode())
+                    strikes.append(float(strike))
+                    expiries.append(expiry_s)
+                    calls.append(right == "C")
+        return _Chain(
+            np.array(symbols, "S32"), np.array(strikes), np.array(expiries), np.array(calls)
+        )
+
+    def _center(self, expiry_s: int) -> float:
+        """The strike nearest to the price on the first day of an expiry."""
+        listed_s = expiry_s - 2 * _WEEK_S - 86400  # when the one two weeks before has a day left
+        if listed_s <= self._start_s:
+            return START_PRICE
+        spot, _ = self._states(np.array([listed_s - self._start_s]))
+        lowest = (1 - STRIKES[0] / STRIKE_STEP) * STRIKE_STEP  # no strike is below one step
+        return max(float(lowest), float(np.round(spot[0] / STRIKE_STEP) * STRIKE_STEP))
+
+    # --- quotes ---------------------------------------------------------------------------
+
+    def _quote(self, chunk: int) -> Rows:
+        """All rows of CHUNK steps."""
+        steps = chunk * CHUNK + np.arange(CHUNK)
+        seconds = self._start_s + steps
+        dice = np.random.default_rng([self._seed, 1, chunk])
+        rows = blank(CHUNK * PER_STEP)
+        rows["sequence"] = chunk * CHUNK * PER_STEP + np.arange(rows.size)
+        rows["ts_event"] = np.repeat(seconds * 10**9, PER_STEP)
         rows["venue"] = b"SYNTH"
-        rows["volume"] = dice.integers(0, 1000, PER_STEP)
-        rows["bid_size"] = dice.integers(1, 50, PER_STEP)
-        rows["ask_size"] = dice.integers(1, 50, PER_STEP)
-        rows["underlying_price"] = spot
-        tick = max(0.01, round(spot * 1e-4, 2))
-        rows["symbol"][0] = ROOT.encode()
-        rows["bid"][0], rows["ask"][0] = round(spot - tick, 4), round(spot + tick, 4)
-        rows["last"][0] = round(spot, 4)
-        self._options(rows[1:], now, spot, sigma, dice)
+        for name in ("bid_size", "ask_size"):
+            rows[name] = dice.geometric(0.08, rows.size)
+        spot, sigma = self._states(steps)
+        rows["underlying_price"] = np.repeat(spot, PER_STEP)
+        grid = rows.reshape(CHUNK, PER_STEP)
+        day_s = seconds % 86400
+        self._underlying(grid[:, 0], spot, day_s)
+        # the nearest Friday that is at least a day away
+        first = -(-(seconds + 86400 - _FRIDAY_S) // _WEEK_S) * _WEEK_S + _FRIDAY_S
+        for expiry_s in np.unique(first).tolist():
+            at = first == expiry_s
+            options = grid[at, 1:]
+            _quote_options(options, self._chain(expiry_s), seconds[at], spot[at], sigma[at], dice)
+            grid[at, 1:] = options
+        options = grid[:, 1:].ravel()
+        options["volume"] = np.repeat(day_s, PER_STEP - 1) // (60 + options["open_interest"] // 10)
+        _spoil(options, dice)
+        grid[:, 1:] = options.reshape(CHUNK, PER_STEP - 1)
         return rows
 
-    def _options(
-        self, rows: Rows, now: int, spot: float, sigma: float, dice: np.random.Generator
-    ) -> None:
-        """Fill rows with a random choice of the chain, some of them faulty."""
-        chosen = dice.choice(EXPIRIES * STRIKES.size * 2, rows.size, replace=False)
-        expiry_index, rest = np.divmod(chosen, STRIKES.size * 2)
-        strike = STRIKES[rest // 2]
-        call = rest % 2 == 0
-        expiries = _expiries(now)
-        expiry = np.array(expiries)[expiry_index]
-        years = (expiry - now) / 1e9 / YEAR_S
-        moneyness = np.log(strike / spot)
-        iv = sigma * (1.0 + 0.8 * moneyness**2 - 0.3 * moneyness) + 0.02
-        price, greeks = _black_scholes(spot, strike, years, iv, call)
-        half = np.maximum(0.02, 0.01 * price) * dice.uniform(0.5, 1.5, rows.size)
-        rows["bid"] = np.round(np.maximum(price - half, 0.0), 2)
-        rows["ask"] = np.round(price + half, 2)
-        rows["last"] = np.round(price, 2)
-        rows["open_interest"] = 100 + 10 * chosen
-        rows["implied_volatility"] = iv
-        for name, values in greeks.items():
-            rows[name] = values
-        for i in range(rows.size):
-            day = datetime.fromtimestamp(int(expiry[i]) // 10**9, UTC).date()
-            right = "C" if call[i] else "P"
-            rows["symbol"][i] = occ_symbol(ROOT, day, right, round(strike[i] * 1000)).encode()
-        _spoil(rows, dice)
+    @staticmethod
+    def _underlying(rows: Rows, spot: Floats, day_s: Integers) -> None:
+        rows["symbol"] = ROOT.encode()
+        rows["bid"] = np.floor(spot * 100.0) / 100.0
+        rows["ask"] = rows["bid"] + np.where(spot < 50.0, 0.01, 0.02)
+        rows["last"] = np.round(spot, 2)
+        rows["bid_size"] *= 100
+        rows["ask_size"] *= 100
+        rows["volume"] = day_s * 40
 
 
-def _expiries(now: int) -> list[int]:
-    """The next Fridays 20:00 UTC that are at least a day away, ns."""
-    moment = datetime.fromtimestamp(now // 10**9, UTC)
-    friday = moment.replace(hour=20, minute=0, second=0, microsecond=0)
-    friday += timedelta(days=(4 - moment.weekday()) % 7)
-    first = round(friday.timestamp()) * 10**9
-    if first - now < DAY_NS:
-        first += 7 * DAY_NS
-    return [first + 7 * DAY_NS * i for i in range(EXPIRIES)]
+def _quote_options(
+    rows: Rows, chain: _Chain, seconds: Integers, spot: Floats, sigma: Floats,
+    dice: np.random.Generator,
+) -> None:  # fmt: skip
+    """Fill (steps, contracts a step) rows; those near the money are quoted more often."""
+    count = rows.shape[1]
+    years = (chain.expiry_s - seconds[:, None]) / YEAR_S
+    moneyness = np.log(chain.strike / spot[:, None])
+    deviations = moneyness / (sigma[:, None] * np.sqrt(years))
+    # the smallest of exponential variables with these rates: sampling without replacement
+    rate = 0.2 + np.exp(-0.5 * deviations**2)
+    waiting = dice.standard_exponential(rate.shape) / rate
+    chosen = np.argpartition(waiting, count, axis=1)[:, :count]
+
+    def pick(values: Floats) -> Floats:
+        return np.take_along_axis(values, chosen, axis=1)
+
+    years, deviations = pick(years), pick(deviations)
+    strike, call = chain.strike[chosen], chain.call[chosen]
+    iv = sigma[:, None] * (1.0 + SKEW * deviations + CURVATURE * deviations**2)
+    iv = np.clip(iv, *IV_RANGE)
+    price, greeks = _black_scholes(spot[:, None], strike, years, iv, call)
+    tick = np.where(price < 3.0, 0.01, 0.05)
+    points = 0.004 + 0.002 * np.abs(deviations)  # of volatility that a maker asks for
+    half = tick / 2 + greeks["vega"] * points * dice.uniform(0.7, 1.5, price.shape)
+    bid = np.floor((price - half) / tick) * tick
+    rows["symbol"] = chain.symbols[chosen]
+    rows["bid"] = np.where(bid >= tick, np.round(bid, 2), np.nan)
+    rows["ask"] = np.round(np.ceil((price + half) / tick) * tick, 2)
+    rows["last"] = np.maximum(tick, np.round(np.round(price / tick) * tick, 2))
+    rows["open_interest"] = 100 + 40 * chosen
+    rows["implied_volatility"] = iv
+    for name in _GREEKS:
+        rows[name] = greeks[name]
 
 
 def _black_scholes(
-    spot: float, strike: Rows, years: Rows, iv: Rows, call: Rows
-) -> tuple[Rows, dict[str, Rows]]:
-    """Prices and greeks (Black and Scholes 1973), theta per year, vega and rho per 1.00."""
+    spot: Floats, strike: Floats, years: Floats, iv: Floats, call: np.ndarray[Any, Any]
+) -> tuple[Floats, dict[str, Floats]]:
+    """Prices and greeks at rate 0 (Black and Scholes 1973); theta a year, vega and rho per 1.00."""
     root = iv * np.sqrt(years)
-    d1 = (np.log(spot / strike) + (RATE + 0.5 * iv**2) * years) / root
+    d1 = np.log(spot / strike) / root + 0.5 * root
     d2 = d1 - root
-    discount = np.exp(-RATE * years)
     sign = np.where(call, 1.0, -1.0)
-    price = sign * (spot * ndtr(sign * d1) - strike * discount * ndtr(sign * d2))
+    at_d2 = ndtr(sign * d2)
+    price = np.maximum(sign * (spot * ndtr(sign * d1) - strike * at_d2), 0.0)
     density = np.exp(-0.5 * d1**2) / np.sqrt(2.0 * np.pi)
     greeks = {
         "delta": sign * ndtr(sign * d1),
         "gamma": density / (spot * root),
         "vega": spot * density * np.sqrt(years),
-        "theta": -spot * density * iv / (2.0 * np.sqrt(years))
-        - sign * RATE * strike * discount * ndtr(sign * d2),
-        "rho": sign * strike * years * discount * ndtr(sign * d2),
+        "theta": -spot * density * iv / (2.0 * np.sqrt(years)),
+        "rho": sign * strike * years * at_d2,
     }
     return price, greeks
 
@@ -162,8 +254,10 @@ def _spoil(rows: Rows, dice: np.random.Generator) -> None:
     luck = dice.random((4, rows.size))
     rows["bid"][luck[0] < ABSENT] = np.nan
     rows["ask"][luck[0] > 1.0 - ABSENT] = np.nan
+    for side in ("bid", "ask"):
+        rows[f"{side}_size"][np.isnan(rows[side])] = 0.0
     crossed = luck[1] < CROSSED
     rows["bid"][crossed] = rows["ask"][crossed] + 0.05
-    for name in ("delta", "gamma", "vega", "theta", "rho"):
+    for name in _GREEKS:
         rows[name][luck[2] < NO_GREEKS] = np.nan
     rows["implied_volatility"][luck[3] < NO_IV] = 0.0
