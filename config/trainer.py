@@ -77,6 +77,16 @@ class TrainerConfig(BaseModel):
         default=1,
         description="Rewards summed before a later state's value stands for the rest.",
     )
+    prioritised: bool = Field(
+        default=False,
+        description="Draw records by their error (prioritised replay) instead of uniformly.",
+    )
+    priority_alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.6, description="prioritised: how much the error counts; 0: not at all."
+    )
+    priority_beta: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.4, description="prioritised: how much of the bias is undone; 1: all."
+    )
     publish_every: Count = Field(default=50, description="Updates between two published policies.")
     state_every: Count = Field(
         default=50, description="Updates between two copies of the learner in shared memory."

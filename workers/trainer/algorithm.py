@@ -17,6 +17,7 @@ from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one
 
 from workers.trainer.autograd_update import AutogradUpdate, not_bindable
 from workers.trainer.mlp_update import MlpUpdate, not_plain
+from workers.trainer.replay import RingReplay
 from workers.trainer.update import Rule, Update
 
 if TYPE_CHECKING:
@@ -101,7 +102,11 @@ class TD3(StockTD3):
         with self._matmul_precision():
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-                update.update(batch, rule)
+                if isinstance(self.replay_buffer, RingReplay) and self.replay_buffer.priorities:
+                    update.update(batch, rule, self.replay_buffer.weights)
+                    self.replay_buffer.learned(update.errors)
+                else:
+                    update.update(batch, rule)
         self._n_updates = update.updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":  # elsewhere the numbers are waited for when they are logged

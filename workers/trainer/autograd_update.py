@@ -58,14 +58,20 @@ class AutogradUpdate(Update):
             )
         ]
 
-    def update(self, batch: ReplayBufferSamples, rule: Rule) -> None:
+    def update(self, batch: ReplayBufferSamples, rule: Rule, weights: Tensor | None = None) -> None:
         """Learn from one batch; the targets take over running statistics as they are."""
-        super().update(batch, rule)
+        super().update(batch, rule, weights)
         if self.updates % rule.policy_delay == 0:
             for own, other in self._statistics:
                 polyak_update(own, other, 1.0)
 
-    def critic_gradients(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
+    def critic_gradients(
+        self,
+        batch: ReplayBufferSamples,
+        noise: Tensor,
+        gamma: float,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Ask autograd; gradients are added into the cleared vector."""
         policy = self.policy
         following = batch.next_observations
@@ -76,7 +82,12 @@ class AutogradUpdate(Update):
         self.critics.gradient.zero_()
         with torch.enable_grad():
             values = torch.stack(policy.critic(batch.observations, batch.actions))
-            loss = functional.mse_loss(values, target.expand_as(values)) * len(values)
+            if weights is None:
+                loss = functional.mse_loss(values, target.expand_as(values)) * len(values)
+            else:
+                errors = values - target
+                self.errors = errors.detach().abs().amax(0).view(-1)
+                loss = (errors.square() * weights).mean() * len(values)
             loss.backward()  # type: ignore[no-untyped-call] # torch does not annotate it
         return loss.detach()
 

@@ -11,9 +11,11 @@ from stable_baselines3.common.utils import get_device
 from config.trainer import TrainerConfig
 from workers.trainer.algorithm import TD3
 from workers.trainer.policies import FrameEncoder, FrameTransformer
+from workers.trainer.priorities import Priorities
 from workers.trainer.replay import ACTIONS, OBSERVATIONS
 
 if TYPE_CHECKING:
+    from mesh import Ring
     from workers.trainer.update import Update
 
 
@@ -54,6 +56,13 @@ def policy_kwargs(config: TrainerConfig) -> dict[str, Any]:
         kwargs = {name: getattr(config, name) for name in names}
         found |= {"features_extractor_class": FrameTransformer, "features_extractor_kwargs": kwargs}
     return found
+
+
+def make_priorities(config: TrainerConfig, ring: Ring) -> Priorities | None:
+    """Give the priorities of the ring's records, where the configuration wants them."""
+    if not config.prioritised:
+        return None
+    return Priorities(ring.capacity, config.priority_alpha, config.priority_beta)
 
 
 def warm_up() -> None:

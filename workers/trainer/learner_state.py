@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from workers.trainer.priorities import MARKS
+
 if TYPE_CHECKING:
     from workers.trainer.replay import RingReplay
     from workers.trainer.update import Update
@@ -34,6 +36,8 @@ def take(update: Update, replay: RingReplay) -> dict[str, Array]:
     arrays["updates"] = np.array(update.updates, np.int64)
     arrays["caution"] = np.array(update.caution, np.float64)
     arrays["origin"] = np.array(replay.origin, np.int64)
+    if replay.priorities is not None:
+        arrays["priorities"], arrays["marks"] = replay.priorities.values, replay.priorities.marks
     arrays["numpy_random"] = _words(replay.dice)
     return arrays
 
@@ -43,6 +47,8 @@ def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None
     present = update.state()
     wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
     wanted |= {"updates": (), "caution": (), "origin": (3,), "numpy_random": (WORDS,)}
+    if replay.priorities is not None:
+        wanted |= {"priorities": replay.priorities.values.shape, "marks": (MARKS,)}
     for name, shape in wanted.items():
         found = arrays.get(name)
         if found is None or found.shape != shape:
@@ -55,6 +61,9 @@ def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None
     generation, base, before = arrays["origin"].tolist()
     if generation == replay.origin[0]:
         replay.origin = (generation, base, before)
+        if replay.priorities is not None:
+            replay.priorities.values[:] = arrays["priorities"]
+            replay.priorities.marks[:] = arrays["marks"]
     else:  # another ring, as after a reboot: its records earn updates from now on
         replay.origin = (*replay.origin[:2], update.updates)
     _set_words(replay.dice, arrays["numpy_random"])

@@ -101,13 +101,24 @@ class MlpUpdate(Update):
         discount = gamma if batch.discounts is None else batch.discounts.view(-1)
         return batch.rewards.view(-1) + (1.0 - batch.dones.view(-1)) * discount * value
 
-    def critic_gradients(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
+    def critic_gradients(
+        self,
+        batch: ReplayBufferSamples,
+        noise: Tensor,
+        gamma: float,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """d/dθ of the sum of the critics' mean squared errors, into the critics' gradient."""
         observations, actions = self._factor(batch.observations.flatten(1)), batch.actions
         size, width = observations.shape
         layers = evaluate(self._critics, observations, actions)
         error = layers.pop() - self.targets(batch, noise, gamma)
-        loss = error.square().mean(1).sum()
+        if weights is None:
+            loss = error.square().mean(1).sum()
+        else:
+            self.errors = error.abs().amax(0)
+            loss = (error.square() * weights.view(-1)).mean(1).sum()
+            error.mul_(weights.view(-1))
         error.mul_(2.0 / size)  # (K, B)
         back = self._back_through_values(self._critics, error, layers[-1], self._critic_gradient)
         for level in range(len(layers) - 1, 0, -1):

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
     from mesh import Ring
+    from workers.trainer.priorities import Priorities
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TRIES = 100
 MARGIN = 64  # steps that the writer may make while a batch is copied
 KEPT_FAULTS = 16
+COLUMNS = SLOTS + 4  # action, done, reward, discount, weight
 
 
 class NoExperience(Exception):
@@ -52,8 +54,9 @@ class RingReplay(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
         device: torch.device | str = "cpu",
+        priorities: Priorities | None = None,
     ) -> None:
-        """Read from `ring`, which somebody else writes."""
+        """Read from `ring`, which somebody else writes; uniformly, or by `priorities`."""
         super().__init__(1, OBSERVATIONS, ACTIONS, device=device)
         self._ring = ring
         self._view = ring.view()
@@ -64,13 +67,17 @@ class RingReplay(ReplayBuffer):
         self.limit: int | None = None
         #: Where the learner's experience began: generation of the ring, sequence, updates then.
         self.origin = (ring.info.generation, self._oldest(), 0)
+        self.priorities = priorities
+        #: Of the newest batch, where there are priorities: weights (B, 1) of the critics' errors.
+        self.weights: torch.Tensor | None = None
+        self._sequences = np.empty(0, np.int64)
         self.retries = 0
         self.faults = 0
         self.faulty: list[int] = []  # the newest sequences that were passed over
         self._back = np.arange(WINDOW, -1, -1)
         self._frames = np.empty((0, WINDOW + 1, FEATURES), np.float32)
         self._later = np.empty((0, WINDOW, FEATURES), np.float32)
-        self._columns = np.empty((0, SLOTS + 3), np.float32)  # action, done, reward, discount
+        self._columns = np.empty((0, COLUMNS), np.float32)
 
     def size(self) -> int:
         """Give how many records can be sampled from."""
@@ -81,7 +88,7 @@ class RingReplay(ReplayBuffer):
         raise TypeError("a RingReplay only reads; the feeder writes the experience ring")
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """Draw a batch uniformly.
+        """Draw a batch.
 
         Raises NoExperience where too few records belong to whole transitions.
         """
@@ -89,7 +96,8 @@ class RingReplay(ReplayBuffer):
         if len(self._frames) != batch_size:
             self._frames = np.empty((batch_size, WINDOW + 1, FEATURES), np.float32)
             self._later = np.empty((batch_size, WINDOW, FEATURES), np.float32)
-            self._columns = np.empty((batch_size, SLOTS + 3), np.float32)
+            self._columns = np.empty((batch_size, COLUMNS), np.float32)
+            self._sequences = np.empty(batch_size, np.int64)
         filled = 0
         for _ in range(TRIES):
             filled += self._fill(filled, batch_size)
@@ -100,6 +108,11 @@ class RingReplay(ReplayBuffer):
             "make the ring larger, look at what writes it"
         )
 
+    def learned(self, errors: torch.Tensor) -> None:
+        """Take the absolute TD errors (B,) of the newest batch: its records' new priorities."""
+        if self.priorities is not None:
+            self.priorities.learned(self._sequences, errors.cpu().numpy())
+
     def _batch(self) -> ReplayBufferSamples:
         following = self._later if self._steps > 1 else self._frames[:, 1:]
         columns = torch.from_numpy(self._columns)
@@ -109,15 +122,18 @@ class RingReplay(ReplayBuffer):
             torch.from_numpy(following),
             columns[:, SLOTS : SLOTS + 1],
             columns[:, SLOTS + 1 : SLOTS + 2],
-            columns[:, SLOTS + 2 :],
+            columns[:, SLOTS + 2 : SLOTS + 3],
         )
+        if self.priorities is not None:
+            weights = columns[:, SLOTS + 3 :]
+            self.weights = (weights / weights.max()).to(self.device)
         if self.device.type != "cpu":
             batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
         return ReplayBufferSamples(*batch)
 
     def _fill(self, start: int, size: int) -> int:
         """Draw into the rows from `start` on and give how many are whole and sound."""
-        sequences, rows = self._draw(size - start)
+        sequences, rows, weights = self._draw(size - start)
         lanes, step = rows["lanes"].astype(np.int64), rows["step"]
         frames, later, columns = self._frames[start:], self._later[start:], self._columns[start:]
         wanted = sequences[:, None] - np.minimum(self._back, step[:, None]) * lanes[:, None]
@@ -137,6 +153,8 @@ class RingReplay(ReplayBuffer):
             return 0
         columns[:, :SLOTS], columns[:, SLOTS] = rows["action"], done
         columns[:, SLOTS + 1], columns[:, SLOTS + 2] = reward * self._scale, discount
+        columns[:, SLOTS + 3] = weights
+        self._sequences[start:] = sequences
         if np.isfinite(total):  # one sum tells of all: NaN and infinity survive it
             return sequences.size
         good = np.isfinite(frames.sum((1, 2)))
@@ -144,7 +162,7 @@ class RingReplay(ReplayBuffer):
             good &= np.isfinite(later.sum((1, 2)))
         self._note(sequences[~good])
         count = int(good.sum())
-        for part in (frames, later, columns):
+        for part in (frames, later, columns, self._sequences[start:]):
             part[:count] = part[good]
         return count
 
@@ -185,8 +203,8 @@ class RingReplay(ReplayBuffer):
         oldest = self._ring.oldest
         return 0 if oldest == 0 else oldest + (WINDOW + MARGIN) * lanes
 
-    def _draw(self, size: int) -> tuple[Array, Array]:
-        """Give the sequences of B records that end a transition, and the records."""
+    def _draw(self, size: int) -> tuple[Array, Array, Array]:
+        """Give the sequences of B records that end a transition, the records, their weights."""
         low, high = self._oldest(), self._high()
         if high - low < size:
             raise NoExperience(f"{max(0, high - low)} records, a batch has {size}")
@@ -195,12 +213,17 @@ class RingReplay(ReplayBuffer):
                 f"the writer is {self._ring.published - high} records ahead and overwrote what "
                 "this learner is about to need; make the ring larger or the replay ratio smaller"
             )
-        chosen = np.empty(0, np.int64)
+        chosen, weights = np.empty(0, np.int64), np.empty(0, np.float32)
         for _ in range(TRIES):
-            draw = self.dice.integers(low, high, size)
-            chosen = np.concatenate([chosen, draw[self._ends_transition(draw)]])[:size]
+            if self.priorities is None:
+                draw, share = self.dice.integers(low, high, size), np.ones(size, np.float32)
+            else:
+                draw, share = self.priorities.draw(self.dice, low, high, size)
+            good = self._ends_transition(draw)
+            chosen = np.concatenate([chosen, draw[good]])[:size]
+            weights = np.concatenate([weights, share[good]])[:size]
             if chosen.size == size:
-                return chosen, self._view[chosen % self._ring.capacity]
+                return chosen, self._view[chosen % self._ring.capacity], weights
         raise NoExperience("hardly any record in the ring ends a whole transition")
 
     def _ends_transition(self, sequences: Array) -> Array:

@@ -74,17 +74,22 @@ class Update(ABC):
         self.losses = torch.zeros(2, device=device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), device=device)
+        self.errors = torch.zeros(0, device=device)
 
     @torch.no_grad()
-    def update(self, batch: ReplayBufferSamples, rule: Rule) -> None:
-        """Learn from one batch: observations (B, ...), actions (B, a), rewards, dones (B, 1)."""
+    def update(self, batch: ReplayBufferSamples, rule: Rule, weights: Tensor | None = None) -> None:
+        """Learn from one batch: observations (B, ...), actions (B, a), rewards, dones (B, 1).
+
+        With `weights` (B, 1) the critics' squared errors count by them, and `errors` (B,) are the
+        largest absolute ones of the critics.
+        """
         self.updates += 1
         noise = torch.empty_like(batch.actions).normal_(
             0.0, rule.target_policy_noise, generator=self.generator
         )
         noise.clamp_(-rule.target_noise_clip, rule.target_noise_clip)
         rate = rule.learning_rate * self.caution
-        self.losses[0] = self.critic_gradients(batch, noise, rule.gamma)
+        self.losses[0] = self.critic_gradients(batch, noise, rule.gamma, weights)
         self._take_step(self.critics, 0, rate)
         if self.updates % rule.policy_delay == 0:
             self.losses[1] = self.actor_gradients(batch)
@@ -101,7 +106,13 @@ class Update(ABC):
         self.sums[which] += self.losses[which]
 
     @abstractmethod
-    def critic_gradients(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
+    def critic_gradients(
+        self,
+        batch: ReplayBufferSamples,
+        noise: Tensor,
+        gamma: float,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Put d/dθ of the summed mean squared errors into the critics' gradient, give the sum."""
 
     @abstractmethod

@@ -32,7 +32,7 @@ from workers.trainer import checkpoint, learner_state
 from workers.trainer.evaluation import Evaluation, is_worse
 from workers.trainer.guard import Guard, NumbersLost
 from workers.trainer.leaderboard import LeaderboardKeeper
-from workers.trainer.learner import make_learner
+from workers.trainer.learner import make_learner, make_priorities
 from workers.trainer.publisher import Publisher, policy_arrays
 from workers.trainer.replay import NoExperience, RingReplay
 from workers.trainer.tracking import Spool
@@ -111,7 +111,9 @@ class TrainerWorker(Worker):
         try:
             while time.monotonic() < until and not self._is_ahead(replay):
                 batch = replay.sample(self._config.batch)
-                self._update.update(batch, rule)
+                self._update.update(batch, rule, replay.weights)
+                if replay.priorities is not None:
+                    replay.learned(self._update.errors)
                 done += 1
                 self._after_update(replay, batch)
         except NoExperience as error:
@@ -152,7 +154,7 @@ class TrainerWorker(Worker):
         self._ring = ring
         self._replay = replay = RingReplay(
             ring, reward_scale=config.reward_scale, seed=config.seed, n_steps=config.n_steps,
-            gamma=config.gamma, device=self._model.device,
+            gamma=config.gamma, device=self._model.device, priorities=make_priorities(config, ring),
         )  # fmt: skip
         fresh = learner_state.take(self._update, replay)
         self._memory = mesh.tensors(learner_segment(self.context.name), like=fresh, create=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mesh import Mesh
+from tests.processes import child
 from tests.workers.trainer.experience import steps
-from workers.records import FEATURES, WINDOW
-from workers.trainer.replay import NoExperience
+from workers.records import EXPERIENCE_DTYPE, FEATURES, WINDOW
+from workers.trainer.replay import NoExperience, RingReplay
 
 
 def test_windows_are_of_one_lane_and_episode(mesh_ring):
@@ -103,3 +105,31 @@ def test_replay_is_read_only(mesh_ring):
     replay, _ = mesh_ring(20, 4)
     with pytest.raises(TypeError, match="only reads"):
         replay.add()
+
+
+def test_overtaken_batches_are_drawn_again(mesh_directory):
+    """While a writer goes round and round a small ring, every batch is whole."""
+    capacity, lanes = 1 << 12, 4
+    mesh = Mesh(mesh_directory)
+
+    def write(tell):
+        ring = Mesh(mesh_directory).ring("moving", EXPERIENCE_DTYPE, capacity=capacity, create=True)
+        for start in range(0, 1 << 30, 250):
+            ring.publish(steps(250, lanes, start=start))
+            if start == 1000:
+                tell()
+
+    with child(write) as writer:
+        writer.started()
+        ring = mesh.ring("moving", EXPERIENCE_DTYPE)
+        replay, began = RingReplay(ring), ring.published
+        while ring.published < began + 6 * capacity:
+            b = replay.sample(64)
+            for part in (b.observations, b.next_observations):
+                window = part.numpy()
+                assert (window[:, :, 0] == window[:, -1:, 0]).all()
+                assert (window[:, :, 1] == window[:, -1:, 1]).all()
+                last, begun = window[:, -1, 2], window[:, 0, 2][:, None]
+                wanted = np.maximum(last[:, None] - np.arange(WINDOW - 1, -1, -1), begun)
+                assert (window[:, :, 2] == wanted).all()
+            assert (b.rewards.numpy()[:, 0] == b.actions.numpy()[:, 0]).all()

@@ -81,6 +81,23 @@ def test_gradients_are_those_of_autograd(net_arch):
                 assert torch.allclose(found.grad, wanted.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_weighted_errors_are_those_of_autograd():
+    """With weights: the same gradient and the same absolute errors either way."""
+    ours, other = learners()
+    written, asked = MlpUpdate(ours.policy), AutogradUpdate(other.policy)
+    weights = torch.linspace(0.1, 1.0, B)[:, None]
+    with torch.no_grad():
+        losses = [
+            float(u.critic_gradients(batch(3), torch.zeros(B, A), 0.9, weights))
+            for u in (written, asked)
+        ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch.allclose(written.errors, asked.errors, rtol=1e-4, atol=1e-6)
+    pairs = zip(ours.critic.parameters(), other.critic.parameters(), strict=True)
+    for found, wanted in pairs:
+        assert torch.allclose(found.grad, wanted.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_rounded_factors_stay_close():
     """With bfloat16 factors a gradient keeps its direction and size within a few percent."""
     ours, other = learners()
