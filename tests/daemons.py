@@ -41,7 +41,7 @@ def alive(pid):
 class Daemon:
     """`meshd` with a profile of the test's own."""
 
-    def __init__(self, directory, workers, extra=""):
+    def __init__(self, directory, workers, extra="", path=""):
         self.directory = Path(directory)
         self.mesh_path = Path(tempfile.mkdtemp(prefix="meshd-test-", dir="/dev/shm"))
         self.mesh_path.rmdir()
@@ -53,6 +53,7 @@ class Daemon:
         self.mesh = Mesh(self.mesh_path)
         self.log = self.directory / "meshd.log"
         self.process = None
+        self.environment = {**os.environ, "PYTHONPATH": str(path)}
 
     def start(self):
         """Start the daemon (again) and wait until it shows itself in the mesh."""
@@ -60,6 +61,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "supervisor", "--profile", str(self.profile)],
                 cwd=ROOT,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -108,9 +110,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(directory, workers, extra=""):
+def daemon(directory, workers, extra="", path=""):
     """A started daemon that leaves nothing behind."""
-    one = Daemon(directory, workers, extra)
+    one = Daemon(directory, workers, extra, path)
     try:
         one.start()
         yield one

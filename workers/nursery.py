@@ -247,17 +247,17 @@ def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) 
         setproctitle(f"tradingmesh: nursery {group}")
         inherited = set(sys.modules)
         warm_up(group)
-        _import_workers(group, settings)
+        theirs = _import_workers(group, settings)
         threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
             sys.stderr.write(f"nursery {group}: {threads} threads after the imports; no forks\n")
             os._exit(1)
-        code = _stamps(group, set(sys.modules) - inherited)
+        code = _stamps({*GROUPS[group], *theirs}, set(sys.modules) - inherited)
         gc.collect()
         gc.freeze()
         for _ in range(SPARES):
             _send_spare(settings, line)
-        while _stamps(group, set(), code) == code:
+        while _stamps(set(), set(), code) == code:
             if select.select([line], [], [], LOOK_S)[0]:
                 if not line.recv(MAX_BYTES):
                     break
@@ -276,25 +276,31 @@ def warm_up(group: str) -> None:
         _throw_away_learner()
 
 
-def _import_workers(group: str, settings: Settings) -> None:
-    """Import what the workers of `group` are; one that cannot be imported says so itself."""
-    for spec in settings.workers:
-        if spec.enabled and spec.nursery == group:
-            try:
-                importlib.import_module(spec.worker.partition(":")[0])
-            except Exception as error:  # noqa: BLE001 - a user's module: it fails again, in its own process
-                sys.stderr.write(f"nursery {group}: {spec.worker}: {error!r}\n")
+def _import_workers(group: str, settings: Settings) -> set[str]:
+    """Import the workers of `group` and give their modules; one that fails says so itself."""
+    modules = {
+        spec.worker.partition(":")[0]
+        for spec in settings.workers
+        if spec.enabled and spec.nursery == group
+    }
+    for module in sorted(modules):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a user's module: it fails again, in its own process
+            sys.stderr.write(f"nursery {group}: {module}: {error!r}\n")
+    return modules
 
 
-def _stamps(group: str, modules: set[str], known: Iterable[str] = ()) -> dict[str, int]:
-    """Give the modification times of the files of `known`, or of these modules' own files.
+def _stamps(named: set[str], new: set[str], known: Iterable[str] = ()) -> dict[str, int]:
+    """Give the modification times of the files of modules, and of the files `known` already.
 
-    Of libraries only what the group names is looked at: an upgrade replaces that too.
+    Of the `new` modules only the project's own count, and those that are `named`: an upgrade of a
+    library replaces the module that is named, too.
     """
     files = set(known)
-    for name in sorted(modules):
+    for name in sorted(new):
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and (name in GROUPS[group] or Path(file).is_relative_to(_PROJECT)):
+        if file and (name in named or Path(file).is_relative_to(_PROJECT)):
             files.add(file)
     stamps = {}
     for file in files:

@@ -105,6 +105,7 @@ class IngestWorker(Worker):
         )
         state = self._ring.state()
         self._status = msgspec.msgpack.decode(state, type=IngestStatus) if state else IngestStatus()
+        self._status.replayed = 0 if state else -1  # positions and rows are one commit
         self._make_quotes_good()
         self._memory = mesh.table(GATE_MEMORY, MEMORY_DTYPE, rows=config.quotes, create=True)
         self._most = min(config.batch, self._ring.capacity)
