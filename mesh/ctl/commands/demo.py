@@ -112,7 +112,8 @@ class Demo:
 
     def start(self) -> None:
         """Start the daemon; it ends with this process, however this one ends."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = self.directory / "tmp"  # of libraries too: it goes with the rest
+        temporary.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None)
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(  # noqa: S603 - our own module
@@ -120,6 +121,7 @@ class Demo:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, "TMPDIR": str(temporary)},
                 start_new_session=True,  # Ctrl-C is for this process, which stops the daemon
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - one thread
             )
