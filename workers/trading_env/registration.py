@@ -84,6 +84,17 @@ def make_live(*, mesh: str, timeout_s: float = 30.0, **env: Any) -> TradingEnvir
     return _one(provider, env.pop("config", None), env)
 
 
+def make_live_vector(
+    *, num_envs: int, mesh: str, timeout_s: float = 30.0, **env: Any
+) -> TradingVectorEnv:
+    """`num_envs` paper portfolios on the market that a mesh's feeder publishes."""
+    from mesh import Mesh  # noqa: PLC0415 - only who trades live needs a mesh
+    from workers.trading_env.providers.live import LiveProvider  # noqa: PLC0415 - the same
+
+    provider = LiveProvider(Mesh(mesh), timeout_s=timeout_s)
+    return _many(provider, num_envs, env.pop("config", None), env)
+
+
 def _synthetic(
     seed: int, states: int, config: TradingConfig | None
 ) -> tuple[MarketDataProvider, TradingConfig | None]:
@@ -157,7 +168,10 @@ def register() -> None:
             "entry_point": f"{here}:make_recorded",
             "vector_entry_point": f"{here}:make_recorded_vector",
         },
-        LIVE: {"entry_point": f"{here}:make_live"},
+        LIVE: {
+            "entry_point": f"{here}:make_live",
+            "vector_entry_point": f"{here}:make_live_vector",
+        },
     }
     for name, points in ids.items():
         if f"tradingmesh/{name}" not in registry:

@@ -34,19 +34,12 @@ class Track(Protocol):
         """Move on by a state: (row the decision was made on, whether the data ends here)."""
 
 
-def block_of(provider: IndexedProvider, config: TradingConfig) -> MarketBlock:
-    """All states of an indexed provider, validated segment by segment."""
-    return MarketBlock.joined([MarketBlock.of(run, config) for run in provider.segments])
-
-
 class IndexedTrack:
     """Rows of a block that is there as a whole."""
 
-    def __init__(
-        self, provider: IndexedProvider, config: TradingConfig, block: MarketBlock | None = None
-    ) -> None:
-        """Validate the provider's states, unless their `block` is given."""
-        self.block = block_of(provider, config) if block is None else block
+    def __init__(self, provider: IndexedProvider, config: TradingConfig) -> None:
+        """Validate the provider's states, segment by segment."""
+        self.block = MarketBlock.joined([MarketBlock.of(run, config) for run in provider.segments])
         self.provider = provider
         self.row, self.last = 0, 0
 

@@ -2,7 +2,7 @@
 
 Lane i does exactly what `TradingEnvironment` does with seed + i: the same simulation steps both.
 Over an indexed provider all lanes read one block of states and a step is a single call; over
-streams (one provider a lane, or one for all) a block of two states a lane is made at each step.
+streams (a provider a lane, or one for all of them) a block of the newest states is made each time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from gymnasium.vector.utils import batch_space
 from config.trading import TradingConfig
 from workers.records import SLOTS
 from workers.trading_env.environment import END_OF_DATA, RUIN, SEEDS, STEP_LIMIT
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.providers.protocol import IndexedProvider, MarketDataProvider
+from workers.trading_env.lane_markets import lane_market
 from workers.trading_env.simulation import Simulation
 from workers.trading_env.spaces import action_space, observation_space
-from workers.trading_env.track import IndexedTrack, StreamTrack, block_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from workers.trading_env.portfolio import Outcome
+    from workers.trading_env.providers.protocol import MarketDataProvider
 
 Array = np.ndarray[Any, np.dtype[Any]]
 INFO = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
@@ -58,14 +57,14 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
     ) -> None:
-        """Make `num_envs` lanes on one indexed provider, or one lane on each of several.
+        """Make `num_envs` lanes on one provider, or one lane on each of several.
 
-        Raises ValueError for one streaming provider under several lanes (each lane would take a
-        part of it) and for a number of lanes that does not fit the providers.
+        Raises TypeError for what is no provider, ValueError for numbers that do not fit.
         """
         self.config = TradingConfig() if config is None else config
-        self._tracks = _tracks(provider, num_envs, self.config)
-        self.num_envs = len(self._tracks)
+        #: where the lanes are: rows `now` and `then` of `block()`
+        self.market = lane_market(provider, num_envs, self.config)
+        self.num_envs = self.market.then.size
         self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
         self._mode = AutoresetMode(autoreset_mode)
         self.single_observation_space = observation_space()
@@ -74,9 +73,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.simulation = Simulation(self.num_envs, self.config)
         self._copy = copy
-        #: where the lanes are: rows `now` and `then` of `block()`
-        self.market = Market(self._tracks)
-        self._dice = [np.random.default_rng() for _ in self._tracks]
+        self._dice = [np.random.default_rng() for _ in range(self.num_envs)]
         self._ended = np.ones(self.num_envs, bool)
         self._started = False
         self._some_ended = True
@@ -155,9 +152,8 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         return SB3View(self)
 
     def _start(self, lanes: Array) -> None:
-        for lane in lanes.tolist():
-            self._tracks[lane].start(int(self._dice[lane].integers(SEEDS)))
-        self.market.started(lanes)
+        seeds = [int(self._dice[lane].integers(SEEDS)) for lane in lanes.tolist()]
+        self.market.start(lanes, seeds)
 
     def _restart(self, lanes: Array, info: dict[str, Any]) -> None:
         """Begin new episodes in the same step; what ended is kept in `info`."""
@@ -195,79 +191,6 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
             "ts_event": self.market.block().ts_event[self.market.then],
             **self._masks,
         }
-
-
-class Market:
-    """Rows now and then of every lane, in a block that may be made anew at each step."""
-
-    def __init__(self, tracks: Sequence[IndexedTrack] | Sequence[StreamTrack]) -> None:
-        self._tracks = tracks
-        count = len(tracks)
-        self.now, self.then = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self._last = np.zeros(count, np.int64)
-        self._indexed = isinstance(tracks[0], IndexedTrack)
-        self._joined: MarketBlock | None = None
-        if isinstance(tracks[0], IndexedTrack):
-            self._joined = tracks[0].block
-
-    def started(self, lanes: Array) -> None:
-        """Take up the rows of lanes whose track was started."""
-        if not self._indexed:
-            self._joined = None
-            self._place()
-            return
-        for lane in lanes.tolist():
-            track = self._tracks[lane]
-            self.then[lane], self._last[lane] = track.row, track.last
-
-    def move(self, ended: Array | None) -> Array:
-        """Move the lanes that have not ended on by a state; bool (n,): the data ends there."""
-        if self._indexed:
-            self.now, self.then = self.then, self.now
-            np.add(self.now, 1 if ended is None else ~ended, out=self.then)
-            data_ends: Array = self.then >= self._last
-            return data_ends
-        ends = np.zeros(len(self._tracks), bool)
-        for lane in range(len(self._tracks)):
-            if ended is None or not ended[lane]:
-                _, ends[lane] = self._tracks[lane].move()
-        self._joined = None
-        self._place()
-        return ends
-
-    def block(self) -> MarketBlock:
-        """The block in which `now` and `then` are rows."""
-        if self._joined is None:
-            self._joined = MarketBlock.joined([track.block for track in self._tracks])
-        return self._joined
-
-    def _place(self) -> None:
-        sizes = [len(track.block) if hasattr(track, "block") else 0 for track in self._tracks]
-        starts = np.cumsum([0, *sizes[:-1]])
-        rows = np.array([track.row for track in self._tracks])
-        self.then[:], self.now[:] = starts + rows, starts
-
-
-def _tracks(
-    provider: MarketDataProvider | Sequence[MarketDataProvider],
-    num_envs: int,
-    config: TradingConfig,
-) -> list[IndexedTrack] | list[StreamTrack]:
-    """One track a lane."""
-    if isinstance(provider, IndexedProvider):
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        block = block_of(provider, config)
-        return [IndexedTrack(provider, config, block) for _ in range(num_envs)]
-    several = [provider] if isinstance(provider, MarketDataProvider) else list(provider)
-    if not several or not all(isinstance(one, MarketDataProvider) for one in several):
-        raise TypeError("give a market data provider or a sequence of them, one a lane")
-    if num_envs not in (1, len(several)):
-        raise ValueError(
-            f"{num_envs} environments on {len(several)} streaming providers; give one provider a "
-            "lane, or an indexed one (RecordedProvider) for all"
-        )
-    return [StreamTrack(one, config) for one in several]
 
 
 def _lanes_of(mask: Any, count: int) -> Array:

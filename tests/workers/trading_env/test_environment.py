@@ -104,6 +104,35 @@ def test_streams_and_rows_agree_step_for_step():
     assert_same(rollout(rows, actions, 2), rollout(streams, actions, 2))
 
 
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_lanes_that_share_a_stream(mode):
+    """Live: all lanes at the newest state, new episodes begin there, at the end all begin anew."""
+    states = market(8, 30)
+    config = TradingConfig(ruin_share=0.0, max_episode_steps=0)
+    actions = np.random.default_rng(3).uniform(-1, 1, (70, 3, SLOTS))
+    stream = Streamed(RecordedProvider(states))
+    shared = TradingVectorEnv(stream, 3, config, autoreset_mode=mode)
+    alone = TradingVectorEnv(RecordedProvider(states), 3, config, autoreset_mode=mode)
+    assert_same(rollout(shared, actions, 1), rollout(alone, actions, 1))
+    assert stream.calls <= 71  # one state a step, whatever the number of lanes
+    poor = TradingConfig(initial_balance=30_000.0, ruin_share=0.97)
+    shared = TradingVectorEnv(Streamed(RecordedProvider(states)), 2, poor, autoreset_mode=mode)
+    shared.reset(seed=0)
+    action = np.stack([np.ones(SLOTS), np.zeros(SLOTS)])
+    for step in range(1, 20):
+        _, _, terminated, _, info = shared.step(action)
+        assert (info["ts_event"] == states["ts_event"][step]).all()
+        assert not terminated[1]
+        if terminated[0]:
+            break
+    assert terminated[0]
+    if mode is AutoresetMode.NEXT_STEP:
+        _, _, _, _, info = shared.step(action)
+    assert info["step"][0] == 0
+    assert info["equity"][0] == poor.initial_balance
+    assert info["step"][1] == (step + 1 if mode is AutoresetMode.NEXT_STEP else step)
+
+
 def test_same_step_mode_keeps_what_ended():
     """`final_obs` ends the old episode, the observation begins the new one."""
     config = TradingConfig(max_episode_steps=3)
@@ -222,11 +251,13 @@ def test_stale_data_holds_or_raises():
 
 
 def test_what_is_no_provider_is_refused():
-    """A list of numbers, a provider of dictionaries, one stream under two lanes."""
+    """A list of numbers, a provider of dictionaries, numbers of lanes that do not fit."""
     with pytest.raises(TypeError, match="reset"):
         TradingEnvironment([1, 2, 3])
-    with pytest.raises(ValueError, match="streaming"):
-        TradingVectorEnv(Streamed(provider()), 2)
+    with pytest.raises(ValueError, match="one a lane"):
+        TradingVectorEnv([Streamed(provider()), Streamed(provider())], 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        TradingVectorEnv(provider(), 0)
 
     class Dictionaries:
         def reset(self, *, seed=None):
