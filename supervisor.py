@@ -19,7 +19,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -97,7 +96,7 @@ class Supervisor:
             me.pid,
             me.start_time,
             time.time(),
-            metadata.version("tradingmesh"),
+            "",
             profile,
             "starting",
             control=str(settings.mesh.path / SOCKET),
@@ -139,6 +138,7 @@ class Supervisor:
         take_signals()
         self._tell("started", "info", f"daemon pid {os.getpid()}")
         self.fleet.start_what_is_free()
+        self._replace(version=_version())
         try:
             while not (self.fleet.stopping and self.fleet.ended()):
                 self._turn()
@@ -395,6 +395,12 @@ class Supervisor:
 
 def _note(_number: int, _frame: object) -> None:
     """Signals arrive through the wake-up descriptor; the handler only has to exist."""
+
+
+def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and nothing waits for it
+
+    return metadata.version("tradingmesh")
 
 
 def _no(text: str) -> ControlReply:

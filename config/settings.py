@@ -75,6 +75,7 @@ class Settings(BaseModel):
     @field_validator("workers")
     @classmethod
     def _workers_fit_together(cls, workers: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
+        workers = _expanded(workers)
         if fault := _dependency_fault(workers):
             raise ValueError(fault)
         return workers
@@ -88,6 +89,16 @@ class Settings(BaseModel):
         """16 hex digits that differ when any setting (but a secret) differs."""
         text = json.dumps(self.masked(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _expanded(workers: Sequence[WorkerSpec]) -> tuple[WorkerSpec, ...]:
+    """Every instance as a worker; who depends on several instances depends on all of them."""
+    instances = {spec.name: [each.name for each in spec.expanded()] for spec in workers}
+    found = []
+    for spec in workers:
+        needs = tuple(one for name in spec.depends_on for one in instances.get(name, [name]))
+        found += [each.model_copy(update={"depends_on": needs}) for each in spec.expanded()]
+    return tuple(found)
 
 
 def _dependency_fault(workers: Sequence[WorkerSpec]) -> str:

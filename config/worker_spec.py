@@ -54,6 +54,11 @@ class WorkerSpec(BaseModel):
         description="Warm process it is forked from: learner has torch and stable-baselines3, "
         "tracker has MLflow; empty: from the daemon.",
     )
+    instances: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="How many of it: NAME-0, NAME-1, ... in the group NAME; a seed among its "
+        "settings grows by one each.",
+    )
     group: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,32}$")] = Field(
         default="",
         description="Workers of one group are started, stopped and (one after the other) restarted "
@@ -114,3 +119,26 @@ class WorkerSpec(BaseModel):
         default_factory=dict,
         description="Values for this worker alone, by key of its section (another seed, say).",
     )
+
+    def expanded(self) -> tuple[WorkerSpec, ...]:
+        """Give one specification for each instance; itself where there is one."""
+        if self.instances == 1:
+            return (self,)
+        return tuple(
+            WorkerSpec.model_validate(
+                {
+                    **self.model_dump(),
+                    "name": f"{self.name}-{number}",
+                    "instances": 1,
+                    "group": self.group or self.name,
+                    "settings": _seeded(self.settings, number),
+                }
+            )
+            for number in range(self.instances)
+        )
+
+
+def _seeded(settings: dict[str, Any], number: int) -> dict[str, Any]:
+    if not isinstance(settings.get("seed"), int):
+        return settings
+    return {**settings, "seed": settings["seed"] + number}

@@ -251,3 +251,18 @@ def test_any_garbage_is_a_report_and_never_another_error(overrides, variables):
     environ = {f"MESH__{name}": text for name, text in variables.items()}
     report = problems_or_none(None, overrides, environ=environ, directory=Path("/nonexistent"))
     assert report is None or report.problems
+
+
+def test_instances_are_workers_of_one_group(tmp_path):
+    """Three of a worker: named, grouped and seeded apart; who needs it needs all of them."""
+    profile = tmp_path / "many.toml"
+    profile.write_text(
+        '[workers.td3]\nworker = "a:B"\ninstances = 3\nsettings = { seed = 7, x = 1 }\n'
+        '[workers.judge]\nworker = "a:C"\ndepends_on = ["td3"]\n'
+    )
+    *td3, judge = load_settings(profile, environ={}, directory=tmp_path).workers
+    assert [spec.name for spec in td3] == ["td3-0", "td3-1", "td3-2"]
+    assert {spec.group for spec in td3} == {"td3"}
+    assert [spec.settings for spec in td3] == [{"seed": 7 + n, "x": 1} for n in range(3)]
+    assert judge.depends_on == ("td3-0", "td3-1", "td3-2")
+    assert judge.group == ""
