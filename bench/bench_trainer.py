@@ -362,7 +362,7 @@ def bench_kill(mesh):
             began = time.perf_counter()
             while one.worker("td3-0")["pid"] == pid:
                 time.sleep(0.0005)
-            version = learner.version + 1  # its successor publishes what it restored, then updates
+            version = learner.version  # the next one is of the successor's first update
             while learner.version <= version:
                 time.sleep(0.0005)
             times.append((time.perf_counter() - began) * 1e3)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
 TELL_S = 0.2
+MEMORY = "shared memory"  # where a learner was resumed from
 
 
 class TrainerWorker(Worker):
@@ -159,7 +160,8 @@ class TrainerWorker(Worker):
         fresh = learner_state.take(self._update, replay)
         self._memory = mesh.tensors(learner_segment(self.context.name), like=fresh, create=True)
         self._status.resumed_from = self._resume(replay)
-        self._memory.publish(learner_state.take(self._update, replay))
+        if self._status.resumed_from != MEMORY:
+            self._memory.publish(learner_state.take(self._update, replay))
         self._spool.begin(self._status.resumed_from)
         self._spool.params(config.model_dump(mode="json"))
         self._status.experience = ring.published
@@ -186,7 +188,7 @@ class TrainerWorker(Worker):
             _, fresh = make_learner(self._config)  # for what was overwritten with parts of it
             learner_state.put(self._update, replay, learner_state.take(fresh, replay))
         else:
-            return "shared memory"
+            return MEMORY
         refused = 0
         for path in checkpoint.paths(self._directory):
             try:
