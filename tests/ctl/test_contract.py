@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from mesh.ctl.cli import COMMANDS
+
 PAGE = Path(__file__).parent.parent.parent / "docs" / "meshctl.md"
 ROW = re.compile(r"^\| `(?P<key>[a-z][\w.\[\]]*|[a-z][\w.\[\]A-Z]*)` \| (?P<type>[^|]+) \|")
 TYPES = {
@@ -17,6 +19,15 @@ TYPES = {
     "number or null": (int, float, type(None)),
 }
 NAMED = {"flow.policies", "flow.gates"}  # tables by name
+
+
+def test_the_page_describes_every_command():
+    """Each command of the table has its row, and no row is without a command."""
+    text = PAGE.read_text().partition("## Exit codes")[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    described = {word for row in rows for word in re.findall(r"`?([a-z][a-z-]+)", row)}
+    commands = {command.name for command in COMMANDS if command.help}
+    assert described - {"check", "bash", "zsh", "fish", "out"} == commands
 
 
 def promised():
