@@ -14,9 +14,14 @@ import structlog
 from stable_baselines3.common.callbacks import BaseCallback
 
 from workers.trading_env.errors import InvalidPolicy
+from workers.trainer.evaluation import is_worse
 from workers.trainer.publisher import Publisher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
     from mesh import Heartbeat, Tensors
     from workers.trainer.tracking import Spool
 
@@ -55,13 +60,25 @@ class SHMWeightSyncCallback(EveryUpdates):
     """Publishes the policy into shared memory every N updates, and at the end of training.
 
     A policy that is not finite or acts outside [-1, 1] is withheld: readers keep the last good
-    one, `withheld` counts. Set `score` (as an evaluation callback would) and it travels along.
+    one, `withheld` counts. With `evaluate` each policy is scored first and one that is worse than
+    the last published is withheld too; without, set `score` as an evaluation callback would.
     """
 
-    def __init__(self, policy: Tensors, *, every_updates: int) -> None:
-        """Publish into the segment `policy`, of which this process is the writer."""
+    def __init__(
+        self,
+        policy: Tensors,
+        *,
+        every_updates: int,
+        evaluate: Callable[[BaseAlgorithm], float] | None = None,
+        tolerance: float = 0.0,
+    ) -> None:
+        """Publish into the segment `policy`, of which this process is the writer.
+
+        `tolerance` is the share of the last score by which a new one may be worse.
+        """
         super().__init__(every_updates)
         self._segment = policy
+        self._evaluate, self._tolerance = evaluate, tolerance
         self.score = float("nan")
         self.version = 0
         self.withheld = 0
@@ -70,6 +87,12 @@ class SHMWeightSyncCallback(EveryUpdates):
         self._publisher = Publisher(self._segment, self.model.policy)  # type: ignore[arg-type] # a TD3Policy
 
     def _on_due(self) -> None:
+        if self._evaluate is not None:
+            score = self._evaluate(self.model)
+            if is_worse(score, self.score, self._tolerance):
+                self.withheld += 1
+                return
+            self.score = score
         try:
             self.version = self._publisher.publish(self.updates, self.score)
         except InvalidPolicy as error:

@@ -70,6 +70,24 @@ def test_policy_that_is_no_number_is_withheld(mesh_directory):
     segment.close()
 
 
+def test_gate_keeps_the_last_good_policy(mesh_directory):
+    """Scored before each publish: only policies that are not worse go out."""
+    scores = iter([-5.0, -9.0, -4.0, -4.1, -8.0])
+    learner = model()
+    segment = Mesh(mesh_directory).tensors(
+        "policy/p", like=policy_arrays(learner.policy), create=True
+    )
+    callback = SHMWeightSyncCallback(
+        segment, every_updates=20, evaluate=lambda _: next(scores), tolerance=0.05
+    )
+    learner.learn(101, callback=callback)
+    version, arrays = segment.read()
+    assert (version, callback.withheld) == (3, 2)
+    assert arrays["score"] == -4.1
+    assert arrays["updates"] == 80
+    segment.close()
+
+
 def test_heartbeat_and_tracking(mesh_directory, tmp_path):
     """A row that works while it learns and waits after; points with what the learner logged."""
     mesh = Mesh(mesh_directory)

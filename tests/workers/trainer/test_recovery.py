@@ -105,6 +105,29 @@ def test_after_a_reboot_it_goes_on_from_disk_and_says_what_it_refused(tmp_path):
         ring.close()
 
 
+def test_corrupt_memory_is_refused_and_disk_used(tmp_path):
+    """A byte flipped in every slot of the learner's segment: it goes on from its checkpoint."""
+    free = EXTRA.replace("deterministic = true", "").replace("replay_ratio = 1.0", "")
+    with daemon(tmp_path, TRAINER.format("td3-0"), free) as one:
+        one.running("td3-0")
+        ring = one.mesh.ring("experience", EXPERIENCE_DTYPE, capacity=1 << 13, create=True)
+        ring.publish(steps(200, 4))
+        until("updates", lambda: updates(one, "td3-0") > 150)
+        assert one.stop() == 0
+        (path,) = one.mesh_path.glob("*learner*td3-0*")
+        stored = int(learner(one, "td3-0")["updates"])
+        data = bytearray(path.read_bytes())
+        for at in range(len(data) // 8, len(data), len(data) // 64):
+            data[at] ^= 0xFF
+        with path.open("r+b") as file:
+            file.write(data)
+        one.start()
+        until("going on", lambda: updates(one, "td3-0") > stored)
+        resumed = one.mesh.attach("status/td3-0").read()[1]["resumed_from"]
+        assert resumed == f"disk: checkpoint-{stored:012d}"
+        ring.close()
+
+
 def test_weights_that_are_no_numbers_are_rolled_back_or_quarantined(tmp_path):
     """A learning rate that explodes: rolled back, slower, at last quarantined; nothing published
     that is not finite, and the batch is kept for the report."""
