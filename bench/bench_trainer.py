@@ -161,6 +161,32 @@ def clean(size):
     return updates
 
 
+def products(size):
+    """The limit: only the matrix products that an update cannot do without, at float32."""
+    shape, _, (h1, h2) = size
+    inputs = int(np.prod(shape))
+    # (rows, inner, columns, how often an update); the actor's step is every second one
+    layers = [
+        (BATCH, inputs, h1, 1 + 0.5), (BATCH, h1, h2, 1 + 0.5),  # target actor, actor
+        (BATCH, inputs, 2 * h1, 2), (BATCH, h1, h2, 4),  # target critics, critics
+        (2 * h1, BATCH, inputs, 1), (h2, BATCH, h1, 2), (BATCH, h2, h1, 2),  # back through them
+        (BATCH, inputs, h1, 0.5), (BATCH, h1, h2, 0.5), (BATCH, h2, h1, 0.5),  # the first critic
+        (h1, BATCH, inputs, 0.5), (h2, BATCH, h1, 0.5), (BATCH, h2, h1, 0.5),  # and the actor
+    ]  # fmt: skip
+    factors = [
+        (torch.randn(m, k), torch.randn(k, n), torch.empty(m, n), times)
+        for m, k, n, times in layers
+    ]
+
+    def updates(count):
+        for number in range(count):
+            for left, right, out, times in factors:
+                for _ in range(int(times) + (times % 1 > 0 and number % 2)):
+                    torch.mm(left, right, out=out)
+
+    return updates
+
+
 def bench_updates(mesh):
     """Updates a second, every variant in turn, several rounds."""
     ring = mesh.ring("experience", EXPERIENCE_DTYPE, capacity=STORED, create=True)
@@ -176,6 +202,7 @@ def bench_updates(mesh):
             "ours, medium": lambda size=size: sb3_kind(TD3, size, device="cpu", precision="medium"),
             "SB3": lambda size=size: sb3_kind(StockTD3, size, device="cpu"),
             "CleanRL-style": lambda size=size: clean(size),
+            "limit (matrix products alone)": lambda size=size: products(size),
         }
         if SbxTD3 is not None:
             variants["SBX"] = lambda size=size: sb3_kind(SbxTD3, size)
