@@ -29,7 +29,7 @@ from typing import Any
 
 import fastavro
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from mesh import Mesh, MeshError
 from workers.ingest.decode import Decoder
@@ -278,8 +278,8 @@ def bench_decode() -> None:
 
 def run_ours(
     directory: Path, mesh: Path, address: dict[str, Any], *settings: str
-) -> tuple[float, float, float]:
-    """Ingest over everything: messages/s, CPU us a message, resident MiB."""
+) -> tuple[float, float]:
+    """Ingest over everything: messages/s and CPU us a message."""
     for name in ("ticks", "quotes", "gates", "status"):
         path = mesh / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -296,9 +296,8 @@ def run_ours(
     cpu = (worker.cpu_s() - cpu_then) / (TOTAL - count_then) * 1e6
     stamps = ring.view()["ts_ingest"][:TOTAL]
     first = int((stamps == stamps[0]).sum())
-    memory = worker.resident_mb()
     worker.stop()
-    return (TOTAL - first) / ((int(stamps[-1]) - int(stamps[0])) / 1e9), cpu, memory
+    return (TOTAL - first) / ((int(stamps[-1]) - int(stamps[0])) / 1e9), cpu
 
 
 def bench_throughput(rounds: int = 3) -> None:
@@ -310,7 +309,7 @@ def bench_throughput(rounds: int = 3) -> None:
         rates: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}
         cpus: dict[str, list[float]] = {name: [] for name in rates}
         for _ in range(rounds):
-            rate, cpu, memory = run_ours(directory, mesh, address)
+            rate, cpu = run_ours(directory, mesh, address)
             rates["ours"].append(rate)
             cpus["ours"].append(cpu)
             for name in PEERS:
@@ -323,16 +322,236 @@ def bench_throughput(rounds: int = 3) -> None:
         show("ingest.throughput", ours, "messages/s", peer, peer_is=name)
     show("ingest.cpu", median(cpus["ours"]), "us/message", median(cpus["deserializer"]),
          peer_is="deserializer")  # fmt: skip
-    show("ingest.resident", memory, "MiB (anonymous)", 0.0)
 
 
-FIGURES = {"decode": bench_decode, "throughput": bench_throughput}
+# --- latency ----------------------------------------------------------------------------------
+
+SECONDS = 4.0
+EVERY_S = 0.001
+
+
+def body_now() -> bytes:
+    """A body whose timestamp is the wall clock's, ns."""
+    buffer = io.BytesIO()
+    record = dict.fromkeys((f["name"] for f in SCHEMA["fields"]), 1.0)
+    record |= {"symbol": "SPY", "timestamp": time.time_ns(), "volume": 1, "open_interest": 1}
+    fastavro.schemaless_writer(buffer, PARSED, record)
+    return buffer.getvalue()
+
+
+def produce(servers: str, schema_id: str, rate: str) -> tuple[int, float]:
+    """Send messages stamped with their time, `rate` a second, to three partitions."""
+    linger_ms = 0 if int(rate) < 5000 else 1  # a request a message is too much for the broker
+    producer = Producer(
+        {"bootstrap.servers": servers, "linger.ms": linger_ms, "socket.nagle.disable": True}
+    )
+    sent = 0
+    producer.list_topics(timeout=10)
+    start = time.monotonic()
+    while (elapsed := time.monotonic() - start) < SECONDS:
+        while sent < elapsed * int(rate):
+            producer.produce(TOPIC, frame(int(schema_id), body_now()), partition=sent % 3)
+            sent += 1
+        producer.poll(0)
+        select.select([], [], [], EVERY_S / 4)
+    producer.flush(10)
+    return sent, SECONDS
+
+
+def peer_latency(servers: str, registry: str) -> tuple[float, float]:
+    """The users' path: consume(100, 1.0) with default options, AvroDeserializer a message."""
+    from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415 - an extra
+    from confluent_kafka.schema_registry.avro import AvroDeserializer  # noqa: PLC0415 - an extra
+
+    read = AvroDeserializer(SchemaRegistryClient({"url": registry}))
+    source = Consumer({"bootstrap.servers": servers, "group.id": "latency"})
+    source.assign([TopicPartition(TOPIC, partition, OFFSET_END) for partition in range(3)])
+    source.poll(1.0)
+    taken: list[float] = []
+    quiet = time.monotonic() + SECONDS + 6.0
+    while time.monotonic() < quiet:
+        for message in source.consume(100, 1.0):
+            value = read(message.value(), None)
+            taken.append((time.time_ns() - value["timestamp"]) / 1e6)
+            quiet = time.monotonic() + 1.5
+    return percentiles(taken)
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """Median and 99th."""
+    found = sorted(values)
+    return found[len(found) // 2], found[int(len(found) * 0.99)]
+
+
+def bench_latency() -> None:
+    """From produce() to a row that a sleeping reader of the ring has in hand."""
+    with embedded_broker(json.dumps({TOPIC: 3, "quotes.dead": 1})) as (mesh, directory, address):
+        schema_id = str(register(address))
+        servers = address["bootstrap_servers"]
+        url = address["registry_url"]
+        where = (f"kafka.bootstrap_servers={servers}", f"kafka.registry_url={url}")
+        worker = Worker("ingest", directory, mesh, *where, "ingest.latency_ms=1")
+        ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
+        wait("ingest", lambda: Mesh(mesh).attach("status/ingest").read()[1]["state"] == "running")
+        peer = subprocess.Popen(
+            [sys.executable, __file__, "--peer", "latency", servers, url],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        select.select([], [], [], 3.0)
+        for rate in ("1000", "10000"):
+            reader, taken = ring.reader("latest"), []
+            source = subprocess.Popen(
+                [sys.executable, __file__, "--peer", "produce", servers, schema_id, rate],
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            end = time.monotonic() + SECONDS + 3.0
+            while time.monotonic() < end:
+                if reader.wait_published(0.5):
+                    rows = reader.read(max_records=4096)
+                    taken += ((time.time_ns() - rows["ts_event"]) / 1e6).tolist()
+                elif source.poll() is not None and taken:
+                    break
+            sent = json.loads(source.communicate(timeout=30)[0])[0]
+            p50, p99 = percentiles(taken)
+            users = (0.0, 0.0)
+            if rate == "1000":
+                users = json.loads(peer.communicate(timeout=60)[0])
+            for name, value, their in (("p50", p50, users[0]), ("p99", p99, users[1])):
+                show(f"ingest.latency.{rate}.{name}", value, "ms", their, peer_is="defaults",
+                     received=f"{len(taken)} of {sent}")  # fmt: skip
+        worker.stop()
+
+
+# --- restart ----------------------------------------------------------------------------------
+
+
+def peer_group(servers: str, _: str) -> tuple[float, float]:
+    """A consumer of a group with a short session: from its start to a message of each partition."""
+    start = time.monotonic()
+    source = Consumer(
+        {"bootstrap.servers": servers, "group.id": "restart", "session.timeout.ms": 6000,
+         "auto.offset.reset": "latest"}
+    )  # fmt: skip
+    source.subscribe([TOPIC])
+    seen: set[int | None] = set()
+    while len(seen) < 3:
+        seen |= {m.partition() for m in source.consume(100, 0.1) if m.error() is None}
+    elapsed = time.monotonic() - start
+    print(json.dumps([elapsed, 0.0]), flush=True)
+    select.select([], [], [], 120.0)
+    return elapsed, 0.0
+
+
+def bench_restart(kills: int = 10) -> None:
+    """From kill -9 of ingest to a fresh row of every partition, under the daemon."""
+    with embedded_broker(json.dumps({TOPIC: 3, "quotes.dead": 1})) as (mesh, directory, address):
+        schema_id, servers = str(register(address)), address["bootstrap_servers"]
+        profile = directory / "meshd.toml"
+        profile.write_text(
+            f'run_directory = "{directory}"\n[mesh]\npath = "{mesh}"\n'
+            f'[kafka]\nbootstrap_servers = "{servers}"\n'
+            f'registry_url = "{address["registry_url"]}"\n'
+            "[ingest]\nlatency_ms = 1\n"
+            '[workers.ingest]\nworker = "workers.ingest.worker:IngestWorker"\n'
+            "restart = { base_delay_s = 0.01, max_delay_s = 0.01, intensity = 1000 }\n"
+        )
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "supervisor", "--profile", str(profile)], cwd=ROOT,
+            stderr=(directory / "meshd.log").open("ab"), start_new_session=True,
+        )  # fmt: skip
+        source = subprocess.Popen(
+            [sys.executable, __file__, "--peer", "forever", servers, schema_id, "1000"]
+        )
+        try:
+            ring = wait("rows", lambda: (r := Mesh(mesh).attach("ticks")).published > 100 and r)
+            ours = [milliseconds_to_fresh(mesh, ring) for _ in range(kills)]
+            theirs = [seconds_of_group(servers) for _ in range(2)][1] * 1000
+        finally:
+            for process in (source, daemon):
+                process.terminate()
+                process.wait(30)
+    show("ingest.restart", median(ours), "ms", theirs, peer_is="consumer group, session 6 s",
+         worst=round(max(ours), 1))  # fmt: skip
+
+
+def milliseconds_to_fresh(mesh: Path, ring: Any) -> float:
+    """Kill ingest; time until every partition has a row that was ingested afterwards."""
+    select.select([], [], [], 0.3)
+    pid = next(row.pid for row in Mesh(mesh).heartbeats().rows() if row.worker == "ingest")
+    reader = ring.reader("latest")
+    killed = time.time_ns()
+    os.kill(pid, signal.SIGKILL)
+    fresh: dict[int, int] = {}
+    while len(fresh) < 3:
+        reader.wait_published(5.0)
+        rows = reader.read(max_records=4096)
+        for row in rows[rows["ts_ingest"] > killed]:
+            fresh.setdefault(int(row["partition"]), int(row["ts_ingest"]))
+    return (max(fresh.values()) - killed) / 1e6
+
+
+def seconds_of_group(servers: str) -> float:
+    """Time of a member that follows one that was killed."""
+    peer = subprocess.Popen(
+        [sys.executable, __file__, "--peer", "group", servers, "-"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if peer.stdout is None:
+        raise RuntimeError("no pipe")
+    elapsed = float(json.loads(peer.stdout.readline())[0])
+    peer.kill()
+    peer.wait()
+    return elapsed
+
+
+def produce_forever(servers: str, schema_id: str, rate: str) -> tuple[int, float]:
+    """Send until killed."""
+    while True:
+        produce(servers, schema_id, rate)
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def bench_memory(rounds: int = 9) -> None:
+    """Resident memory after 400,000 messages and after an hour's worth at 1,000 a second."""
+    topics = json.dumps({TOPIC: PARTITIONS, "quotes.dead": 1})
+    with embedded_broker(topics) as (mesh, directory, address):
+        messages = [frame(register(address), body) for body in quotes(PER_PARTITION)]
+        servers, url = address["bootstrap_servers"], address["registry_url"]
+        worker = Worker("ingest", directory, mesh, f"kafka.bootstrap_servers={servers}",
+                        f"kafka.registry_url={url}")  # fmt: skip
+        ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
+        sizes = []
+        for number in range(rounds):
+            fill(address, messages)
+            wait("all", lambda n=number: ring.published >= (n + 1) * TOTAL)
+            sizes.append(worker.resident_mb())
+        worker.stop()
+    show("ingest.resident", sizes[-1], "MiB (anonymous)", sizes[0],
+         peer_is="itself after 400,000 messages", messages=rounds * TOTAL)  # fmt: skip
+
+
+PEERS_APART = {
+    "latency": peer_latency,
+    "produce": produce,
+    "forever": produce_forever,
+    "group": peer_group,
+}
+FIGURES = {
+    "decode": bench_decode,
+    "throughput": bench_throughput,
+    "latency": bench_latency,
+    "restart": bench_restart,
+    "memory": bench_memory,
+}
 
 
 def main() -> None:
     """Print one JSON line a figure."""
     if sys.argv[1:2] == ["--peer"]:
-        print(json.dumps(PEERS[sys.argv[2]](*sys.argv[3:5])), flush=True)
+        peer: Callable[..., Any] = {**PEERS, **PEERS_APART}[sys.argv[2]]
+        print(json.dumps(peer(*sys.argv[3:])), flush=True)
         os._exit(0)
     for name in sys.argv[1:] or FIGURES:
         FIGURES[name]()
