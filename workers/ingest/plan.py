@@ -111,6 +111,11 @@ def logical_of(schema: Any) -> str:
 
 def compile_plan(writer: Any, reader: Any, mapping: RowMapping) -> _native.Plan:
     """Compile two parsed schemas. Raises Unplannable, Incompatible."""
+    return _native.Plan(*plan_parts(writer, reader, mapping))
+
+
+def plan_parts(writer: Any, reader: Any, mapping: RowMapping) -> tuple[bytes, bytes, bytes]:
+    """Give operations, pool and template of a plan (`_avro/plan.h`). Raises as compile_plan."""
     return _Compiler(writer, reader, mapping).compile()
 
 
@@ -127,8 +132,8 @@ class _Compiler:
         self._open: list[str] = []  # names of the records that are being walked
         self._branches = 0  # how many unions deep
 
-    def compile(self) -> _native.Plan:
-        """Give the plan."""
+    def compile(self) -> tuple[bytes, bytes, bytes]:
+        """Give the parts of the plan."""
         self._value(self._writer, self._reader, self._mapping.tree)
         for column in self._mapping.columns:
             if column.required:
@@ -136,7 +141,7 @@ class _Compiler:
                 self._emit(code, at=column.at)
         self._emit(END)
         ops = np.array([tuple(op) for op in self._ops], OP_DTYPE)
-        return _native.Plan(ops.tobytes(), bytes(self._pool), bytes(self._template))
+        return ops.tobytes(), bytes(self._pool), bytes(self._template)
 
     # --- the list -------------------------------------------------------------------------
 
