@@ -8,9 +8,19 @@ model.learn(100_000, callback=[
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from stable_baselines3.common.callbacks import BaseCallback
 
 from workers.trading_env.errors import InvalidPolicy
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
 
     from mesh import Heartbeat, Tensors
     from workers.trainer.tracking import Spool
+
+DRAW_S = 0.2
 
 
 class EveryUpdates(BaseCallback):
@@ -144,6 +156,40 @@ class MLflowCallback(EveryUpdates):
 
     def _on_training_end(self) -> None:
         self._spool.end("FINISHED")
+
+
+class ProgressCallback(BaseCallback):
+    """A bar on the terminal: steps, updates, time left. Drawn from the training loop, no thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on `console`, by default standard error."""
+        super().__init__()
+        self._console = console or Console(stderr=True)
+        self._drawn = 0.0
+
+    def _on_training_start(self) -> None:
+        self._progress = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[updates]} updates"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, auto_refresh=False,
+        )  # fmt: skip
+        self._progress.start()
+        self._task = self._progress.add_task("", total=self.locals["total_timesteps"], updates=0)
+
+    def _on_step(self) -> bool:
+        now = time.monotonic()
+        if now - self._drawn >= DRAW_S:
+            self._drawn = now
+            self._draw()
+        return True
+
+    def _on_training_end(self) -> None:
+        self._draw()
+        self._progress.stop()
+
+    def _draw(self) -> None:
+        updates = getattr(self.model, "_n_updates", 0)
+        self._progress.update(self._task, completed=self.num_timesteps, updates=updates)
+        self._progress.refresh()
 
 
 def _is_plain(value: Any) -> bool:

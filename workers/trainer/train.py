@@ -33,7 +33,7 @@ from workers.trading_env.providers.known_optimum import known_optimum_config, kn
 from workers.trading_env.providers.synthetic import synthetic_provider
 from workers.trading_env.vector import TradingVectorEnv
 from workers.trainer.algorithm import TD3
-from workers.trainer.callbacks import MLflowCallback
+from workers.trainer.callbacks import MLflowCallback, ProgressCallback
 from workers.trainer.frame_replay import FrameReplay
 from workers.trainer.learner import policy_kwargs
 from workers.trainer.publisher import policy_arrays
@@ -126,7 +126,8 @@ def train_td3(
         device=config.device,
     )
     shows = sys.stderr.isatty() if progress_bar is None else progress_bar
-    model.learn(total_timesteps, callback=list(callbacks), progress_bar=shows)
+    bar = [ProgressCallback()] if shows else []
+    model.learn(total_timesteps, callback=[*callbacks, *bar])
     path = Path(model_path).with_suffix(".zip")
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)

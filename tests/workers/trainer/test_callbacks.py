@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one name meet here
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -15,6 +18,7 @@ from workers.trainer.callbacks import (
     EveryUpdates,
     HeartbeatCallback,
     MLflowCallback,
+    ProgressCallback,
     SHMWeightSyncCallback,
 )
 from workers.trainer.publisher import policy_arrays
@@ -103,6 +107,17 @@ def test_heartbeat_and_tracking(mesh_directory, tmp_path):
     assert [entry["step"] for entry in entries if "metrics" in entry] == [30, 60]
     assert "train/critic_loss" in entries[2]["metrics"]
     heartbeats.close()
+
+
+def test_bar_shows_steps_and_updates():
+    """On a terminal: what was done of what is to do, and nothing stays open."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    threads = threading.active_count()
+    model().learn(60, callback=ProgressCallback(console))
+    text = console.file.getvalue()
+    assert "60/60" in text
+    assert "39 updates" in text
+    assert threading.active_count() == threads
 
 
 def test_every_updates_must_be_a_number_of_updates():
