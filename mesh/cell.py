@@ -7,13 +7,12 @@ instruction leaves the last value readable. The protocol is in `_core/seqlock.h`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 
 from mesh._core import _native
-from mesh.errors import Corrupt
 from mesh.header import CHECKED, LINE, MSGPACK, NUMPY, Shape, round_up
 from mesh.schema import schema_of
 from mesh.segment import Segment
@@ -57,24 +56,9 @@ class Cell(Segment, Generic[T]):
         if isinstance(kind, np.dtype):
             self.write, self.read = slots.write, slots.read
             return
-        encode = msgspec.msgpack.Encoder().encode
-        decode = cast("Callable[[bytes], T]", msgspec.msgpack.Decoder(kind).decode)
-        write, read = slots.write_bytes, slots.read_bytes
-
-        def write_struct(value: T) -> int:
-            return write(encode(value))
-
-        def read_struct() -> tuple[int, T]:
-            version, encoded = read()
-            try:
-                return version, decode(encoded)
-            except msgspec.MsgspecError as error:
-                raise Corrupt(
-                    f"{file.name} ({file.path}): version {version} is no {kind.__name__}: {error}; "
-                    "restart the segment's writer"
-                ) from error
-
-        self.write, self.read = write_struct, read_struct
+        encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(kind)
+        slots.set_codec(encoder.encode, decoder.decode, msgspec.MsgspecError)
+        self.write, self.read = slots.write_value, slots.read_value
 
     @property
     def version(self) -> int:

@@ -197,6 +197,7 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
         5: (LeaseLost, "this object was closed; open the segment again"),
         6: (MeshFull, "every row is taken; make the table with more rows"),
         7: (LeaseLost, "attached read-only; open it with create=True to be its writer"),
+        9: (Corrupt, "the bytes are no value of its schema; restart the segment's writer"),
         8: (Corrupt, "a value does not match its checksum; restart the segment's writer"),
     }
 

@@ -24,6 +24,7 @@ enum mesh_problem {
     MESH_FULL = 6,
     MESH_NOT_WRITER = 7,
     MESH_CHECKSUM = 8,
+    MESH_UNDECODABLE = 9,
 };
 
 static uint64_t fork_count; /* how often this process is a fork away from the import */

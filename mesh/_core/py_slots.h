@@ -12,6 +12,10 @@ typedef struct {
     record_type type; /* descr NULL: bytes */
     size_t room;
     uint8_t *scratch;
+    PyObject *encode, *decode, *refuses; /* of a Struct's cell, see set_codec */
+    PyObject *pair;                      /* what read(out) gave last: used again when it is free */
+    PyObject *number;                    /* the version in it */
+    uint64_t numbered;
 } slots_object;
 
 /* A slot's bytes: payloads are copied by whole words. */
@@ -48,8 +52,23 @@ static PyObject *slots_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     return (PyObject *)s;
 }
 
+static int slots_traverse(slots_object *s, visitproc visit, void *arg) {
+    Py_VISIT(s->mapping);
+    Py_VISIT(s->encode);
+    Py_VISIT(s->decode);
+    Py_VISIT(s->refuses);
+    Py_VISIT(s->pair);
+    return 0;
+}
+
 static void slots_dealloc(slots_object *s) {
+    PyObject_GC_UnTrack(s);
     record_type_clear(&s->type);
+    Py_CLEAR(s->encode);
+    Py_CLEAR(s->decode);
+    Py_CLEAR(s->refuses);
+    Py_CLEAR(s->pair);
+    Py_CLEAR(s->number);
     PyMem_Free(s->scratch);
     Py_XDECREF(s->mapping);
     Py_TYPE(s)->tp_free((PyObject *)s);
@@ -76,7 +95,6 @@ static PyObject *slots_write(slots_object *s, PyObject *record) {
     return slots_publish(s, bytes, s->type.size);
 }
 
-/* write_bytes(encoded) -> version */
 static PyObject *slots_write_bytes(slots_object *s, PyObject *encoded) {
     Py_buffer view;
     if (PyObject_GetBuffer(encoded, &view, PyBUF_SIMPLE) < 0) return NULL;
@@ -128,6 +146,29 @@ static PyObject *versioned(uint64_t version, PyObject *value) {
     return pair;
 }
 
+/* (version, out) without an allocation where the caller let go of the last one, as zip() does. */
+static PyObject *versioned_again(slots_object *s, uint64_t version, PyObject *out) {
+    if (s->number == NULL || s->numbered != version) {
+        PyObject *number = PyLong_FromUnsignedLongLong(version);
+        if (number == NULL) return NULL;
+        Py_XSETREF(s->number, number);
+        s->numbered = version;
+    }
+    if (s->pair != NULL && Py_REFCNT(s->pair) == 1) {
+        PyObject *old_number = PyTuple_GET_ITEM(s->pair, 0), *old = PyTuple_GET_ITEM(s->pair, 1);
+        PyTuple_SET_ITEM(s->pair, 0, Py_NewRef(s->number));
+        PyTuple_SET_ITEM(s->pair, 1, Py_NewRef(out));
+        Py_DECREF(old_number);
+        Py_DECREF(old);
+        if (!PyObject_GC_IsTracked(s->pair)) PyObject_GC_Track(s->pair);
+        return Py_NewRef(s->pair);
+    }
+    PyObject *pair = PyTuple_Pack(2, s->number, out);
+    if (pair == NULL) return NULL;
+    Py_XSETREF(s->pair, Py_NewRef(pair));
+    return pair;
+}
+
 /* read(out=None) -> (version, record); `out` is filled where given */
 static PyObject *slots_read(slots_object *s, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     PyObject *out = argument(args, n, names, 0, "out");
@@ -141,17 +182,58 @@ static PyObject *slots_read(slots_object *s, PyObject *const *args, Py_ssize_t n
     }
     uint64_t version = slots_fetch(s, target, &bytes);
     if (version == 0) return NULL;
-    if (target != s->scratch) return versioned(version, Py_NewRef(out));
+    if (target != s->scratch) return versioned_again(s, version, out);
     return versioned(version, PyArray_Scalar(s->scratch, s->type.descr, NULL));
 }
 
-/* read_bytes() -> (version, bytes) */
-static PyObject *slots_read_bytes(slots_object *s, PyObject *unused) {
+/* set_codec(encode, decode, error): a cell of values that are not records; `error` is what decode
+ * raises for bytes that are none of them. */
+static PyObject *slots_set_codec(slots_object *s, PyObject *args) {
+    PyObject *encode, *decode, *refuses;
+    if (!PyArg_ParseTuple(args, "OOO", &encode, &decode, &refuses)) return NULL;
+    Py_XSETREF(s->encode, Py_NewRef(encode));
+    Py_XSETREF(s->decode, Py_NewRef(decode));
+    Py_XSETREF(s->refuses, Py_NewRef(refuses));
+    Py_RETURN_NONE;
+}
+
+/* write_value(value) -> version */
+static PyObject *slots_write_value(slots_object *s, PyObject *value) {
+    if (s->encode == NULL) return PyErr_Format(PyExc_TypeError, "no codec was set");
+    PyObject *encoded = PyObject_CallOneArg(s->encode, value);
+    if (encoded == NULL) return NULL;
+    PyObject *version = slots_write_bytes(s, encoded);
+    Py_DECREF(encoded);
+    return version;
+}
+
+/* The problem of a value that does not decode, caused by what the decoder said. */
+static void undecodable(slots_object *s) {
+    PyObject *type, *cause, *trace, *error;
+    PyErr_Fetch(&type, &cause, &trace);
+    PyErr_NormalizeException(&type, &cause, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    problem(s->mapping, MESH_UNDECODABLE);
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    PyException_SetCause(error, cause); /* takes the reference */
+    PyErr_Restore(type, error, trace);
+}
+
+/* read_value() -> (version, value) */
+static PyObject *slots_read_value(slots_object *s, PyObject *unused) {
     (void)unused;
+    if (s->decode == NULL) return PyErr_Format(PyExc_TypeError, "no codec was set");
     size_t bytes = 0;
     uint64_t version = slots_fetch(s, s->scratch, &bytes);
     if (version == 0) return NULL;
-    return versioned(version, PyBytes_FromStringAndSize((char *)s->scratch, (Py_ssize_t)bytes));
+    PyObject *encoded = PyBytes_FromStringAndSize((char *)s->scratch, (Py_ssize_t)bytes);
+    if (encoded == NULL) return NULL;
+    PyObject *value = PyObject_CallOneArg(s->decode, encoded);
+    Py_DECREF(encoded);
+    if (value == NULL && PyErr_ExceptionMatches(s->refuses)) undecodable(s);
+    return versioned(version, value);
 }
 
 static int arrays_of(slots_object *s, PyObject *arrays, mesh_arrays *list, int writable) {
@@ -259,9 +341,10 @@ static PyObject *slots_is_intact(slots_object *s, PyObject *arg) {
 
 static PyMethodDef slots_methods[] = {
     {"write", (PyCFunction)slots_write, METH_O, NULL},
-    {"write_bytes", (PyCFunction)slots_write_bytes, METH_O, NULL},
+    {"set_codec", (PyCFunction)slots_set_codec, METH_VARARGS, NULL},
+    {"write_value", (PyCFunction)slots_write_value, METH_O, NULL},
+    {"read_value", (PyCFunction)slots_read_value, METH_NOARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))slots_read, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"read_bytes", (PyCFunction)slots_read_bytes, METH_NOARGS, NULL},
     {"publish_arrays", (PyCFunction)slots_publish_arrays, METH_O, NULL},
     {"read_arrays", (PyCFunction)slots_read_arrays, METH_O, NULL},
     {"is_intact", (PyCFunction)slots_is_intact, METH_O, NULL},
@@ -270,9 +353,10 @@ static PyMethodDef slots_methods[] = {
 static PyTypeObject slots_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "mesh._core._native.Slots",
     .tp_basicsize = sizeof(slots_object),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = slots_new,
     .tp_dealloc = (destructor)slots_dealloc,
+    .tp_traverse = (traverseproc)slots_traverse,
     .tp_methods = slots_methods,
 };
 

@@ -72,7 +72,7 @@ def test_leftovers_of_the_dead_are_swept(mesh):
     assert [info.name for info in mesh.segments()] == ["r"]
 
 
-def test_stale_mesh_of_another_boot_is_swept(mesh):
+def test_i7_stale_mesh_of_another_boot_is_swept(mesh):
     """A segment made before the last boot is refused by name and removed by a sweep."""
     mesh.ring("r", np.dtype("<f8"), capacity=4, create=True).close()
     path = mesh.path / "r"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import signal
 import threading
 import time
 
@@ -137,3 +139,60 @@ def test_threads_of_one_process_publish_in_turn(mesh):
             thread.join()
     last = ring.reader(ring.published - 20_000).read(max_records=20_000)
     assert (last == last[0]).all()
+
+
+def test_i6_reader_that_writes_dies_and_harms_nobody(mesh):
+    """A reader's mapping is read-only to the processor: a stray store kills the reader, and what
+    the segment holds stays; a reader killed in the middle of a read leaves nothing behind."""
+    cell = mesh.cell("c", np.dtype("<f8"), create=True)
+    cell.write(np.full(1, 7.0))
+    whole = (mesh.path / "c").read_bytes()
+
+    def stray(tell):
+        reader = mesh.cell("c", np.dtype("<f8"))
+        memory = np.frombuffer(memoryview(reader._file.mapping), np.uint8)
+        assert not memory.flags.writeable
+        faulthandler.disable()  # its end is what we are after
+        tell()
+        ctypes.memset(memory.ctypes.data + 2048, 0xFF, 8)
+
+    def reading(tell):
+        reader = mesh.cell("c", np.dtype("<f8"))
+        tell()
+        while True:
+            reader.read()
+
+    with child(stray) as process:
+        process.started()
+        assert process.wait() == -signal.SIGSEGV
+    with child(reading) as process:
+        process.started()
+        process.kill()
+    assert (mesh.path / "c").read_bytes() == whole
+    assert cell.write(np.full(1, 8.0)) == 2
+    assert mesh.cell("c", np.dtype("<f8")).read() == (2, 8.0)
+
+
+def test_i7_process_started_again_finds_its_state(mesh):
+    """Killed without a word, started again: records, state, rows and arrays are where they were."""
+    like = {"w": np.zeros(5)}
+
+    def live(tell):
+        ring = mesh.ring("r", np.dtype("<f8"), capacity=8, state_bytes=8, create=True)
+        table = mesh.table("t", np.dtype("<f8"), rows=4, create=True)
+        tensors = mesh.tensors("w", like=like, create=True)
+        n = int(ring.state() or b"0")
+        assert (ring.published, tensors.version, len(table)) == (n, n, min(n, 1))
+        ring.publish(np.full(1, n, "<f8"), state=b"%d" % (n + 1))
+        table.write("k", np.full(1, n, "<f8"))
+        tensors.publish({"w": np.full(5, float(n))})
+        tell(str(n))
+        signal.pause()
+
+    for n in range(5):
+        with child(live) as process:
+            assert process.started() == str(n)
+            process.kill()
+    assert mesh.attach("r").reader("oldest").read().tolist() == [0, 1, 2, 3, 4]
+    assert mesh.attach("t").read("k") == (5, 4.0)
+    assert mesh.tensors("w").read()[1]["w"].tolist() == [4.0] * 5

@@ -18,7 +18,7 @@ def test_names_cannot_leave_the_directory(mesh, name):
         mesh.ring(name, DTYPE, capacity=4, create=True)
 
 
-def test_every_flipped_byte_of_the_head_is_noticed(mesh):
+def test_i7_every_flipped_byte_of_the_head_is_noticed(mesh):
     """A foreign or damaged head is a typed error, for each of its bytes."""
     mesh.ring("r", DTYPE, capacity=4, create=True).close()
     path = mesh.path / "r"
