@@ -33,7 +33,7 @@ from workers.records import (
 )
 from workers.trading_env.errors import TradingEnvError
 from workers.trading_env.market_state import MarketState
-from workers.trading_env.pacing import StatePacer
+from workers.trading_env.pacing import StatePacer, agreeing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WAIT_S = 0.1
@@ -71,9 +71,9 @@ class FeederWorker(Worker):
         self._lanes = Lanes(config, settings.trading)
         self._state = MarketState(settings.trading, first_step=self._market.published)
         self._resume()
-        self._state.take(mesh.table(QUOTES, TICK_DTYPE).snapshot())
+        self._state.take(agreeing(mesh.table(QUOTES, TICK_DTYPE).snapshot()))
         self._policies = Policies(mesh, config.trainers, config.policy_max_age_s)
-        self._pacer = StatePacer(self._state, config.interval_s)
+        self._pacer = StatePacer(self._state, config.interval_s, restart=self._restart)
         self._since_state = time.monotonic()
         self._since_tick = time.monotonic()
         self._told = self._safe_at = 0.0
@@ -117,6 +117,14 @@ class FeederWorker(Worker):
             self._experience.publish(held, state=self._lanes.save())
         self._state.resume(market)
         self.context.log.info("resumed", market_step=int(market["step"][-1]), lanes_at=at)
+
+    def _restart(self) -> MarketState:
+        """Begin anew with a feed that has gone back in time: new quotes, new episodes."""
+        self.context.log.warning("market restarted", why="the feed went back in time")
+        step = self._state.steps
+        self._state = MarketState(self.context.settings.trading, first_step=step)
+        self._lanes.previous = None
+        return self._state
 
     def _states(self, ticks: Array) -> Iterator[int]:
         """Take ticks in the order of arrival; yields after each state that was made."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workers.records import MARKET_DTYPE, SLOTS
-from workers.trading_env.errors import UnknownSymbol
+from workers.records import MARKET_DTYPE, SLOTS, TICK_DTYPE
+from workers.trading_env.errors import BadMarketData, UnknownSymbol
 from workers.trading_env.indicators import Indicators, Session
 from workers.trading_env.instrument import parse
 from workers.trading_env.pricing import YEAR_NS, greeks, implied_volatility
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MEMORY = 320  # states
+REFUSED = 1 << 16  # symbols of others that are remembered
 REFERENCE_NS = 10**9
 OWN, ANY = -1, 1 << 62  # sources of the underlying's price: its own quote, whichever comes
 _GREEK_FIELDS = ("delta", "gamma", "theta", "vega", "rho")
@@ -79,6 +80,11 @@ class MarketState:
         self._set_underlying(float(record["underlying"]), int(record["ts_event"]), ANY)
 
     @property
+    def steps(self) -> int:
+        """Number of the state that comes next."""
+        return self._steps
+
+    @property
     def known(self) -> int:
         """Number of option contracts known."""
         return self._used
@@ -90,6 +96,9 @@ class MarketState:
         roots and symbols in no known notation. A price that is not finite or negative counts as
         an absent side.
         """
+        if getattr(ticks, "dtype", None) != TICK_DTYPE or ticks.ndim != 1:
+            found = f"{getattr(ticks, 'dtype', type(ticks).__name__)}"[:120]
+            raise BadMarketData(f"ticks must be TICK_DTYPE of shape (n,), got {found}")
         if len(ticks) == 0:
             return 0
         order = np.argsort(ticks["ts_event"], kind="stable")
@@ -148,14 +157,12 @@ class MarketState:
         try:
             option = parse(symbol.decode("ascii", "replace"))
         except UnknownSymbol:
-            self._rows[symbol] = -1
-            if symbol != self.root.encode():
+            if symbol != self.root.encode() and len(self.refused) < REFUSED:
                 self.refused.add(symbol)
-            return -1
+            return self._not_ours(symbol)
         self.root = self.root or option.root
         if option.root != self.root:
-            self._rows[symbol] = -1
-            return -1
+            return self._not_ours(symbol)
         if self._used == len(self._quotes):
             self._quotes = np.concatenate([self._quotes, np.zeros_like(self._quotes)])
         row, self._used = self._used, self._used + 1
@@ -165,6 +172,12 @@ class MarketState:
         quote["bid"] = quote["ask"] = quote["implied_volatility"] = np.nan
         self._rows[symbol] = row
         return row
+
+    def _not_ours(self, symbol: bytes) -> int:
+        """Remember it, unless a feed of nonsense makes up ever new names."""
+        if len(self._rows) < self._used + REFUSED:
+            self._rows[symbol] = -1
+        return -1
 
     def _take_underlying(self, own: Array) -> None:
         """Rows of the underlying itself: the middle of its quote, else its last price."""

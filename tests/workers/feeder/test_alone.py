@@ -171,3 +171,29 @@ def test_other_lanes_than_before_are_an_honest_new_episode(tmp_path):
         assert after["first"][:2].all()
         assert (after["episode"] > before).all()
         assert after["equity"][:2].tolist() == [1_000_000.0] * 2
+
+
+def test_a_clock_from_the_future_and_a_feed_that_begins_anew(tmp_path):
+    """One message from the year 2096 changes nothing; a replay that starts again is followed."""
+    with feeder(tmp_path) as one:
+        one.minutes(3)
+        poison = one.batches[one.at][3:4].copy()
+        poison["ts_event"] = 4_000_000_000 * 10**9
+        one.ticks.publish(poison)
+        one.minutes(3)
+        market = one.market()
+        assert not market["stale"].any()
+        assert market["age_s"].max() < 60.0
+        newest, states = int(market["ts_event"][-1]), one.states
+        shift = 10 * 86_400 * 10**9
+        for batch in one.batches[one.at : one.at + 6]:
+            earlier = batch.copy()
+            earlier["ts_event"] -= shift
+            one.ticks.publish(earlier)
+        until("earlier states", lambda: one.states >= states + 5)
+        market, records = one.market(), one.experience()
+        assert (market["ts_event"][states:] < newest).all()
+        assert (np.diff(market["step"]) == 1).all()
+        assert records["first"][states].all()
+        assert (records["equity"][states] == 1_000_000.0).all()
+        assert not market["stale"][states:].any()

@@ -189,6 +189,24 @@ def test_live_environment_over_a_mesh(mesh_directory):
     ring.close()
 
 
+def test_a_live_market_that_began_anew_ends_the_episode(mesh_directory):
+    """The feed went back a month: the episode is truncated, the next one begins there."""
+    states = market(3, 10)
+    states["ts_event"] += 1_767_225_600 * 10**9
+    states["ts_event"][5:] -= 30 * 86_400 * 10**9
+    ring = Mesh(mesh_directory).ring("market", MARKET_DTYPE, capacity=64, create=True)
+    ring.publish(states[:5])
+    env = TradingEnvironment(LiveProvider(Mesh(mesh_directory), timeout_s=0.01))
+    env.reset(seed=0)
+    ring.publish(states[5:7])
+    _, reward, terminated, truncated, info = env.step(np.zeros(SLOTS))
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert info["ended"] == "end of data"
+    _, info = env.reset()
+    assert info["ts_event"] == states["ts_event"][6]
+    ring.close()
+
+
 def test_a_live_reader_that_fell_behind_settles_what_left(mesh_directory):
     """States passed over are counted, and a contract that left meanwhile is closed at its price."""
     states = market(3, 10)

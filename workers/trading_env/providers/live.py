@@ -8,7 +8,8 @@ import numpy as np
 
 from mesh import Mesh, RingReader, SegmentMissing
 from workers.records import MARKET, MARKET_DTYPE, SLOTS
-from workers.trading_env.errors import BadMarketData, NoMarketData, StaleData
+from workers.trading_env.errors import BadMarketData, EndOfData, NoMarketData, StaleData
+from workers.trading_env.pacing import JUMP_NS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +48,10 @@ class LiveProvider:
         return self._newest(reader.read(max_records=ring.capacity))
 
     def advance(self) -> Array:
-        """Wait for a newer state. Raises StaleData after `timeout_s` without one."""
+        """Wait for a newer state.
+
+        Raises StaleData after `timeout_s` without one, EndOfData when the feed went back in time.
+        """
         if self._reader is None:
             raise NoMarketData("advance before reset; call reset first")
         if not self._reader.wait_published(self._timeout_s):
@@ -63,6 +67,10 @@ class LiveProvider:
             raise BadMarketData(f"ring {self._ring!r}: woken without a state; read it again")
         state: Array = records[-1]
         if self._previous is not None:
+            if int(state["ts_event"]) < int(self._previous["ts_event"]) - JUMP_NS:
+                raise EndOfData(
+                    f"ring {self._ring!r}: the market began anew with step {int(state['step'])}"
+                )
             passed = int(state["step"]) - int(self._previous["step"]) - 1
             self.missed += max(0, passed)
             if passed:

@@ -35,6 +35,8 @@ class RecordedProvider:
         """Take the states as they are; environments validate them. Raises NoMarketData."""
         runs = [segments] if isinstance(segments, np.ndarray) else list(segments)
         for run in runs:
+            if not isinstance(run, np.ndarray):
+                raise BadMarketData(f"a segment must be an array, got {type(run).__name__}")
             if run.dtype != MARKET_DTYPE or run.ndim != 1:
                 raise BadMarketData(
                     f"a segment must be MARKET_DTYPE of shape (T,), got {str(run.dtype)[:80]} "

@@ -1,0 +1,107 @@
+"""Pacing: states at the right ticks whatever the batches; no clock of one message is believed."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config.trading import TradingConfig
+from workers.trading_env.market_state import MarketState
+from workers.trading_env.pacing import CONFIRMED_BY, StatePacer, agreeing
+from workers.trading_env.providers.recorded import states_of_ticks
+from workers.trading_env.providers.synthetic import ROOT, SyntheticChain
+
+CONFIG = TradingConfig()
+DAY = 86_400 * 10**9
+
+
+def ticks_of(count=30, seed=0):
+    """Ticks of so many minutes in one array."""
+    return np.concatenate(list(SyntheticChain().ticks(count, seed=seed)))
+
+
+def times_of(batches, *, restart=None):
+    """Event times of the states that are made, and the ticks dropped."""
+    market = [MarketState(CONFIG, root=ROOT)]
+
+    def begin():
+        market[0] = MarketState(CONFIG, root=ROOT)
+        return market[0]
+
+    pacer = StatePacer(market[0], 60.0, restart=begin if restart else None)
+    made = [int(market[0].state()["ts_event"]) for batch in batches for _ in pacer.feed(batch)]
+    return made, pacer.dropped
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=20))
+def test_batches_do_not_matter(sizes):
+    """However ticks are cut into batches: the same states."""
+    ticks = ticks_of()
+    cuts = np.cumsum(np.resize(sizes, 3000))
+    cuts = cuts[cuts < ticks.size]
+    found = states_of_ticks(np.split(ticks, cuts), CONFIG, root=ROOT)
+    wanted = states_of_ticks([ticks], CONFIG, root=ROOT)
+    assert found["ts_event"].tolist() == wanted["ts_event"].tolist()
+    assert found["price"].tolist() == wanted["price"].tolist()
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 2000),
+            st.sampled_from([2**62, -1, 0, 1, -(2**63), 4_000_000_000 * 10**9, 2**63 - 1]),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 300),
+)
+def test_single_bad_clocks_change_nothing(poison, batch):
+    """Times from other centuries in single messages: dropped, the states are the same."""
+    ticks = ticks_of()
+    clean, _ = times_of([ticks])
+    spoiled = ticks.copy()
+    places = sorted({1 + place % (ticks.size - 1) for place, _ in poison})
+    for place, (_, time) in zip(places, poison, strict=False):
+        spoiled["ts_event"][place] = time
+    cuts = np.arange(batch, ticks.size, batch)
+    found, dropped = times_of(np.split(spoiled, cuts))
+    assert found == clean
+    assert dropped == min(len(places), len(poison))
+
+
+def test_a_feed_that_moved_on_is_followed():
+    """A gap of days: nothing is lost, the state before the gap is made, those after it too."""
+    before, after = ticks_of(10), ticks_of(10, seed=1)
+    after["ts_event"] += 4 * DAY
+    found, dropped = times_of([before, *np.split(after, np.arange(5, after.size, 5))])
+    assert dropped == 0
+    assert len(found) == 19
+    assert found[9] == before["ts_event"][-1]
+    assert found[10] == after["ts_event"][0]
+
+
+def test_a_feed_that_went_back_begins_anew():
+    """A replay that starts again a week earlier: a new market, or (recorded) dropped ticks."""
+    late, early = ticks_of(10), ticks_of(10, seed=1)
+    late["ts_event"] += 7 * DAY
+    found, dropped = times_of([late, early], restart=True)
+    assert dropped == 0
+    assert found[-1] < late["ts_event"][0]
+    assert len(found) == 9 + 9
+    found, dropped = times_of([late, early])
+    assert len(found) == 9
+    assert dropped >= early.size - CONFIRMED_BY
+
+
+def test_a_table_of_quotes_agrees_on_its_time():
+    """Rows from far in the future are left out; old ones are merely old."""
+    ticks = ticks_of(3)
+    ticks["ts_event"][5], ticks["ts_event"][7] = 2**62, 4_000_000_000 * 10**9
+    ticks["ts_event"][9] -= 30 * DAY
+    kept = agreeing(ticks)
+    assert kept.size == ticks.size - 2
+    assert agreeing(ticks[:0]).size == 0
