@@ -29,6 +29,8 @@ from workers.records import (
     TICKS,
     WINDOW,
     FeederStatus,
+    ReaderCursor,
+    cursor_segment,
     status_segment,
 )
 from workers.trading_env.errors import TradingEnvError
@@ -68,6 +70,7 @@ class FeederWorker(Worker):
         except NotWritten:
             self._status = FeederStatus()
         self._ticks = mesh.ring(TICKS, TICK_DTYPE).reader("latest")
+        self._cursor = mesh.cell(cursor_segment(context.name), ReaderCursor, create=True)
         self._lanes = Lanes(config, settings.trading)
         self._state = MarketState(settings.trading, first_step=self._market.published)
         self._resume()
@@ -86,6 +89,7 @@ class FeederWorker(Worker):
         if made < STATES_A_STEP:
             self._ticks.wait_published(WAIT_S)
             self._work = self._states(self._ticks.read(max_records=CHUNK))
+            self._cursor.write(ReaderCursor(TICKS, self._ticks.sequence))
         self._tell()
         return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -65,3 +66,24 @@ def test_outage_is_not_unknown(server, tmp_path):
     with pytest.raises(RegistryUnavailable):
         SchemaRegistry("http://127.0.0.1:9", tmp_path / "other", 60.0).schema(1)
     assert registry.schema(1) == SCHEMA
+
+
+def test_a_failing_registry_is_left_alone_longer_and_longer(server, tmp_path):
+    """Between two tries nothing is asked; the pause doubles, and one answer ends it."""
+    now, tries = [0.0], []
+    registry = SchemaRegistry(
+        server.url, tmp_path / "cache", 60.0, clock=lambda: now[0], backoff_s=1.0
+    )
+    server.failing = 4
+    while len(tries) < 4:
+        with pytest.raises(RegistryUnavailable, match="503"):
+            registry.schema(1)
+        if registry.requests > len(tries):
+            tries.append(now[0])
+        now[0] += 0.1
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
+    for number, pause in enumerate(pauses):
+        assert 0.5 * 2**number <= pause <= 2**number + 0.1
+    now[0] += 30.0
+    assert registry.schema(1) == SCHEMA
+    assert registry.requests == 5

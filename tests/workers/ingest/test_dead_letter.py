@@ -1,0 +1,114 @@
+"""Dead letters: delivered in order, or on disk, or refused; never gone."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.daemons import until
+from workers.broker.cluster import MockCluster
+from workers.ingest.dead_letter import DeadLetter, DeadLetters
+from workers.ingest.errors import SinkFull
+
+pytestmark = pytest.mark.broker
+DOWN = {"bootstrap.servers": "127.0.0.1:9"}
+
+
+def letter(number, value=b"v"):
+    """A letter of some message."""
+    return DeadLetter(
+        "quotes", 1, number, b"k%d" % number, value, [("trace", b"\xff"), ("none", None)],
+        "body", "why", 7,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cluster():
+    """Brokers with the topic."""
+    one = MockCluster()
+    one.create_topic("dead", 1)
+    yield one
+    one.close()
+
+
+def dead_letters(options, path, *, limit=1 << 20, **more):
+    """Dead letters with a short time out."""
+    return DeadLetters(options, "dead", path / "spool.jsonl", limit=limit, timeout_s=0.3, **more)
+
+
+def delivered(cluster, count):
+    """What is in the topic."""
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap_servers, "group.id": "x"})
+    consumer.assign([TopicPartition("dead", 0, 0)])
+    got = []
+    until("letters", lambda: got.extend(consumer.consume(100, 0.1)) or len(got) >= count)
+    consumer.close()
+    return got
+
+
+def test_a_letter_keeps_key_value_and_headers_and_says_why(cluster, tmp_path):
+    """The message's own headers come first; Kafka Connect's and ours say what was wrong."""
+    one = dead_letters({"bootstrap.servers": cluster.bootstrap_servers}, tmp_path)
+    one.keep([letter(5, None)])
+    assert one.spooled == 0
+    found = delivered(cluster, 1)[0]
+    headers = found.headers()
+    assert headers[:2] == [("trace", b"\xff"), ("none", None)]
+    named = dict(headers)
+    assert (found.key(), found.value()) == (b"k5", None)
+    assert named["__connect.errors.topic"] == b"quotes"
+    assert named["__connect.errors.partition"] == b"1"
+    assert named["__connect.errors.offset"] == b"5"
+    assert named["__connect.errors.exception.message"] == b"why"
+    assert named["mesh.error.class"] == b"body"
+    assert named["mesh.schema.id"] == b"7"
+
+
+def test_the_spool_survives_a_torn_line_and_goes_out_in_order(cluster, tmp_path):
+    """No broker: on disk. A crash cuts the last line; what comes after it is whole."""
+    first = dead_letters(DOWN, tmp_path)
+    first.keep([letter(n) for n in range(3)])
+    first.close()
+    with (tmp_path / "spool.jsonl").open("a") as file:
+        file.write('["quotes", 1, 99, "')
+    second = dead_letters({"bootstrap.servers": cluster.bootstrap_servers}, tmp_path)
+    assert second.spooled == 3
+    second.keep([letter(n) for n in range(3, 6)])
+    assert second.spooled == 6
+    until("drained", lambda: second.drain() or second.spooled == 0)
+    assert [m.key() for m in delivered(cluster, 6)] == [b"k%d" % n for n in range(6)]
+    assert (tmp_path / "spool.jsonl").read_text() == ""
+
+
+def test_nobody_waits_for_a_broker_that_is_away(tmp_path):
+    """The first failure costs the time out; letters after it go straight to the spool."""
+    now = [0.0]
+    one = dead_letters(DOWN, tmp_path, clock=lambda: now[0])
+    one.keep([letter(0)])
+    for number in range(1, 50):
+        one.drain()
+        one.keep([letter(number)])
+    assert one.spooled == 50
+    assert one.last_error
+
+
+def test_a_full_spool_refuses_and_keeps_what_it_has(tmp_path):
+    """Beyond its limit nothing is taken, and nothing is lost of what was."""
+    one = dead_letters(DOWN, tmp_path, limit=600)
+    one.keep([letter(0), letter(1)])
+    with pytest.raises(SinkFull, match="spool_bytes"):
+        one.keep([letter(n) for n in range(2, 9)])
+    one.close()
+    assert dead_letters(DOWN, tmp_path).spooled == 2
+
+
+def test_a_letter_too_large_for_the_topic_is_shortened(cluster, tmp_path):
+    """Where the topic takes less than the message has, its beginning is kept and its size said."""
+    options = {"bootstrap.servers": cluster.bootstrap_servers, "message.max.bytes": 20_000}
+    one = dead_letters(options, tmp_path)
+    one.keep([letter(0, b"x" * 50_000), letter(1)])
+    until("drained", lambda: one.drain() or one.spooled == 0)
+    found = {m.key(): m for m in delivered(cluster, 2)}
+    assert found[b"k0"].value() == b"x" * 12_500
+    assert dict(found[b"k0"].headers())["mesh.value.bytes"] == b"50000"
+    assert found[b"k1"].value() == b"v"
