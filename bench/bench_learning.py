@@ -4,7 +4,7 @@
 
 `known` and `pendulum` train ours and stock stable-baselines3 with the same settings and seeds.
 `chain` trains on the first two thirds of a recorded day and evaluates on the rest beside the
-baselines of the environment; the picture goes to results/chain.png. It promises nothing.
+baselines of the environment; the picture goes to bench/results/chain.png. It promises nothing.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def bench_chain(path):
         for policy, run in runs.items():
             value = float((run.equity[-1] / run.equity[0] - 1.0).mean())
             line(f"chain, {name}: {policy}", round(100 * value, 3), "% return")
-    target = ROOT / "results" / "chain.png"
+    target = ROOT / "bench" / "results" / "chain.png"
     target.parent.mkdir(exist_ok=True)
     picture(runs, report(runs), target)
     print(f"picture: {target.relative_to(ROOT)}; {states.size} states, {cut} to learn from")
