@@ -11,13 +11,13 @@ import math
 import time
 import uuid
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from config.trainer import TrainerConfig
-from mesh import Corrupt, NotWritten, Ring, SegmentMissing
+from mesh import Corrupt, NotWritten, ProcessIdentity, Ring, SchemaMismatch, SegmentMissing
 from workers.base import Worker
 from workers.records import (
     EXPERIENCE,
@@ -38,8 +38,11 @@ from workers.trainer.replay import NoExperience, RingReplay
 from workers.trainer.tracking import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+S = TypeVar("S")
 SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
 TELL_S = 0.2
@@ -59,13 +62,17 @@ class TrainerWorker(Worker):
         self._ring: Ring | None = None
         self._replay: RingReplay | None = None
         self._model, self._update = make_learner(config)
-        self._cell = mesh.cell(status_segment(name), TrainerStatus, create=True)
+        self._cell = self._own(
+            status_segment(name), lambda at: mesh.cell(at, TrainerStatus, create=True)
+        )
         try:
             _, self._status = self._cell.read()
         except NotWritten:
             self._status = TrainerStatus()
         like = policy_arrays(self._model.policy)
-        policy = mesh.tensors(policy_segment(name), like=like, create=True)
+        policy = self._own(
+            policy_segment(name), lambda at: mesh.tensors(at, like=like, create=True)
+        )
         self._publisher = Publisher(policy, self._model.policy)
         self._leaderboard = LeaderboardKeeper(mesh, name)
         self._evaluation = Evaluation(
@@ -145,6 +152,22 @@ class TrainerWorker(Worker):
 
     # --- beginnings -----------------------------------------------------------------------
 
+    def _own(self, name: str, opened: Callable[[str], S]) -> S:
+        """Open a segment as its writer; one left by another network or version is replaced.
+
+        Raises SchemaMismatch while another process writes it.
+        """
+        mesh = self.context.mesh
+        try:
+            return opened(name)
+        except SchemaMismatch as error:
+            owner = mesh.attach(name).info.owner
+            if owner is not None and owner.is_alive() and owner != ProcessIdentity.current():
+                raise
+            self.context.log.warning("segment replaced", segment=name, error=str(error))
+            mesh.unlink(name)
+            return opened(name)
+
     def _find_experience(self) -> RingReplay | None:
         mesh = self.context.mesh
         try:
@@ -158,7 +181,10 @@ class TrainerWorker(Worker):
             gamma=config.gamma, device=self._model.device, priorities=make_priorities(config, ring),
         )  # fmt: skip
         fresh = learner_state.take(self._update, replay)
-        self._memory = mesh.tensors(learner_segment(self.context.name), like=fresh, create=True)
+        self._memory = self._own(
+            learner_segment(self.context.name),
+            lambda at: mesh.tensors(at, like=fresh, create=True),
+        )
         self._status.resumed_from = self._resume(replay)
         if self._status.resumed_from != MEMORY:
             self._memory.publish(learner_state.take(self._update, replay))

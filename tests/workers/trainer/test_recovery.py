@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from mesh import SegmentMissing
 from tests.daemons import daemon, until
 from tests.workers.trainer.experience import steps
 from workers.records import EXPERIENCE_DTYPE
@@ -125,6 +126,26 @@ def test_corrupt_memory_is_refused_and_disk_used(tmp_path):
         until("going on", lambda: updates(one, "td3-0") > stored)
         resumed = one.mesh.attach("status/td3-0").read()[1]["resumed_from"]
         assert resumed == f"disk: checkpoint-{stored:012d}"
+        ring.close()
+
+
+def test_another_network_begins_anew(tmp_path):
+    """Other hidden sizes over the same mesh and checkpoints: segments replaced, learning begins."""
+    free = EXTRA.replace("deterministic = true", "").replace("replay_ratio = 1.0", "")
+    with daemon(tmp_path, TRAINER.format("td3-0"), free) as one:
+        one.running("td3-0")
+        ring = one.mesh.ring("experience", EXPERIENCE_DTYPE, capacity=1 << 13, create=True)
+        ring.publish(steps(200, 4))
+        until("updates", lambda: updates(one, "td3-0") > 120)
+        policy = one.mesh.attach("policy/td3-0")
+        assert one.stop() == 0
+        profile = one.profile.read_text()
+        one.profile.write_text(profile.replace("hidden = [32, 16]", "hidden = [8, 8]"))
+        one.start()
+        until("learning", lambda: one.mesh.attach("policy/td3-0").read()[1]["w0"].shape[0] == 8)
+        assert one.mesh.attach("status/td3-0").read()[1]["resumed_from"] == ""
+        with pytest.raises(SegmentMissing):
+            policy.wait_newer(policy.version, 60.0)
         ring.close()
 
 
