@@ -138,6 +138,7 @@ class Supervisor:
         take_signals()
         self._tell("started", "info", f"daemon pid {os.getpid()}")
         self.fleet.start_what_is_free()
+        self._publish(self.clock())
         self._replace(version=_version())
         try:
             while not (self.fleet.stopping and self.fleet.ended()):

@@ -197,7 +197,8 @@ def bench_heavy() -> None:
         with daemon(kind, more='nursery = "learner"\nstart_deadline_s = 300.0') as one:
             times = [t * 1e3 for t in one.heal(15)]
             if kind == "HeavyWorker":
-                private = psutil.Process((one.running() or {})["w0"]).memory_full_info().uss
+                pid = wait_for("running", lambda: one.settled("w0"))
+                private = psutil.Process(pid).memory_full_info().uss
         show(f"{what}.p50", median(times), "ms", plain)
     show("heavy.private_memory", private / 2**20, "MiB")
 
