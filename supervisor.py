@@ -32,10 +32,10 @@ from workers.fleet import Fleet
 from workers.foreign import Foreign
 from workers.journal import Journal
 from workers.lifecycle import ALIVE, Event, State
-from workers.log import configure_logging
+from workers.log import configure_logging, limit_output
 from workers.notify import Systemd, sd_notify
 from workers.nursery import adopt_orphans
-from workers.predecessor import take_status
+from workers.predecessor import STATUS_BYTES, take_status
 from workers.records import SupervisorStatus
 from workers.reload import changes, fixed_fault
 from workers.safe_state import why_unsafe
@@ -50,6 +50,7 @@ __all__ = ["Supervisor", "main", "sd_notify"]
 EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
 EXIT_MESH = 73  # EX_CANTCREAT
 SAFETY_LOOK_S = 0.5
+FAULT_CHARACTERS = 8000
 PUBLISH_S = 0.5  # at the latest: what is no transition (memory, a flood of lines) is told by then
 
 #: What a request asks of each worker that it names.
@@ -225,6 +226,8 @@ class Supervisor:
         encoded = msgspec.msgpack.encode(new)
         if encoded != self.published:
             self.published = encoded
+            if len(encoded) > STATUS_BYTES:  # very many workers, incidents and foreign processes
+                new = msgspec.structs.replace(new, incidents=[], foreign=[])
             self.now_status = new
             self.status.write(new)
 
@@ -250,7 +253,7 @@ class Supervisor:
             fault = fixed_fault(self.settings, new)
         except ConfigProblems as error:
             new, fault = self.settings, str(error)
-        self._replace(reload_error=fault)
+        self._replace(reload_error=fault[:FAULT_CHARACTERS])
         if fault:
             self._tell("reload refused", "error", fault)
             return
@@ -430,7 +433,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{spec.name}: {spec.worker}{needs}\n")
         return 0
     setproctitle("tradingmesh: meshd")
-    faulthandler.enable()  # the watchdog's SIGABRT shows where the loop hung
+    limit_output(settings.logging)
+    faulthandler.enable(2)  # the watchdog's SIGABRT shows where the loop hung
     try:
         return Supervisor(settings, profile=str(arguments.profile or ""), load=load).run()
     except LeaseHeld as error:

@@ -14,6 +14,7 @@ import numpy as np
 
 from workers.log import LEVELS
 from workers.records import EVENT_DTYPE, EVENTS, Incident
+from workers.tracked import REASON_CHARACTERS
 
 if TYPE_CHECKING:
     import structlog
@@ -71,7 +72,7 @@ class Journal:
             kind,
             time.time_ns() / 1e9,
             detected_s=detected_s,
-            evidence=worker.reason,
+            evidence=worker.reason[:REASON_CHARACTERS],
             number=number,
             pid=worker.process().pid,
             generation=worker.generation,

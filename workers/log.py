@@ -110,8 +110,13 @@ class _ToStructlog(logging.Handler):
 def limit_output(config: LoggingConfig) -> None:
     """Bound what this process writes to its standard streams, print() included."""
     limit = LineLimit(config.max_lines_per_s)
-    sys.stdout = LimitedStream(sys.stdout, limit)
-    sys.stderr = LimitedStream(sys.stderr, limit)
+    sys.stdout = LimitedStream(_bare(sys.stdout), limit)
+    sys.stderr = LimitedStream(_bare(sys.stderr), limit)
+
+
+def _bare(stream: TextIO) -> TextIO:
+    """Give the stream behind a limit that was inherited through a fork."""
+    return stream._stream if isinstance(stream, LimitedStream) else stream  # noqa: SLF001 - its own
 
 
 def configure_logging(

@@ -33,6 +33,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -172,6 +173,7 @@ class Nurseries:
         self._nurseries: dict[str, Nursery] = {}
         self._again: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._buried: deque[int] = deque(maxlen=16)
         self.rebuild(settings)
 
     def rebuild(self, settings: Settings) -> None:
@@ -187,8 +189,8 @@ class Nurseries:
         return {pid for nursery in self._nurseries.values() for pid in nursery.pids()}
 
     def groups(self) -> set[int]:
-        """Give the process groups in which new children of the nurseries are born."""
-        return {nursery.pid for nursery in self._nurseries.values()}
+        """Give the process groups of the nurseries: children wait there, or are about to leave."""
+        return {nursery.pid for nursery in self._nurseries.values()} | set(self._buried)
 
     def is_warming(self, group: str) -> bool:
         """Tell whether a worker of `group` should still wait rather than start the plain way."""
@@ -237,6 +239,7 @@ class Nurseries:
 
     def _bury(self, nursery: Nursery) -> None:
         del self._nurseries[nursery.group]
+        self._buried.append(nursery.pid)
         self._selector.unregister(nursery)
         nursery.end()
 

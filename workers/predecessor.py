@@ -20,7 +20,7 @@ from workers.spawn import title
 if TYPE_CHECKING:
     from mesh import HeartbeatRow
 
-STATUS_BYTES = 1 << 17
+STATUS_BYTES = 1 << 19
 _OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
 
 

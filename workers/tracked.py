@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NEVER = float("inf")
 DEATHS_TOLD = 64
+REASON_CHARACTERS = 400
 
 
 @dataclass
@@ -91,20 +92,21 @@ class Tracked:
 
     def status(self) -> WorkerStatus:
         """Give the row that others see."""
+        told = min(DEATHS_TOLD, self.spec.restart.intensity + 2)
         return WorkerStatus(
             self.name,
             self.spec.worker,
             self.identity.pid if self.identity else 0,
             self.state.value,
             self.restarts,
-            self.reason,
+            self.reason[:REASON_CHARACTERS],
             self.since_wall,
             self.spec.required,
             self.spec.group,
             self.identity.start_time if self.identity else 0,
             self.generation,
             self.memory_bytes,
-            [(d.at, d.ready_s, d.hopeless) for d in self.deaths[-DEATHS_TOLD:]],
+            [(d.at, d.ready_s, d.hopeless) for d in self.deaths[-told:]],
         )
 
     def remember(self, told: WorkerStatus) -> None:

@@ -187,3 +187,23 @@ def test_removed_at_stop_when_configured(tmp_path):
         assert one.stop() == 0
         assert not one.mesh_path.exists()
         assert not any(alive(pid) for pid in pids)
+
+
+def test_daemon_whose_log_cannot_be_written_goes_on(tmp_path):
+    """Its standard error is a pipe that nobody reads: the lines are lost, healing is not."""
+    with daemon(tmp_path, TWO) as one:
+        one.stop()
+        reader, writer = os.pipe()
+        one.process = subprocess.Popen(
+            [sys.executable, "-m", "supervisor", "--profile", str(one.profile)],
+            cwd=ROOT,
+            stdout=writer,
+            stderr=writer,
+            start_new_session=True,
+        )
+        os.close(writer)
+        os.close(reader)
+        pid = one.running("first")
+        os.kill(pid, signal.SIGKILL)
+        one.running("first", other_than=pid)
+        assert one.stop() == 0
