@@ -7,6 +7,7 @@ a light ground; yellow and grey do not.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ STATE_STYLES = {
     "dead": BAD,
     "quarantined": BAD,
 }
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
+_NUMBER = re.compile(r"-?[\d.]*(e[+-]?\d+)?")
 FEW = 12  # elements of an array that are written out
 
 
@@ -139,6 +142,29 @@ def record_line(record: np.void, fields: Sequence[str] = ()) -> str:
     return " ".join(f"{name}={text}" for name, text in pairs if text)
 
 
+def columns(rows: Sequence[Mapping[str, Any]], wide: int | None = None) -> list[str]:
+    """Rows of the same names as a table: what is empty in all of them is left out, times come last.
+
+    Lines are cut at `wide` columns, where given.
+    """
+    texts = [{name: field_text(name, value) for name, value in row.items()} for row in rows]
+    names = [name for name in (texts[0] if texts else {}) if any(row[name] for row in texts)]
+    # a key that is also a field of its record is shown once
+    names = [n for n in names if n == names[0] or any(r[n] != r[names[0]] for r in texts)]
+    late = [name for name in names if any(_INSTANT.fullmatch(row[name]) for row in texts)]
+    order = [name for name in names if name not in late] + late
+    right = [name for name in order if all(_NUMBER.fullmatch(row[name]) for row in texts)]
+    lines = table(order, [[row[name] for name in order] for row in texts], right=right)
+    return lines if wide is None else [cut(line, wide) for line in lines]
+
+
+def cut(line: str, wide: int) -> str:
+    """Give a line of at most so many columns; one that is longer loses its styles and its end."""
+    if width(line) <= wide:
+        return line
+    return re.sub("\x1b\\[[0-9;]*m", "", line)[: wide - 1] + "…"
+
+
 def field_text(name: str, value: Any) -> str:
     """One field for people: times are written out, long arrays are told by their shape."""
     if isinstance(value, np.ndarray) and value.ndim:
@@ -175,6 +201,11 @@ def pairs(values: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, Mapping) and value:
             lines.append(f"{indent}{name}")
             lines += pairs(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{indent}{name}")
+            for each in value:
+                first, *rest = pairs(each, indent + "    ")
+                lines += [f"{indent}  - {first.strip()}", *rest]
         else:
             lines.append(f"{indent}{name:<{wide}}  {value_text(value)}".rstrip())
     return lines

@@ -83,3 +83,24 @@ def test_pairs_indent_what_is_inside():
     """A table in a table is indented below its name; an empty one takes one line."""
     lines = render.pairs({"state": "running", "lag": {"q/0": 1200}, "none": {}, "x": [1, 2.5]})
     assert lines == ["state  running", "lag", "  q/0  1,200", "none", "x      1, 2.5"]
+
+
+def test_columns_leave_out_the_empty_and_put_times_last():
+    """What no row has takes no column; numbers are flush right; long lines are cut."""
+    rows = [
+        {"key": "a", "ts_event": 1_766_000_000_000_000_000, "bid": 1.5, "ask": None, "size": 10},
+        {"key": "b", "ts_event": 0, "bid": None, "ask": None, "size": 2},
+    ]
+    lines = render.columns(rows)
+    assert lines[0].split() == ["key", "bid", "size", "ts_event"]
+    assert lines[1] == "a    1.5    10  2025-12-17T19:33:20.000000Z"
+    assert lines[2] == "b            2"
+    assert [len(line) for line in render.columns(rows, 12)] == [12, 12, 12]
+    assert render.columns([]) == [""]
+
+
+def test_lists_of_tables_are_indented():
+    """Each element of a list of tables begins with a dash."""
+    assert render.pairs({"rows": [{"a": 1, "b": 2}, {"a": 3}]}) == [
+        "rows", "  - a  1", "    b  2", "  - a  3",
+    ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -143,31 +145,29 @@ def _lines(segment: Attached, content: Any, options: argparse.Namespace) -> list
         free = isinstance(segment, SpinLock)
         return ["free" if free else "nothing was written yet"]
     if isinstance(segment, Ring):
-        reader = segment.reader(max(segment.oldest, segment.published - max(1, options.records)))
-        return [render.record_line(record) for record in reader.read(max_records=options.records)]
+        first = segment.published - len(content)
+        rows = [{"": first + index, **row} for index, row in enumerate(content)]
+        return render.columns(rows, _width()) or ["no records yet"]
     if isinstance(segment, Table):
-        shown = [f"{key}  {_pairs(row)}" for key, row in content.items()]
-        left = len(segment) - len(shown)
-        return (
-            [*shown, f"and {left:,} more; -n {len(segment)} shows all"]
-            if left > 0 and (options.key is None)
-            else shown
-        )
+        keyed = [{"key": key, **row} for key, row in content.items()]
+        left = len(segment) - len(keyed) if options.key is None else 0
+        more = [f"and {left:,} more; -n {len(segment)} shows all"] if left > 0 else []
+        return render.columns(keyed, _width()) + more
     if isinstance(segment, Tensors):
-        rows = [
+        arrays = [
             (name, *(render.value_text(each.get(key, "")) for key in _COLUMNS))
             for name, each in content["value"].items()
         ]
         titles = ("ARRAY", *(key.upper() for key in _COLUMNS))
-        return [f"version {content['version']}", "", *render.table(titles, rows)]
+        return [f"version {content['version']}", "", *render.table(titles, arrays)]
     if isinstance(content, list):
-        return [_pairs(row) for row in content]
+        return render.columns(content, _width())
     return render.pairs(content)
 
 
+def _width() -> int | None:
+    """Columns of the terminal; what goes elsewhere is not cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 _COLUMNS = ("dtype", "shape", "mean", "deviation", "least", "largest", "not_finite", "values")
-
-
-def _pairs(row: dict[str, Any]) -> str:
-    texts = ((name, render.field_text(name, value)) for name, value in row.items())
-    return " ".join(f"{name}={text}" for name, text in texts if text)
