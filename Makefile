@@ -58,7 +58,7 @@ test-%: build #- one suite: crash, e2e, stress (minutes), tsan (the C core under
 bench: build #- every bench in turn
 	@set -e; for file in bench/bench_*.py; do $(BIN)/python $$file; done
 
-bench-%: build #- one bench: mesh, supervisor, ingest, env, trainer
+bench-%: build #- one bench: mesh, supervisor, replayer, ingest, env, trainer
 	@$(BIN)/python bench/bench_$*.py
 
 demo: build #- the whole loop on synthetic data, then meshctl top (DATA=path: recorded, DEMO_SECONDS)
