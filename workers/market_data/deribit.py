@@ -21,7 +21,7 @@ import pyarrow as pa
 from workers.market_data.archive import Rows, blank
 from workers.market_data.csv_stream import Layout, tables
 from workers.market_data.files import Place, members
-from workers.market_data.named_columns import Numbers, set_numbers, set_symbols, times_ns
+from workers.market_data.named_columns import Numbers, numbers, set_numbers, set_symbols, times_ns
 
 SYMBOL: Final = "instrument_name"
 #: field -> names it goes by, the best first; each with the factor to our units
@@ -75,7 +75,7 @@ def _rows(place: Place, line: int, table: pa.Table) -> Rows:
     for field, known in _NAMES.items():
         for name, factor in known:
             if name in table.column_names:
-                set_numbers(rows, field, table[name].to_numpy() * factor)
+                set_numbers(rows, field, numbers(table[name]) * factor)
                 break
     for side in ("bid", "ask"):
         rows[side][rows[side] == 0.0] = np.nan

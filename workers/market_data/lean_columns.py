@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from workers.market_data.archive import SUSPICIOUS, Rows, blank
 from workers.market_data.csv_stream import Layout
+from workers.market_data.named_columns import numbers
 
 if TYPE_CHECKING:
     from workers.market_data.files import Place
@@ -90,11 +91,11 @@ class Series:
         rows["ts_event"] = self._times(line, table["time"])
         for name in table.column_names:
             if name in _PRICES:
-                rows[name] = _floats(table[name]) / self.divisor
+                rows[name] = numbers(table[name]) / self.divisor
             elif name in {"bid_size", "ask_size"}:
-                rows[name] = _floats(table[name])
+                rows[name] = numbers(table[name])
             elif name in {"volume", "open_interest"}:
-                rows[name] = np.nan_to_num(_floats(table[name]), posinf=0.0, neginf=0.0)
+                rows[name] = np.nan_to_num(numbers(table[name]), posinf=0.0, neginf=0.0)
             elif name == "exchange":
                 rows["venue"] = _texts(table[name], b"")
             elif name == "suspicious":
@@ -107,7 +108,7 @@ class Series:
     def _times(self, line: int, column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
         if self.midnight_ns == 0:
             return self._dated_times(line, column)
-        milliseconds = _floats(column)
+        milliseconds = numbers(column)
         wrong = ~((milliseconds >= 0) & (milliseconds < _DAY_MS))
         if wrong.any():
             row = int(np.argmax(wrong))
@@ -144,11 +145,6 @@ class Series:
                 filled = np.where(last >= 0, rows[name][last], before)
                 self.sides[name] = float(filled[-1]) if rows.size else before
                 rows[name] = filled
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    values: np.ndarray[Any, np.dtype[np.float64]] = column.to_numpy()
-    return values
 
 
 def _texts(column: pa.ChunkedArray, empty: bytes) -> np.ndarray[Any, Any]:

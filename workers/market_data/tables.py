@@ -20,7 +20,7 @@ from pyarrow import parquet
 from workers.market_data.archive import BLOCK_ROWS, Rows, blank
 from workers.market_data.csv_stream import Layout, tables
 from workers.market_data.files import Place, members
-from workers.market_data.named_columns import set_numbers, set_symbols, times_ns
+from workers.market_data.named_columns import numbers, set_numbers, set_symbols, times_ns
 
 TIMES: Final = ("timestamp", "ts_event")
 NUMBERS: Final = {
@@ -99,7 +99,7 @@ def _rows(place: Place, line: int, table: pa.Table) -> Rows:
     for name, field in NUMBERS.items():
         if name in names:
             try:
-                values = table[name].cast(pa.float64()).to_numpy()
+                values = numbers(table[name].cast(pa.float64()))
             except pa.ArrowException as error:
                 raise place.error(
                     f"column {name} of type {table[name].type}",
