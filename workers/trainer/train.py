@@ -2,7 +2,8 @@
 
     --timesteps N --model FILE.zip     the classic two
     --data PATH, --synthetic SEED or --known-optimum SEED: the market (default: synthetic, seed 0)
-    --lanes N --seed N --set key=value (of [trainer]) --tensorboard DIR --tracking RUN_DIRECTORY
+    --profile NAME, --set key=value: settings of [trainer], as the daemon has them
+    --lanes N --tensorboard DIR --tracking RUN_DIRECTORY
 
 The zip is one of stable-baselines3's; beside it lies FILE.npz, the arrays of the published policy,
 which `python -m workers.trading_env.evaluation --policy FILE.npz` evaluates without torch.
@@ -22,7 +23,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 
-from config.tracking import TrackingConfig
+from config import EXIT_CONFIGURATION, ConfigProblems, load_settings
 from config.trading import TradingConfig
 from config.trainer import TrainerConfig
 from workers.market_data.errors import MarketDataError
@@ -89,6 +90,7 @@ def train_td3(
     model_path: str | Path,
     *,
     market: str | Path = "synthetic",
+    market_seed: int = 0,
     lanes: int = 16,
     config: TrainerConfig | None = None,
     trading: TradingConfig | None = None,
@@ -102,7 +104,7 @@ def train_td3(
     that is no market.
     """
     config = TrainerConfig() if config is None else config
-    env = environment(market, lanes=lanes, seed=config.seed, config=trading).as_sb3()
+    env = environment(market, lanes=lanes, seed=market_seed, config=trading).as_sb3()
     model = TD3(
         "MlpPolicy",
         RewardScale(VecMonitor(env), config.reward_scale),
@@ -152,30 +154,30 @@ def acting(model: TD3) -> Policy:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0 = the model was saved, 1 = there is no such market, 2 = no such setting."""
+    """Train; 0 = the model was saved, 1 = there is no such market, 78 = a setting is wrong."""
     options = _parser().parse_args(arguments)
     market: str | Path = "synthetic" if options.data is None else options.data
-    seed = options.synthetic
+    market_seed = options.synthetic
     if options.known_optimum is not None:
-        market, seed = "known_optimum", options.known_optimum
-    if options.seed is not None:
-        seed = options.seed
+        market, market_seed = "known_optimum", options.known_optimum
     try:
-        values = dict(pair.split("=", 1) for pair in options.set)
-        config = TrainerConfig.model_validate_strings({**values, "seed": str(seed)})
-    except ValueError as error:
-        sys.stderr.write(f"train: {error}\n")
-        return 2
-    torch.set_num_threads(config.threads)
+        settings = load_settings(options.profile, [f"trainer.{pair}" for pair in options.set])
+    except ConfigProblems as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIGURATION
+    torch.set_num_threads(settings.trainer.threads)
     callbacks: list[BaseCallback] = []
     spool: Spool | None = None
     if options.tracking is not None:
-        limit, every = TrackingConfig().spool_bytes, TrackingConfig().every_updates
-        spool = Spool(options.tracking / "tracking", "train", uuid.uuid4().hex, limit)
-        callbacks.append(MLflowCallback(spool, every_updates=every))
+        tracking = settings.tracking
+        spool = Spool(
+            options.tracking / "tracking", "train", uuid.uuid4().hex, tracking.spool_bytes
+        )
+        callbacks.append(MLflowCallback(spool, every_updates=tracking.every_updates))
     try:
         model = train_td3(
-            options.timesteps, options.model, market=market, lanes=options.lanes, config=config,
+            options.timesteps, options.model, market=market, market_seed=market_seed,
+            lanes=options.lanes, config=settings.trainer, trading=settings.trading,
             callbacks=callbacks, tensorboard=options.tensorboard,
         )  # fmt: skip
     except (TradingEnvError, MarketDataError, OSError) as error:
@@ -200,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--synthetic", type=int, default=0, metavar="SEED")
     parser.add_argument("--known-optimum", type=int, metavar="SEED")
     parser.add_argument("--lanes", type=int, default=16)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--profile", default=None)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--tensorboard", metavar="DIR")
     parser.add_argument("--tracking", type=Path, metavar="RUN_DIRECTORY")

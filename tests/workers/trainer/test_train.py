@@ -36,7 +36,13 @@ def test_command_tracks_what_it_does(tmp_path, capsys):
     """`python -m workers.trainer.train`: a model file and a spool for the shipper."""
     arguments = ["--timesteps", "400", "--lanes", "8", "--known-optimum", "3", "--model",
                  str(tmp_path / "m.zip"), "--tracking", str(tmp_path)]  # fmt: skip
-    for setting in ("learning_starts=64", "batch=16", "replay_ratio=1.0", "policy=frames"):
+    for setting in (
+        "learning_starts=64",
+        "batch=16",
+        "hidden=[16, 16]",
+        "replay_ratio=1.0",
+        "policy=frames",
+    ):
         arguments += ["--set", setting]
     assert main(arguments) == 0
     assert "updates, autograd: features come from FrameEncoder" in capsys.readouterr().out
@@ -51,8 +57,8 @@ def test_command_tracks_what_it_does(tmp_path, capsys):
 
 
 def test_mistakes_are_said(tmp_path, capsys):
-    """A setting that is none: 2; data that is none: 1; both with a reason."""
-    assert main(["--set", "batch=many"]) == 2
+    """A setting that is none: 78; data that is none: 1; both with a reason."""
+    assert main(["--set", "batch=many"]) == 78
     assert "batch" in capsys.readouterr().err
     assert main(["--data", str(tmp_path / "nothing.zip"), "--model", str(tmp_path / "m")]) == 1
     assert "nothing.zip" in capsys.readouterr().err
