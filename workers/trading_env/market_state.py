@@ -16,6 +16,7 @@ from workers.records import MARKET_DTYPE, SLOTS, TICK_DTYPE
 from workers.trading_env.errors import BadMarketData, UnknownSymbol
 from workers.trading_env.indicators import Indicators, Session
 from workers.trading_env.instrument import parse
+from workers.trading_env.parity import implied_underlying
 from workers.trading_env.pricing import YEAR_NS, greeks, implied_volatility
 from workers.trading_env.slots import EMPTY, Chain, SlotChoice
 
@@ -122,9 +123,12 @@ class MarketState:
 
         None while too little is known (no underlying price, no quoted option).
         """
+        quotes = self._quotes[: self._used]
+        silent = self.ts_event - self._underlying_at > self.config.stale_s * 1e9
+        if silent or self.underlying <= 0:
+            self._imply_underlying(quotes)
         if self.underlying <= 0 or self._used == 0:
             return None
-        quotes = self._quotes[: self._used]
         chain, mid = self._chain(quotes)
         before = self._choice.held.copy()
         changed = self._choice.choose(chain, self.underlying, self.ts_event)
@@ -229,6 +233,24 @@ class MarketState:
             expiry, times = self._quotes["expiry"][rows[recent]], ticks["ts_event"][recent]
             first = int(np.lexsort((-times, expiry))[0])
             self._set_underlying(float(price[recent[first]]), int(times[first]), int(expiry[first]))
+
+    def _imply_underlying(self, quotes: Array) -> None:
+        """Without a price of the underlying for long, or ever: the one that the chain implies."""
+        fresh = self.ts_event - quotes["ts_event"] <= self.config.stale_s * 1e9
+        with np.errstate(invalid="ignore"):
+            quoted = fresh & (quotes["bid"] > 0) & (quotes["ask"] >= quotes["bid"])
+        spot = implied_underlying(
+            quotes["expiry"],
+            quotes["strike"],
+            quotes["right"],
+            np.where(quoted, 0.5 * (quotes["bid"] + quotes["ask"]), np.nan),
+            quotes["coin"],
+            now=self.ts_event,
+            rate=self.config.interest_rate,
+            dividend=self.config.dividend_yield,
+        )
+        if spot is not None:
+            self.underlying = spot
 
     def _chain(self, quotes: Array) -> tuple[Chain, Array]:
         """The chain for the choice of slots, and the middle of each quote in quote currency."""

@@ -160,6 +160,22 @@ def test_the_nearest_future_is_the_underlying(reverse):
     assert one.underlying == 97_004.0
 
 
+def test_a_chain_without_its_underlying_implies_it():
+    """Put-call parity where the feed has no underlying; its own price counts while it has one."""
+    one = state_of()
+    ticks = quotes(
+        SECOND, (symbol(100.0), 4.0, 4.2), (symbol(100.0, -1), 1.0, 1.2),
+        (symbol(105.0), 1.4, 1.6), (symbol(105.0, -1), 3.4, 3.6),
+    )  # fmt: skip
+    one.take(ticks[1:])
+    assert one.state()["underlying"] == pytest.approx(103.0)
+    one.take(quotes(2 * SECOND, underlying=103.5))
+    assert one.state()["underlying"] == 103.5
+    alone = state_of()
+    alone.take(ticks[1:2])
+    assert alone.state() is None
+
+
 def test_a_replaced_strike_is_refused_or_closed():
     """A corporate action changes the terms under a name: an error, or closed at the last mark."""
     states = market(1, 6)

@@ -90,6 +90,26 @@ def test_the_future_of_the_file_changes_nothing(goog, data, tmp_path):
     assert_same_states(states[:-1], goog.states[: states.size - 1])
 
 
+@pytest.mark.parametrize(
+    ("path", "interval_s"),
+    [
+        ("minute/goog/20151223_quote_american.zip", 60.0),
+        ("hour/goog_2015_quote_american.zip", 3600.0),
+    ],
+)
+def test_chains_without_an_underlying_are_traded(data, path, interval_s):
+    """Lean days that lack the underlying's quotes: its price by put-call parity, about right."""
+    provider = file_provider(data / "lean/option/usa" / path, CONFIG, interval_s=interval_s)
+    states = provider.states
+    assert states.size > 2
+    assert 735 < states["underlying"].min() <= states["underlying"].max() < 765
+    env = TradingEnvironment(provider, CONFIG)
+    observation, _ = env.reset(seed=0)
+    observation, reward, *_ = env.step(np.ones(SLOTS))
+    assert env.observation_space.contains(observation)
+    assert np.isfinite(reward)
+
+
 @pytest.mark.parametrize(("root", "low", "high"), [("BTC", 75e3, 98e3), ("ETH", 2300, 3600)])
 def test_coin_quoted_snapshots_are_traded(data, root, low, high):
     """Deribit chains of a month, quoted in coin, hours apart: an account in dollars."""
