@@ -43,6 +43,7 @@ from workers.spawn import end_strays
 from workers.upgrade import Upgrade, execute, take_signals
 
 if TYPE_CHECKING:
+    from config.worker_spec import WorkerSpec
     from workers.tracked import Tracked
 
 __all__ = ["Supervisor", "main", "sd_notify"]
@@ -153,7 +154,7 @@ class Supervisor:
     def _turn(self) -> None:
         happened = self.selector.select(self.fleet.next_look(self.clock()))
         for key, _ in happened:
-            if self.selector.get_map().get(key.fileobj) is key:  # an earlier one may have ended it
+            if self.selector.get_map().get(key.fd) is key:  # an earlier one may have ended it
                 key.data(key.fileobj)
         now = self.clock()
         self.fleet.watch(now)
@@ -168,7 +169,7 @@ class Supervisor:
         if happened or self.fleet.changed or now >= self.publish_at:
             self._publish(now)
         self.manager.feed(now)
-        if self.upgrade is not None and self.upgrade.finished(now):
+        if self.upgrade is not None and self.upgrade.finished(now) and not self.fleet.stopping:
             self._upgrade_or_not()
 
     def _drain_signals(self, fd: object) -> None:
@@ -264,7 +265,7 @@ class Supervisor:
         for name in todo.removed:
             self.fleet.workers[name].leaving = True
         for name in todo.added:
-            self.fleet.add(specs[name])
+            self._add(specs[name])
         for name, worker in self.fleet.workers.items():
             worker.spec = specs.get(name, worker.spec)
             if name in todo.changed:
@@ -274,6 +275,14 @@ class Supervisor:
         self._replace(configuration=self.fleet.fingerprint)
         self._tell("reloaded", "info", f"added {list(todo.added)}, removed {list(todo.removed)}, "
                    f"changed {list(todo.changed)}")  # fmt: skip
+
+    def _add(self, spec: WorkerSpec) -> None:
+        """Track a worker; one that was removed a moment ago and still ends is wanted again."""
+        worker = self.fleet.workers.get(spec.name)
+        if worker is None:
+            worker = self.fleet.add(spec)
+        worker.spec, worker.leaving = spec, False
+        self.fleet.apply(worker, Event.RESTART)
 
     def _upgrade_or_not(self) -> None:
         """The new program was asked to check itself: become it, or tell why not."""

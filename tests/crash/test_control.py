@@ -87,6 +87,26 @@ def test_slow_and_half_open_clients_do_not_hold_the_daemon_up(tmp_path):
         assert all(client.recv(1) == b"" for client in silent)
 
 
+def test_a_crowd_that_speaks_at_once(tmp_path):
+    """More clients than there is room for, all with a request, found in one look: no harm."""
+    with daemon(tmp_path, ONE) as one, contextlib.ExitStack() as stack:
+        one.running("first")
+        packet = msgspec.msgpack.encode(ControlRequest("ping"))
+        for _ in range(3):
+            waiting = [stack.enter_context(connected(one)) for _ in range(31)]
+            until("accepted", lambda: ask(one.mesh_path, ControlRequest("ping")).ok)
+            one.process.send_signal(signal.SIGSTOP)
+            late = [stack.enter_context(connected(one)) for _ in range(40)]
+            for client in [*late, *waiting]:
+                client.send(packet)
+            one.process.send_signal(signal.SIGCONT)
+            for client in [*late, *waiting]:
+                with contextlib.suppress(ConnectionResetError):
+                    client.recv(65536)
+        assert ask(one.mesh_path, ControlRequest("ping")).ok
+        assert one.process.poll() is None
+
+
 def test_client_that_does_not_read_loses_its_reply_alone(tmp_path):
     """Asked and gone, asked and never read: the daemon goes on."""
     with daemon(tmp_path, ONE) as one, contextlib.ExitStack() as stack:

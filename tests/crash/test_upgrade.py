@@ -86,6 +86,23 @@ def test_changed_configuration_restarts_what_changed_alone(tmp_path):
         assert third not in {w["pid"] for w in one.status()["workers"]}
 
 
+def test_removed_and_added_again_while_it_still_ends(tmp_path):
+    """A deaf worker is removed and comes back before it has ended: ended once, started once."""
+    workers = WORKERS + '[workers.deaf]\nworker = "tests.sample_workers:Stubborn"\n'
+    workers += "stop_grace_s = 1.5\n"
+    with daemon(tmp_path, workers) as one:
+        pid = one.running("deaf")
+        text = one.profile.read_text()
+        one.profile.write_text(text.split("[workers.deaf]")[0])
+        assert ask(one.mesh_path, ControlRequest("reload")).ok
+        until("stopping", lambda: one.worker("deaf")["state"] == "stopping")
+        one.profile.write_text(text)
+        assert ask(one.mesh_path, ControlRequest("reload")).ok
+        one.running("deaf", other_than=pid)
+        assert one.worker("deaf")["generation"] == 2
+        assert one.status()["incidents"] == []
+
+
 def test_invalid_configuration_changes_nothing_and_is_reported(tmp_path):
     """SIGHUP with a mistake: refused with the list of problems; a mesh elsewhere is refused too."""
     with daemon(tmp_path, WORKERS) as one:
