@@ -40,6 +40,8 @@ def profile_options(config: IngestConfig) -> dict[str, Any]:
         "fetch.wait.max.ms": max(1, int(config.latency_ms)),
         "fetch.error.backoff.ms": 10,
         "fetch.queue.backoff.ms": 1,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,  # an outage ends when the broker is back, not 10 s later
     }
     if config.profile == "throughput":
         return {**options, "queued.min.messages": 1_000_000, "queued.max.messages.kbytes": 262_144}
@@ -266,6 +268,19 @@ class PartitionReader:
             self._note_error(error.args[0])
         else:
             self._committed.update(moved)
+
+    def has_grown(self) -> bool:
+        """Tell whether the topics have partitions that were not there at the start."""
+        try:
+            known = self._consumer.list_topics(timeout=_METADATA_S).topics
+        except KafkaException as error:
+            self._note_error(error.args[0])
+            return False
+        return any(
+            (topic, partition) not in self.places
+            for topic in {topic for topic, _ in self.places} & known.keys()
+            for partition in known[topic].partitions
+        )
 
     def lag(self) -> dict[str, int]:
         """Give how many messages each partition is behind its newest, as far as it is known."""

@@ -53,6 +53,7 @@ STATUS_BYTES = 1 << 15
 STATUS_EVERY_S = 0.05
 LOOK_S = 0.05  # between two looks at the broker's address and at requests
 SKIP_S = 1.0
+COUNT_S = 30.0  # between two looks at the number of partitions
 
 
 class Links:
@@ -119,6 +120,7 @@ class IngestWorker(Worker):
         self._known: BrokerAddress | None = None
         self._retry_at = self._told_at = self._committed_at = 0.0
         self._looked_at = self._asked_at = self._skipped_at = 0.0
+        self._counted_at = time.monotonic()
         self._rate = (time.monotonic(), self._status.consumed)
 
     def step(self) -> int:
@@ -130,6 +132,8 @@ class IngestWorker(Worker):
             return 0
         links.dead.drain()
         self._commit(links)
+        if self._links is None:
+            return 0
         self._rewind(links)
         self._is_high = self._pressure.is_high(self._most)
         if self._is_high and self._must_wait(links):
@@ -440,6 +444,14 @@ class IngestWorker(Worker):
         if now - self._committed_at >= self._settings.kafka.commit_s:
             self._committed_at = now
             links.reader.commit()
+        if now - self._counted_at >= COUNT_S and links.reader.brokers_up:
+            self._counted_at = now
+            with self.context.expect(10.0):
+                if links.reader.has_grown():
+                    self.context.log.warning("partitions were added: connecting anew")
+                    links.reader.commit()
+                    links.close()
+                    self._links = None
 
     # --- what others see ------------------------------------------------------------------
 
