@@ -197,18 +197,21 @@ class RingReplay(ReplayBuffer):
         published = self._ring.published
         if published == 0:
             return 0
-        lanes = int(self._view["lanes"][(published - 1) % self._ring.capacity])
         if self.limit is not None:  # what may be drawn depends on nothing but the limit
             return max(0, self.limit - self._ring.capacity // 2)
         oldest = self._ring.oldest
-        return 0 if oldest == 0 else oldest + (WINDOW + MARGIN) * lanes
+        return 0 if oldest == 0 else oldest + (WINDOW + MARGIN) * self._lanes()
+
+    def _lanes(self) -> int:
+        """Give the records of a step, as the newest one says."""
+        return int(self._view["lanes"][(self._ring.published - 1) % self._ring.capacity])
 
     def _draw(self, size: int) -> tuple[Array, Array, Array]:
         """Give the sequences of B records that end a transition, the records, their weights."""
         low, high = self._oldest(), self._high()
         if high - low < size:
             raise NoExperience(f"{max(0, high - low)} records, a batch has {size}")
-        if self.limit is not None and self._ring.oldest > max(0, low - WINDOW * 64):
+        if self.limit is not None and self._ring.oldest > max(0, low - WINDOW * self._lanes()):
             raise NoExperience(
                 f"the writer is {self._ring.published - high} records ahead and overwrote what "
                 "this learner is about to need; make the ring larger or the replay ratio smaller"

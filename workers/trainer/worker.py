@@ -103,7 +103,7 @@ class TrainerWorker(Worker):
         replay = self._replay or self._find_experience()
         if replay is None:
             return self._wait("the experience ring")
-        if replay.size() < self._config.learning_starts or self._is_ahead(replay):
+        if self._is_ahead(replay) or not self._has_started(replay):
             return self._wait(f"experience ({replay.size()} records)")
         try:
             return self._learn(replay)
@@ -353,6 +353,10 @@ class TrainerWorker(Worker):
         if config.deterministic:
             replay.limit = needed
         return self._ring.published < needed
+
+    def _has_started(self, replay: RingReplay) -> bool:
+        """Tell whether there is enough to begin; a deterministic learner counts from its origin."""
+        return self._config.deterministic or replay.size() >= self._config.learning_starts
 
     def _wait(self, what: str) -> int:
         self._tell(f"waiting: for {what}")
