@@ -3,8 +3,9 @@
     bench_learning.py [known] [pendulum [SEED ...]] [chain PATH]
 
 `known` and `pendulum` train ours and stock stable-baselines3 with the same settings and seeds.
-Times are processor seconds of one thread. `chain` trains on the first two thirds of a recorded day and evaluates on the rest beside the
-baselines of the environment; the picture goes to bench/results/chain.png. It promises nothing.
+Times are processor seconds of one thread. `chain` trains on the first two thirds of a recorded day
+and evaluates on the rest beside the baselines of the environment; the picture goes to
+bench/results/chain.png. It promises nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from workers.trainer.policies import FrameEncoder
 from workers.trainer.train import RewardScale, acting, environment
 
 KINDS = {"ours": TD3, "SB3": StockTD3}
-LANES, UPDATES, LOOK_EVERY = 16, 10_000, 1000
+LANES, UPDATES, LOOK_EVERY = 16, 5000, 500
 SEEDS = (0, 1, 2)
 #: Small, so that a bench is minutes: a layer of 8 over each frame, then two hidden ones.
 FRAMES = {
@@ -85,7 +86,7 @@ def trading(kind, env, updates, **kwargs):
 
 
 class Look(BaseCallback):
-    """Evaluates now and then; counts processor seconds (the wall's on an idle machine) without it."""
+    """Evaluates now and then, and does not count the processor seconds of that."""
 
     def __init__(self, name, evaluation, best):
         super().__init__()
