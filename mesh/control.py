@@ -21,6 +21,7 @@ MAX_BYTES = 65536
 #: What a user with the read role may ask; everything else needs the control role.
 READ_COMMANDS = frozenset({"ping"})
 _PEER = struct.Struct("iII")
+_TIMEVAL = struct.Struct("ll")
 _PEERGROUPS = 59  # SO_PEERGROUPS; the socket module does not name it
 _MAX_GROUPS = 256  # what getsockopt() takes; a user in more is known by the first group alone
 
@@ -54,7 +55,10 @@ def ask(mesh: Path, request: ControlRequest, timeout: float = 5.0) -> ControlRep
     path = mesh / SOCKET
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-            client.settimeout(timeout)
+            # a timeout of Python's would make connect fail at once where the queue is full
+            limit = _TIMEVAL.pack(int(timeout), int(timeout % 1.0 * 1e6))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             client.connect(str(path))
             client.send(msgspec.msgpack.encode(request))
             return msgspec.msgpack.decode(client.recv(MAX_BYTES), type=ControlReply)

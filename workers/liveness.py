@@ -94,10 +94,16 @@ def is_hung(
         return False
     if suspicion.activity is None or activity is None:
         return True
-    waited_s = (activity.waited_ns - suspicion.activity.waited_ns) / 1e9
+    if activity.state == "R":
+        # the kernel adds a wait for a processor when it ends: who waits now shows none of it, so
+        # of a runnable worker only what it did run counts against it
+        used_s = (activity.ran_ns - suspicion.activity.ran_ns) / 1e9
+    else:
+        waited_s = (activity.waited_ns - suspicion.activity.waited_ns) / 1e9
+        used_s = now - suspicion.at - waited_s
     late = suspicion.silence_s >= allowed_s
     needed_s = allowed_s if late else max(allowed_s - suspicion.silence_s, LEAST * allowed_s)
-    return now - suspicion.at - waited_s >= needed_s
+    return used_s >= needed_s
 
 
 def is_excused(activity: Activity | None) -> bool:

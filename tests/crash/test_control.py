@@ -28,9 +28,9 @@ worker = "tests.sample_workers:Counting"
 def connected(one):
     """A connection to the daemon that says nothing yet."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.settimeout(30.0)
     try:
-        client.connect(str(one.mesh_path / SOCKET))
+        client.connect(str(one.mesh_path / SOCKET))  # waits while the queue is full
+        client.settimeout(30.0)
     except OSError:
         client.close()
         raise

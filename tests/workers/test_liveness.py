@@ -47,6 +47,25 @@ def test_who_never_gets_a_processor_is_never_hung():
     assert first_hung(0.1, 1.0) >= 100.0
 
 
+@given(st.floats(ALLOWED, 100.0))
+def test_who_is_runnable_and_did_not_run_is_never_hung(silence):
+    """The kernel shows a wait for a processor when it ends: until then nothing is shown at all."""
+    suspicion = Suspicion(SUSPICIOUS * ALLOWED, SUSPICIOUS * ALLOWED, activity())
+    assert not is_hung(suspicion, activity(state="R"), silence, ALLOWED, silence)
+
+
+@given(st.floats(0.0, 0.95))
+def test_a_loop_is_hung_when_it_has_run_for_the_time_allowed(share):
+    """An endless loop on a busy host: found as soon as it had the processor for long enough."""
+    silence, suspicion = 0.0, Suspicion(SUSPICIOUS * ALLOWED, SUSPICIOUS * ALLOWED, activity())
+    used = (1 - SUSPICIOUS) * ALLOWED
+    for silence in (suspicion.silence_s + used / (1 - share) * part for part in (0.98, 1.02)):
+        ran = (silence - suspicion.silence_s) * (1 - share)
+        looping = activity(ran_s=ran, state="R")
+        hung = is_hung(suspicion, looping, max(silence, ALLOWED), ALLOWED, silence)
+        assert hung == (ran > used)
+
+
 def test_a_late_watcher_watches_for_a_whole_deadline():
     """The silence was too long at the first look (the watcher was away): no verdict from that."""
     assert first_hung(0.001, 0.0, late=True) >= 3 * ALLOWED - 0.002
