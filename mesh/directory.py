@@ -205,10 +205,14 @@ class Mesh:
             return False
 
     def segments(self) -> Iterator[SegmentInfo]:
-        """Give every readable segment of the directory; other files are passed over."""
+        """Give every readable segment; other files are passed over. Raises AccessDenied."""
         if not self.path.is_dir():
             return
-        for path in sorted(self.path.iterdir()):
+        try:
+            paths = sorted(self.path.iterdir())
+        except OSError as error:
+            raise refusal(error, self.path) from error
+        for path in paths:
             if path.name.startswith("."):
                 continue
             with contextlib.suppress(MeshError, OSError):

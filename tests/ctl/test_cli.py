@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
 import select
 import shutil
 import subprocess
@@ -15,6 +18,7 @@ import pytest
 from mesh import Mesh
 from mesh.ctl import cli
 from mesh.ctl.failure import CommandFailed
+from tests.processes import child
 
 HEAVY = ("torch", "pydantic", "mlflow", "confluent_kafka", "scipy", "pyarrow", "structlog")
 
@@ -144,3 +148,25 @@ def test_an_unreadable_mesh_is_one_line(meshctl, tmp_path):
     assert (code, err) == (2, "")
     assert "no daemon" in out
     assert Mesh(tmp_path / "file").path.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("words", [["status"], ["segments"], ["show", "ticks"], ["locks"]], ids=str)
+def test_another_user_is_told_in_one_line(loop, words):
+    """A private mesh refuses others: one line with the remedy, code 1."""
+
+    def nobody(tell):
+        os.setresgid(65534, 65534, 65534)
+        os.setgroups([])
+        os.setresuid(65534, 65534, 65534)
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+            code = cli.main(["--mesh", str(loop.mesh.path), *words])
+        tell(f"{code} {err.getvalue()}")
+
+    with child(nobody) as process:
+        said = process.started()
+        assert process.wait() == 0
+    assert said.startswith("1 meshctl")
+    assert said.count("\n") == 1
+    assert "join the mesh's group" in said

@@ -84,8 +84,9 @@ def _bash() -> Iterator[str]:
 def _zsh() -> Iterator[str]:
     yield "#compdef meshctl"
     yield "_meshctl() {"
-    yield "  local -a commands words"
-    yield "  local mesh"
+    yield "  local -a commands mesh"
+    yield "  local -a line"
+    yield "  local state"
     yield "  (( ${words[(I)--mesh]} )) && mesh=(--mesh ${words[${words[(I)--mesh]}+1]})"
     yield "  commands=("
     for command in _shown():
@@ -96,7 +97,7 @@ def _zsh() -> Iterator[str]:
     yield '  case "$state" in'
     yield "    command) _describe -t commands command commands ;;"
     yield "    argument)"
-    yield '      case "$words[1]" in'
+    yield '      case "$line[1]" in'
     for command in _shown():
         specs = " ".join(_zsh_spec(argument) for argument in command.arguments)
         yield f"        {command.name}) _arguments '--mesh[directory of the mesh]:directory:_directories' {specs} ;;"  # noqa: E501 - one line of the script
@@ -107,7 +108,7 @@ def _zsh() -> Iterator[str]:
 
 
 def _zsh_spec(argument: Argument) -> str:
-    source = _source(argument).replace("$mesh", "${=mesh}")
+    source = _source(argument)
     action = "_files" if argument.completes == "files" else f"({source})" if source else " "
     takes = "store_true" not in argument.options.values()
     name = _quoted(argument.help)
@@ -140,7 +141,7 @@ def _fish_line(command: Command, argument: Argument) -> str:
         elif flag.startswith("-"):
             parts.append(f"-s {flag[1:]}")
     if argument.options.get("action") != "store_true" and argument.flags[0].startswith("-"):
-        parts.append("-r")
+        parts.append("-r" if argument.completes == "files" else "-x")
     if argument.completes == "files":
         parts.append("-F")
     elif source := _source(argument):

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import mesh as package
 from mesh import MeshError, ProcessIdentity
@@ -43,6 +43,15 @@ LOGIND_PARTS = (
 )
 
 
+class Check(Protocol):
+    """A check: its name is that of the function."""
+
+    __name__: str
+
+    def __call__(self, mesh: Mesh, /) -> Iterator[Finding]:
+        """Look, and give what was found."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check found; `remedy` is empty where nothing is to be done."""
@@ -55,7 +64,7 @@ class Finding:
 
 def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
     """Run every check and print what was found; 1 if anything is bad."""
-    findings = [finding for check in CHECKS for finding in check(mesh)]
+    findings = [finding for check in CHECKS for finding in _tried(check, mesh)]
     if options.format == "json":
         print(as_json([asdict(finding) for finding in findings]))
     else:
@@ -66,6 +75,15 @@ def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
                 print(f"      {'':<12} -> {finding.remedy}")
     bad = any(finding.verdict == BAD for finding in findings)
     return Exit.DEGRADED if bad else Exit.HEALTHY
+
+
+def _tried(check: Check, mesh: Mesh) -> list[Finding]:
+    """Give what a check found; that it may not look is a finding too."""
+    try:
+        return list(check(mesh))
+    except MeshError as error:
+        what, _, remedy = str(error).partition("; ")
+        return [Finding(check.__name__, WARN, what, remedy or "look as its user")]
 
 
 def daemon(mesh: Mesh) -> Iterator[Finding]:
@@ -166,6 +184,7 @@ def permissions(mesh: Mesh) -> Iterator[Finding]:
             f"{found}: not readable by uid {os.getuid()}",
             "ask for the mesh's group, or look as its user",
         )
+        return
     else:
         yield Finding("permissions", GOOD, found)
     others = [p.name for p in mesh.path.iterdir() if p.stat().st_uid != owner]
@@ -326,7 +345,7 @@ def processors(_mesh: Mesh) -> Iterator[Finding]:
         )
 
 
-CHECKS = (
+CHECKS: tuple[Check, ...] = (
     daemon,
     supervisor_module,
     tmpfs,

@@ -61,3 +61,26 @@ def test_scripts_are_valid_and_know_every_command(meshctl, tmp_path, shell):
     path = tmp_path / "script"
     path.write_text(script)
     subprocess.run([shell, "-n", path], check=True, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_offers_what_there_is(loop, meshctl, tmp_path):
+    """Names of the mesh with what they are; no files where a choice is meant."""
+    command = tmp_path / "meshctl"
+    command.write_text(f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} -m mesh.ctl.cli "$@"\n')
+    command.chmod(0o755)
+    script = tmp_path / "meshctl.fish"
+    script.write_text(meshctl("completion", "fish")[1])
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path),
+               "MESH__MESH__PATH": str(loop.mesh.path)}  # fmt: skip
+
+    def offered(line):
+        program = f"source {script}; complete -C '{line}'"
+        ended = subprocess.run(
+            ["fish", "-c", program], env=environ, cwd=tmp_path, capture_output=True, text=True,
+            check=True, timeout=60,
+        )  # fmt: skip
+        return {each.split("\t")[0] for each in ended.stdout.splitlines()}
+
+    assert offered("meshctl restart i") == {"ingest"}
+    assert offered("meshctl status --format ") == {"json", "table"}
