@@ -134,14 +134,16 @@ def started(mesh, body):
     return process
 
 
-def run_restarts(mesh, seconds, dice):
-    """Kill somebody every few milliseconds; the number of kills. Readers that found a contradiction
-    end by themselves, which is what this looks for."""
+def run_restarts(mesh, seconds, dice, at_least):
+    """Kill somebody every few milliseconds, for some time and some kills; the number of kills.
+
+    Readers that found a contradiction end by themselves, which is what this looks for.
+    """
     bodies = [*WRITERS, check, check]
     running = [started(mesh, body) for body in bodies]
     kills, until = 0, time.monotonic() + seconds
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < until or kills < at_least:
             select.select([], [], [], dice.uniform(0, 0.03))
             at = dice.choices(range(len(bodies)), weights=[6, 6, 6, 6, 1, 1])[0]
             running[at].kill()
@@ -176,8 +178,7 @@ def mesh(mesh_directory):
 
 def test_i5_restarts_lose_and_repeat_nothing(mesh):
     """Some seconds of random SIGKILLs of writers and readers: zero gaps, repeats, torn values."""
-    kills = run_restarts(mesh, 6.0, random.Random(5))
-    assert kills > 20
+    run_restarts(mesh, 4.0, random.Random(5), at_least=25)
     assert min(totals(mesh).values()) > 100
 
 
@@ -185,7 +186,6 @@ def test_i5_restarts_lose_and_repeat_nothing(mesh):
 @pytest.mark.timeout(600)
 def test_i5_minutes_of_restarts_lose_and_repeat_nothing(mesh, capsys):
     """The same for three minutes, and some hundred kills at least."""
-    kills = run_restarts(mesh, 180.0, random.Random(6))
+    kills = run_restarts(mesh, 180.0, random.Random(6), at_least=500)
     with capsys.disabled():
         print(f"\n{kills} kills, records {totals(mesh)}: 0 gaps, 0 repeats, 0 torn")  # noqa: T201 - the figure of the run
-    assert kills > 500
