@@ -34,6 +34,13 @@ static void pin(int processor) {
     (void)sched_setaffinity(0, sizeof set, &set);
 }
 
+/* Processor time, as the bench takes it where one process does all: neighbours do not count. */
+static int64_t used_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static pid_t reader_process(void) {
     pid_t child = fork();
     if (child == 0) {
@@ -68,18 +75,18 @@ static void cell_figure(void) {
     uint64_t record[8] = {0}, out[8];
     size_t bytes;
     const int calls = 10000000;
-    int64_t start = mesh_monotonic_ns();
+    int64_t start = used_ns();
     for (int i = 0; i < calls; i++) {
         record[0]++;
         publish(segment, record);
     }
-    int64_t middle = mesh_monotonic_ns();
+    int64_t middle = used_ns();
     mesh_slots s = cell(segment);
     for (int i = 0; i < calls; i++) {
         (void)mesh_slots_read(&s, out, sizeof out, &bytes);
         __asm__ volatile("" : : "r"(out) : "memory");
     }
-    int64_t end = mesh_monotonic_ns();
+    int64_t end = used_ns();
     printf("cell.write %.2f\ncell.read %.2f\n", (double)(middle - start) / calls,
            (double)(end - middle) / calls);
 }
@@ -168,12 +175,12 @@ static void tensors_figure(void) {
     if (from == NULL) exit(71);
     memset(from, 1, bytes);
     memset(to, 1, 3 * bytes);
-    int64_t start = mesh_monotonic_ns();
+    int64_t start = used_ns();
     for (int i = 0; i < 90; i++) {
         memcpy(to + (size_t)(i % 3) * bytes, from, bytes);
         __asm__ volatile("" : : "r"(to) : "memory");
     }
-    printf("tensors.memcpy %.4f\n", (double)(mesh_monotonic_ns() - start) / 90e6);
+    printf("tensors.memcpy %.4f\n", (double)(used_ns() - start) / 90e6);
 }
 
 int main(int count, char **arguments) {
