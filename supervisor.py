@@ -127,6 +127,8 @@ class Supervisor:
         if told.pid == self.me.pid:
             self.now_status.since = told.since
         self.fleet.adopt(told.workers)
+        # After an upgrade the earlier program's nurseries are children of ours that nobody needs.
+        end_strays(self.fleet.pids(), self.fleet.nurseries.groups())
 
     # --- the loop -------------------------------------------------------------------------
 
