@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ _NOT_FOUND_VERSION: Final = 40402
 _NOT_FOUND_SCHEMA: Final = 40403
 _UNREADABLE: Final = 42201
 _LEVEL: Final = "NONE"
+REGISTER_S: Final = 10.0
 
 
 class Schemas:
@@ -109,8 +111,14 @@ class RegistryServer:
         *,
         switches: FaultSwitches | None = None,
         switchable: bool = False,
+        expect: Callable[[float], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Listen. Raises OSError where the port is taken. `switchable`: PATH may be asked for."""
+        """Listen. Raises OSError where the port is taken. `switchable`: PATH may be asked for.
+
+        `expect` announces what may take so many seconds: a schema is on disk before it is used,
+        and the first one loads the library that checks it.
+        """
+        self._expect = expect
         self.schemas = schemas
         self.switches = switches or FaultSwitches()
         self._switchable = switchable
@@ -154,7 +162,9 @@ class RegistryServer:
         path = request.path.partition("?")[0].rstrip("/")
         if path == PATH and self._switchable:
             return self.switches.answer(request)
-        return self.switches.spoil(_answer(self.schemas, request.method, path, request.body))
+        with self._expect(REGISTER_S) if request.method == "POST" else nullcontext():
+            answer = _answer(self.schemas, request.method, path, request.body)
+        return self.switches.spoil(answer)
 
 
 def _fault(status: int, code: int, message: str) -> Answer:

@@ -32,6 +32,7 @@ class BrokerWorker(Worker):
                 config.registry_port,
                 switches=FaultSwitches(self._cluster, self.context.expect),
                 switchable=config.fault_switches,
+                expect=self.context.expect,
             )
         except OSError as error:
             raise BrokerUnavailable(

@@ -37,12 +37,22 @@ class Archive(Protocol):
         """
 
 
+def no_beat() -> None:
+    """Stand in for the beat of a caller that needs none."""
+
+
 class StreamedRows:
     """An archive that is read from its beginning each time; rows before `start` are skipped."""
 
-    def __init__(self, name: str, read: Callable[[dict[str, int]], Iterator[Rows]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[dict[str, int]], Iterator[Rows]],
+        beat: Callable[[], object] = no_beat,
+    ) -> None:
         """Keep how to read; nothing is opened before `blocks`. `read` is given `skipped`."""
         self.name = name
+        self._beat = beat
         self.skipped: dict[str, int] = {}
         self._read = read
 
@@ -51,6 +61,7 @@ class StreamedRows:
         position = 0
         self.skipped.clear()
         for rows in self._read(self.skipped):
+            self._beat()
             position += rows.size
             if position <= start or rows.size == 0:
                 continue

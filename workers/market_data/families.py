@@ -7,7 +7,7 @@ refuses what it does not know with a list of what it does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from workers.market_data import binance, deribit, lean, tables
-from workers.market_data.archive import Rows, StreamedRows
+from workers.market_data.archive import Rows, StreamedRows, no_beat
 from workers.market_data.errors import MarketDataError
 from workers.market_data.files import Place, members
 
@@ -40,12 +40,24 @@ def open_archive(
     date: str = "",
     form: str = "auto",
     spill: Path,
+    beat: Callable[[], object] = no_beat,
 ) -> Archive:
     """Open the recorded market data at `path`, a file or a folder; `date` (YYYYMMDD) chooses.
 
     `form` is one of FORMATS, or `auto`. `spill` is a folder on disk for temporary files of rows
-    that have to be sorted. Raises MarketDataError for what is missing or not known.
+    that have to be sorted, which is done here: of large files that takes its time, and `beat` is
+    called for every block that is read or passed over, now and later. Raises MarketDataError for
+    what is missing or not known.
     """
+    family, files = recognise(path, date=date, form=form)
+    if family == "lean-option":
+        return lean.option_day(files[0], "", spill, beat)
+    name = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
+    return StreamedRows(name, partial(_blocks, family, files), beat)
+
+
+def recognise(path: Path, *, date: str = "", form: str = "auto") -> tuple[str, list[Path]]:
+    """Find the family and the files of a path, without reading them. Raises MarketDataError."""
     if not path.exists():
         raise MarketDataError(
             path,
@@ -55,12 +67,11 @@ def open_archive(
         )
     chains = f"option/*/minute/*/{lean.CHAIN}"
     if path.is_dir() and form in {"auto", "lean-option"} and any(path.rglob(chains)):
-        return lean.option_day(path, date, spill)
+        return "lean-option", [lean.find_chain(path, date).chain]
     family, files = _choose(path, date, form)
     if family == "lean-option":
-        return lean.option_day(max(files, key=lambda file: file.stat().st_size), "", spill)
-    name = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
-    return StreamedRows(name, partial(_blocks, family, files))
+        return family, [max(files, key=lambda file: file.stat().st_size)]
+    return family, files
 
 
 def _blocks(family: str, files: list[Path], skipped: dict[str, int]) -> Iterator[Rows]:

@@ -8,14 +8,14 @@ they are, times UTC. An option chain is merged by time with the quotes of its un
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from workers.market_data.archive import Rows, StreamedRows, occ_symbol
+from workers.market_data.archive import Rows, StreamedRows, no_beat, occ_symbol
 from workers.market_data.csv_stream import Layout, tables
 from workers.market_data.errors import MarketDataError
 from workers.market_data.files import Place, Stream, members
@@ -56,7 +56,9 @@ class Day:
     underlying: Path | None
 
 
-def option_day(path: Path, day: str, spill: Path) -> SortedRows:
+def option_day(
+    path: Path, day: str, spill: Path, beat: Callable[[], object] = no_beat
+) -> SortedRows:
     """The chain of one day (or hourly, daily) with its underlying's quotes, merged by time.
 
     `path` is a zip or a folder that holds such; `day` (YYYYMMDD) chooses, else the largest is
@@ -67,9 +69,11 @@ def option_day(path: Path, day: str, spill: Path) -> SortedRows:
     def blocks() -> Iterator[Rows]:
         if files.underlying is not None:  # first: of one time, the underlying leads
             yield from read(files.underlying, "equity")
-        yield from read(files.chain, "option")
+        for rows in read(files.chain, "option"):
+            beat()
+            yield rows
 
-    rows = SortedRows(files.chain.name, blocks(), spill)
+    rows = SortedRows(files.chain.name, blocks(), spill, beat=beat)
     if len(rows) == 0:
         raise Place(files.chain).error(
             "no rows in any member", expected="rows", remedy="choose another file"

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workers.market_data.archive import BLOCK_ROWS, Rows, numbered
+from workers.market_data.archive import BLOCK_ROWS, Rows, no_beat, numbered
 from workers.market_data.errors import MarketDataError
 from workers.records import TICK_DTYPE
 
@@ -58,7 +58,13 @@ class SortedRows:
     """An archive ordered by `ts_event`, kept in a temporary file and read from there."""
 
     def __init__(
-        self, name: str, blocks: Iterable[Rows], directory: Path, *, run_rows: int = RUN_ROWS
+        self,
+        name: str,
+        blocks: Iterable[Rows],
+        directory: Path,
+        *,
+        run_rows: int = RUN_ROWS,
+        beat: Callable[[], object] = no_beat,
     ) -> None:
         """Read everything once; `directory` needs room for twice the rows (212 bytes each).
 
@@ -67,6 +73,7 @@ class SortedRows:
         self.name = name
         self.skipped: dict[str, int] = {}
         self._run_rows = run_rows
+        self._beat = beat
         try:
             directory.mkdir(parents=True, exist_ok=True)
             file, runs = self._spill(blocks, directory)
@@ -109,6 +116,7 @@ class SortedRows:
             else:
                 runs.append((begin, ordered.size))
             newest = int(ordered["ts_event"][-1])
+            self._beat()
         return file, runs
 
     def _merge(self, file: _Spill, runs: list[_Run], directory: Path) -> tuple[_Spill, list[_Run]]:
@@ -120,6 +128,7 @@ class SortedRows:
             begin, count = group[0][0], sum(size for _, size in group)
             for rows in _merged(file, group, max(64, self._run_rows // len(group))):
                 merged.append(rows)
+                self._beat()
             fewer.append((begin, count))
         return merged, fewer
 

@@ -7,6 +7,8 @@ killed, or stopped, sends up to one batch again. Without that every row is sent 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from confluent_kafka import KafkaException
@@ -16,7 +18,7 @@ from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
 from workers.market_data.archive import DAY_NS, Archive, Rows
 from workers.market_data.errors import MarketDataError
-from workers.market_data.families import open_archive
+from workers.market_data.families import open_archive, recognise
 from workers.market_schema import EVOLVED_SCHEMA, LEAST_SCHEMA, QUOTE_SCHEMA
 from workers.records import (
     BROKER,
@@ -33,13 +35,14 @@ from workers.replayer.source import Cursor
 from workers.replayer.synthetic import SyntheticMarket
 
 STATUS_BYTES = 1 << 14
+PATH_S = 60.0  # for a piece of a file, or the synthetic market's path up to a position
 
 
 class ReplayerWorker(Worker):
     """One source, one topic."""
 
     def setup(self) -> None:
-        """Open the data and go on from the noted position. Raises ConfigProblems."""
+        """See what is to be published. Raises ConfigProblems where it cannot be read."""
         context = self.context
         config = context.settings.replayer
         self._config = config
@@ -47,52 +50,56 @@ class ReplayerWorker(Worker):
         self._cell = context.mesh.cell(
             status_segment(context.name), ReplayerStatus, create=True, max_bytes=STATUS_BYTES
         )
-        with context.expect(context.spec.start_deadline_s):
-            self._archive = self._source()
-            self._status = self._noted()
-            self._cursor = Cursor(self._archive, self._status.position)
-            self._cursor.peek(1)  # whatever lies before it is passed over now
+        try:
+            _, self._status = self._cell.read()
+        except NotWritten:
+            self._status = ReplayerStatus()
+        if config.data is not None:
+            with _problems():
+                recognise(config.data, date=config.date, form=config.format)
+        self._cursor: Cursor | None = None
         self._faults = Faults(config.faults, config.seed)
         self._clock = MarketClock(config)
         self._publisher: Publisher | None = None
         self._writers: Writers | None = None
         self._incarnation = ""
 
-    def _noted(self) -> ReplayerStatus:
-        """Give the status to go on with: what was noted for this very source."""
-        try:
-            _, status = self._cell.read()
-        except NotWritten:
-            status = ReplayerStatus()
-        if status.source != self._archive.name:
-            status = ReplayerStatus(source=self._archive.name)
-        status.speed = self._config.speed
-        return status
-
-    def _source(self) -> Archive:
-        config = self._config
-        if config.data is None:
-            return SyntheticMarket(config.seed, config.start)
-        spill = self.context.settings.run_directory / self.context.name
-        try:
-            return open_archive(config.data, date=config.date, form=config.format, spill=spill)
-        except MarketDataError as error:  # the same tomorrow: starting again does not help
-            what, _, remedy = str(error).rpartition("; ")
-            problem = Problem("replayer.data", "", what or remedy, remedy)
-            raise ConfigProblems([problem]) from error
-
     def step(self) -> int:
-        """Publish what is due, at most one batch; else wait a little."""
-        if self._status.finished or not self._connected() or not self._room():
-            self._wait()
-            return 0
-        rows = self._due()
+        """Publish what is due, at most one batch; else wait a little. Raises ConfigProblems."""
+        with _problems():
+            cursor = self._cursor or self._begin()
+            if self._status.finished or not self._connected() or not self._room():
+                self._wait()
+                return 0
+            rows = self._due(cursor)
         if rows.size == 0:
             self._wait()
             return 0
-        self._send(rows)
+        self._send(rows, cursor)
         self._cell.write(self._status)
         return int(rows.size)
+
+    def _begin(self) -> Cursor:
+        """Open the data and go to the noted position: of large files that takes its time."""
+        config = self._config
+        self._archive: Archive
+        if config.data is None:
+            self._archive = SyntheticMarket(config.seed, config.start)
+        else:
+            spill = self.context.settings.run_directory / self.context.name
+            self._archive = open_archive(
+                config.data, date=config.date, form=config.format, spill=spill, beat=self._beat
+            )
+        if self._status.source != self._archive.name:
+            self._status = ReplayerStatus(source=self._archive.name)
+        self._status.speed = config.speed
+        self._cursor = Cursor(self._archive, self._status.position)
+        with self.context.expect(PATH_S):
+            self._cursor.peek(1)  # whatever lies before it is passed over now
+        return self._cursor
+
+    def _beat(self) -> None:
+        self.context.heartbeat.beat(progress=self.context.heartbeat.progress, expect=PATH_S)
 
     def teardown(self) -> None:
         """Note the position."""
@@ -173,9 +180,9 @@ class ReplayerWorker(Worker):
 
     # --- rows -----------------------------------------------------------------------------
 
-    def _due(self) -> Rows:
+    def _due(self, cursor: Cursor) -> Rows:
         """Give the rows that the market clock has reached, in their shifted times."""
-        rows = self._read()
+        rows = self._read(cursor)
         if rows.size == 0 or self._config.speed == 0.0:
             return rows
         moments = delivery_times(rows)
@@ -183,12 +190,12 @@ class ReplayerWorker(Worker):
         reached = self._clock.reached(int(moments[0]), self._status.market_time_ns, now)
         return rows[: int(np.searchsorted(moments, reached, side="right"))]
 
-    def _read(self) -> Rows:
+    def _read(self, cursor: Cursor) -> Rows:
         config, status = self._config, self._status
         most = min(config.batch, config.rows - status.rows_read) if config.rows else config.batch
-        rows = self._cursor.peek(most)
+        rows = cursor.peek(most)
         if rows.size == 0 and most > 0 and config.loop and status.position > 0:
-            rows = self._rewind(most)
+            rows = self._rewind(cursor, most)
         if rows.size == 0:
             status.finished = True
             self._cell.write(status)
@@ -199,11 +206,11 @@ class ReplayerWorker(Worker):
         rows["ts_recv"][rows["ts_recv"] != 0] += status.shift_ns
         return rows
 
-    def _rewind(self, most: int) -> Rows:
+    def _rewind(self, cursor: Cursor, most: int) -> Rows:
         """Begin again, later by as many whole days as bring the first row behind the last."""
         status = self._status
-        self._cursor.rewind()
-        rows = self._cursor.peek(most)
+        cursor.rewind()
+        rows = cursor.peek(most)
         if rows.size:
             status.loops += 1
             status.position = 0
@@ -212,7 +219,7 @@ class ReplayerWorker(Worker):
             self._clock.restart()
         return rows
 
-    def _send(self, rows: Rows) -> None:
+    def _send(self, rows: Rows, cursor: Cursor) -> None:
         """Send rows until they are delivered; what failed is sent again."""
         status = self._status
         market_time = int(delivery_times(rows)[-1])
@@ -229,7 +236,7 @@ class ReplayerWorker(Worker):
                 self._go_on()
                 continue
             if out is None:
-                out = self._faults.messages(rows, self._cursor.position, writers)
+                out = self._faults.messages(rows, cursor.position, writers)
                 left = list(range(len(out.values)))
             part = Outgoing([out.values[i] for i in left], [out.keys[i] for i in left])
             failed = publisher.send(part, self._go_on)
@@ -238,8 +245,8 @@ class ReplayerWorker(Worker):
             status.failed += len(failed)
             left = [left[i] for i in failed]
         status.rows_read += int(rows.size)
-        self._cursor.advance(rows.size)
-        status.position = self._cursor.position
+        cursor.advance(rows.size)
+        status.position = cursor.position
         status.market_time_ns = max(market_time, status.market_time_ns)
         status.skipped = dict(self._archive.skipped)
         for kind, count in (+out.faults).items():
@@ -252,6 +259,16 @@ class ReplayerWorker(Worker):
         if address is not None and address.incarnation != self._incarnation:
             return None
         return not self.context.stopping()
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    """Data that cannot be read is a problem of the settings: starting again does not help."""
+    try:
+        yield
+    except MarketDataError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        raise ConfigProblems([Problem("replayer.data", "", what or remedy, remedy)]) from error
 
 
 def delivery_times(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

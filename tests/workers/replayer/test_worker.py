@@ -163,3 +163,15 @@ def test_missing_data_is_a_readable_reason(tmp_path):
         reason = one.worker("replayer")["reason"]
         assert "/nowhere: no such file or folder; expected" in reason
         assert "set replayer.data" in reason
+
+
+def test_data_that_breaks_in_the_middle_is_sent_up_to_there(tmp_path):
+    """A broken line behind good ones: those are published, the reason names the line."""
+    table = tmp_path / "table.csv"
+    good = "".join(f"A,{1_700_000_000 + i},1\n" for i in range(40_000))
+    table.write_text("symbol,timestamp,bid\n" + good + "A,soon,1\n")
+    extra = f'[replayer]\ndata = "{table}"\nspeed = 0.0\nfollow = ""\n'
+    with daemon(tmp_path, TWO, extra) as one:
+        until("quarantine", lambda: one.worker("replayer")["state"] == "quarantined")
+        assert "line 40002: time 'soon'" in one.worker("replayer")["reason"]
+        assert 16_384 <= status(one)["produced"] == status(one)["position"] <= 40_000
