@@ -64,6 +64,7 @@ ENVIRONMENT_READERS = {
     "workers/shipper/worker.py": "writes what MLflow reads of its timeouts",
     "mesh/ctl/cli.py": "the mesh directory, from the variable that the daemon takes it from",
     "mesh/ctl/commands/demo.py": "DEMO_SECONDS of `make demo`",
+    "mesh/ctl/render.py": "whether the terminal wants colours: NO_COLOR, TERM",
 }
 #: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.
 CONTRACTS = {

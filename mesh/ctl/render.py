@@ -7,6 +7,7 @@ a light ground; yellow and grey do not.
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import time
@@ -34,8 +35,13 @@ FEW = 12  # elements of an array that are written out
 
 def styled(text: str, style: str | None, *, colours: bool | None = None) -> str:
     """Give `text` in a style, if the output is a terminal."""
-    use = sys.stdout.isatty() if colours is None else colours
+    use = _on_a_colour_terminal() if colours is None else colours
     return f"\x1b[{style}m{text}\x1b[0m" if style and use else text
+
+
+def _on_a_colour_terminal() -> bool:
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stdout.isatty()
 
 
 def state(text: str) -> str:

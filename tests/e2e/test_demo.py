@@ -202,6 +202,13 @@ def test_data_that_is_no_zip(place, mangled):
     place.assert_nothing_left()
 
 
+def test_a_time_that_is_none(place):
+    """DEMO_SECONDS that is no number is refused before anything starts."""
+    place.environ["DEMO_SECONDS"] = "soon"
+    one_line(place.run(), 64, "DEMO_SECONDS=soon")
+    place.assert_nothing_left()
+
+
 def test_a_value_that_is_none(place):
     """The daemon's report of the configuration, with its exit code."""
     ended = place.run("--set", "feeder.lanes=many")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import math
 import os
 import shutil
 import signal
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 60.0
 READY_S = 120.0
 STOP_S = 40.0
-SETTLE_S = 10.0
+SETTLE_S = 20.0
 LINES_S = 5.0
 LOOK_S = 0.1
 DEATHS = 3  # of one worker before it ever was ready: it will not be
@@ -105,6 +106,7 @@ class Demo:
         self.command: Sequence[str] = [*command, *pairs]
         self.daemon: subprocess.Popen[bytes] | None = None
         self.began = time.monotonic()
+        self.seconds = _seconds(os.environ.get("DEMO_SECONDS") or str(SECONDS))
         self.seen_ready: set[str] = set()
         self.owned = False  # the mesh was made by our daemon: nobody else's is taken away
 
@@ -174,7 +176,7 @@ class Demo:
     def watch(self) -> int:
         """Print lines for DEMO_SECONDS, then judge."""
         early = read_report(self.mesh)["flow"]
-        ends = self.began + float(os.environ.get("DEMO_SECONDS", SECONDS))
+        ends = self.began + self.seconds
         while (now := time.monotonic()) < ends:
             if message := self.tend():
                 self._say(message)
@@ -248,6 +250,17 @@ class Demo:
 
     def _say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+
+def _seconds(text: str) -> float:
+    """Read DEMO_SECONDS. Raises CommandFailed for what is no number."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 <= seconds < math.inf:
+        raise CommandFailed(f"DEMO_SECONDS={text}: give a number of seconds", Exit.USAGE)
+    return seconds
 
 
 def flow_line(report: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """`meshctl top`: the report on the whole screen, again and again, with keys.
 
 The only command that loads rich. Styles are bold, reverse and the terminal's own green, red and
-cyan, which a light ground and a dark one both show.
+magenta, which a light ground and a dark one both show.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mesh.ctl.report import read_report
 from mesh.ctl.terminal import keys
 
 STYLES = {
-    "healthy": "bold green",
+    "healthy": "green",
     "running": "green",
     "degraded": "reverse",
     "starting": "reverse",
@@ -195,9 +195,9 @@ def _flow(screen: Screen) -> list[Text]:
     for name, policy in flow["policies"].items():
         if policies.cell_len > 11:
             policies.append("   ")
-        policies.append(f"{name} v{policy['version']}", style="cyan" if policy["acting"] else "")
+        policies.append(f"{name} v{policy['version']}", style="magenta" if policy["acting"] else "")
         policies.append(f" {policy['updates']:,} updates ({policy['updates_per_s']:.0f}/s)")
-        policies.append(" acting" if policy["acting"] else "", style="bold cyan")
+        policies.append(" acting" if policy["acting"] else "", style="magenta")
     lines.append(policies)
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
