@@ -140,7 +140,7 @@ class PartitionReader:
         found = self._consumer.consume(most - 1, 0) if most > 1 else []
         found.insert(0, first)
         if self.rebalances != rebalances:  # what was taken away meanwhile is another host's
-            found = [m for m in found if m.error() or (m.topic(), m.partition()) in self._owned]
+            found = [m for m in found if m.error() or self.owns(m)]
         return found
 
     def idle(self) -> None:
@@ -153,6 +153,10 @@ class PartitionReader:
         event = self._consumer.poll(0)
         if event is not None and event.error() is not None:
             self.note(event)
+
+    def owns(self, message: Message) -> bool:
+        """Tell whether a message is of a partition that is (still) this host's."""
+        return (message.topic(), message.partition()) in self._owned
 
     def following(self) -> list[int]:
         """Give the next offset of each place, as the ring has it (0 where it has none)."""

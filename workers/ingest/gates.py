@@ -52,6 +52,7 @@ class Judgement:
     fates: Rows  # by row: PUBLISH, DROP, DEAD
     published: int
     latest: Rows  # rows that are the newest published of their symbol
+    roomless: Rows  # published rows of symbols that there is no room for
     memory: Rows  # memories that the batch has changed, MEMORY_DTYPE
     counts: dict[str, int]  # rows by gate, those that occur
 
@@ -116,6 +117,7 @@ class Gates:
             fates,
             published,
             latest[latest >= 0],
+            np.flatnonzero((numbers < 0) & (fates == PUBLISH)),
             self._memory[:known][latest >= -1],
             {name: int(c) for name, c in zip(GATES, counts, strict=True) if c} if seen else {},
         )

@@ -141,6 +141,9 @@ class IngestWorker(Worker):
             self._tell()
             self.context.pause(BLOCKED_S)
             return 0
+        if self._held:  # what was taken away meanwhile is another host's
+            links.reader.idle()
+            self._held = [message for message in self._held if links.reader.owns(message)]
         messages = self._held or links.reader.read(self._most, WAIT_S)
         passed = self._pass(messages, links) if messages or links.has_moved else 0
         self._tell()
@@ -336,7 +339,7 @@ class IngestWorker(Worker):
         kept = rows if judged.published == rows.size else rows[judged.fates == PUBLISH]
         latest = rows[judged.latest]
         if self._is_high and self._config.back_pressure == "conflate":
-            kept = rows[np.sort(judged.latest)]
+            kept = rows[np.sort(np.concatenate([judged.latest, judged.roomless]))]
             new.conflated += judged.published - kept.size
             new.published -= judged.published - kept.size
         self._memory.write_batch(judged.memory["symbol"], judged.memory)
@@ -495,7 +498,9 @@ class IngestWorker(Worker):
             status.round_trip_ms = links.reader.round_trip_ms
             status.spooled = links.dead.spooled
             status.registry_requests = links.decoder.registry_requests
-            status.errors.update(links.reader.errors)
+            for name, count in links.reader.errors.items():
+                status.errors[name] = status.errors.get(name, 0) + count
+            links.reader.errors.clear()
         self._cell.write(status)
 
     def _restore_gates(self) -> None:

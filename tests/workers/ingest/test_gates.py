@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import re
 import zipfile
 
 import numpy as np
@@ -97,6 +99,7 @@ def test_symbols_without_room_are_unknown_and_harm_nobody():
     assert [flag_names(f) for f in rows["flags"]] == [""] * 16 + ["unknown"] * 24
     assert judged.published == 40
     assert judged.latest.tolist() == list(range(16))
+    assert judged.roomless.tolist() == list(range(16, 40))
     again = np.concatenate([tick("S3", ts=4), tick("S30", ts=4)])
     one.judge(again, now_ns=2**62, batch=2)
     assert names(again) == [{"backwards"}, {"unknown"}]
@@ -218,3 +221,46 @@ def test_real_garbage_is_flagged_and_counted(data):
     for name in before.dtype.names:
         if name != "flags":
             assert np.array_equal(rows[name], before[name])
+
+
+def test_clocks_that_run_backwards_are_flagged(data):
+    """Binance: exchange time after receive time, and steps back; each row says which."""
+    path = data / "hftbacktest/usdm_btcusdt_20240808.gz"
+    if not path.exists():
+        pytest.skip("no Binance messages beside the project")
+    with gzip.open(path, "rb") as lines:
+        found = [(int(line[:19]), re.search(rb'"E":(\d+)', line)) for line in lines]
+    times = np.array([(recv, int(match[1]) * 10**6) for recv, match in found if match])
+    rows = np.zeros(len(times), TICK_DTYPE)
+    rows["symbol"], rows["bid"], rows["ask"] = "BTCUSDT", 61_000.0, 61_000.1
+    rows["ts_recv"], rows["ts_event"] = times[:, 0], times[:, 1]
+    judged = gates(most=len(rows), future_s=1.0, stale_s=0.5).judge(rows, now_ns=0, batch=1)
+    back = np.diff(times[:, 1]) < 0
+    assert judged.counts["backwards"] == back.sum() > 100
+    assert np.array_equal((rows["flags"][1:] & BIT["backwards"]) != 0, back)
+    ahead = times[:, 1] > times[:, 0] + 10**9
+    assert np.array_equal((rows["flags"] & BIT["future"]) != 0, ahead)
+    assert ahead.mean() > 0.5
+    assert judged.published == rows.size
+
+
+def test_absent_sides_are_no_doubt_but_no_price_is(data):
+    """Option minutes with a side missing: not flagged for it; both missing is no price at all."""
+    path = data / "lean/option/usa/minute/goog/20151224_quote_american.zip"
+    if not path.exists():
+        pytest.skip("no option minutes beside the project")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()[:300]
+        text = b"".join(archive.read(name) for name in names)
+    found = np.genfromtxt(io.BytesIO(text), delimiter=",", usecols=(0, 4, 9), dtype=float)
+    rows = np.zeros(len(found), TICK_DTYPE)
+    rows["symbol"] = "GOOG"
+    rows["ts_event"] = np.arange(1, len(found) + 1)
+    rows["bid"], rows["ask"], rows["last"] = found[:, 1] / 1e4, found[:, 2] / 1e4, np.nan
+    gates(most=len(rows)).judge(rows, now_ns=2**62, batch=1)
+    no_bid, no_ask = np.isnan(found[:, 1]), np.isnan(found[:, 2])
+    assert (no_bid ^ no_ask).sum() > 100
+    priceless = (rows["flags"] & BIT["nonfinite"]) != 0
+    assert np.array_equal(priceless, no_bid & no_ask)
+    two_sided = BIT["crossed"] | BIT["locked"] | BIT["wide"] | BIT["jump"]
+    assert not (rows["flags"][no_bid | no_ask] & two_sided).any()
