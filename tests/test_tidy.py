@@ -391,6 +391,24 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
 
 
+NAMED_PATH = re.compile(
+    r"(?<![\w./-])((?:tests|docs|bench|mesh|workers|config|systemd)/[\w./-]*[\w/])"
+)
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+
+
+def test_documents_name_what_is_there():
+    """A path in backquotes and a link in a page lead to a file or folder of this tree."""
+    wrong = []
+    for path in files(".md"):
+        text = path.read_text(encoding="utf-8")
+        named = [(ROOT, p) for code in re.findall(r"`([^`\n]+)`", text)
+                 for p in NAMED_PATH.findall(code)]  # fmt: skip
+        named += [(path.parent, link) for link in LINK.findall(text)]
+        wrong += [f"{name(path)}: {p}" for base, p in named if not (base / p).exists()]
+    assert not wrong
+
+
 def test_makefile_lists_itself():
     """`make` alone shows every target, and there are few of them."""
     text = (ROOT / "Makefile").read_text()
