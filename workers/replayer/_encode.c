@@ -128,6 +128,8 @@ static int check(const struct operation *ops, Py_ssize_t count, Py_ssize_t row_b
             op->written > NOTHING || op->absent < NEVER || op->absent > ALWAYS || op->offset < 0 ||
             size <= 0 || op->offset > row_bytes - size ||
             (text != (op->source == BYTES) && op->written != NOTHING) ||
+            (op->absent == IF_EMPTY && op->source != BYTES) ||
+            ((op->absent == IF_NAN || op->absent == IF_EQUAL) && op->source == BYTES) ||
             (op->written == LONG && op->source == FLOAT64)) {
             PyErr_Format(PyExc_ValueError, "operation %zd does not fit rows of %zd bytes", i,
                          row_bytes);

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from tests.daemons import daemon, until
 
@@ -50,3 +51,23 @@ def test_port_taken_is_a_readable_reason(tmp_path):
             until("quarantine", lambda: one.worker("broker")["state"] == "quarantined")
             reason = one.worker("broker")["reason"]
             assert f"port {port}: Address already in use; set broker.registry_port" in reason
+
+
+def test_slow_clients_do_not_stop_the_beats(tmp_path):
+    """Connections that send half a request, and the first registration: the broker is no hang."""
+    with daemon(tmp_path, BROKER) as one, contextlib.ExitStack() as stack:
+        one.running("broker")
+        _, address = one.mesh.attach("broker").read()
+        host, port = address["registry_url"].removeprefix("http://").split(":")
+        for _ in range(50):
+            slow = stack.enter_context(socket.create_connection((host, int(port)), 10))
+            slow.sendall(b"POST /subjects/x/versions HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
+        with SchemaRegistryClient({"url": address["registry_url"]}) as client:
+            assert client.register_schema("a-value", Schema('"string"', "AVRO")) == 1
+            assert client.get_subjects() == ["a-value"]
+        status = until(
+            "told",
+            lambda: (s := one.mesh.attach("status/broker").read()[1])["schemas"] and s,
+        )
+        assert status["ready_s"] > 0.0
+        assert one.status()["incidents"] == []

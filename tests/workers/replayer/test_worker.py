@@ -149,6 +149,20 @@ evolve_every = 1000
         assert ingest["published"] == 5000 + sent["faults"]["duplicate"]
 
 
+def test_every_reordered_row_is_seen_by_ingest(tmp_path):
+    """Rows that change places within their symbol: as many clocks that run backwards."""
+    table = tmp_path / "clean.csv"
+    start = 1_700_000_000_000_000_000
+    lines = [f"S{i % 50},{start + i},{i % 7 + 1}.5,{i % 7 + 2}.5\n" for i in range(4000)]
+    table.write_text("symbol,timestamp,bid,ask\n" + "".join(lines))
+    extra = f'[replayer]\ndata = "{table}"\nspeed = 0.0\nloop = false\n'
+    with daemon(tmp_path, TWO + INGEST, extra + "faults = { reorder = 0.05 }\n") as one:
+        until("finished", lambda: status(one)["finished"])
+        found = until("all of it", lambda: consumed(one, 4000))
+        assert found["gates"]["backwards"] == status(one)["faults"]["reorder"] > 100
+        assert found["published"] == 4000
+
+
 def consumed(one, enough):
     """Status of ingest once it has consumed so many."""
     found = status(one, "ingest")
