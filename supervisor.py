@@ -91,6 +91,7 @@ class Supervisor:
         self.upgrade: Upgrade | None = None
         self.was_ready = False
         self.safety_at = self.publish_at = 0.0
+        self.late_at = clock() + limits.ready_timeout_s
         self.published = b""
         me = ProcessIdentity.current()
         self.me = me
@@ -210,6 +211,11 @@ class Supervisor:
         state = "starting"
         if self.was_ready:
             state = "healthy" if running == len(required) else "degraded"
+        elif now >= self.late_at:
+            state = "degraded"
+            if self.now_status.state == "starting":
+                limit = self.settings.supervisor.ready_timeout_s
+                self._tell("not ready", "error", f"required workers do not run after {limit:g} s")
         if self.fleet.stopping:
             state = "stopping"
         self._replace(

@@ -32,13 +32,16 @@ class SupervisorConfig(BaseModel):
         default=100, description="Newest crash reports kept."
     )
     rows: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=64, description="Heartbeat rows: workers and foreign processes at one time."
+        default=256,
+        description="Heartbeat rows: one for each name, worker or foreign, that was ever used.",
     )
     remove_at_stop: bool = Field(
         default=False, description="Remove the mesh and the control socket at an orderly stop."
     )
     ready_timeout_s: Annotated[float, Field(gt=0.0, le=3600.0)] = Field(
-        default=120.0, description="Seconds within which the required workers should be ready."
+        default=120.0,
+        description="Seconds after the start from which required workers that are not ready "
+        "make the system degraded.",
     )
     unsafe_deaths: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3,

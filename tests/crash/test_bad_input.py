@@ -166,3 +166,11 @@ def test_check_says_what_would_be_started(tmp_path):
     ended = meshd("--profile", str(profile), "--check")
     assert ended.returncode == 0
     assert "b: tests.sample_workers:Counting after a" in ended.stdout
+
+
+def test_system_that_does_not_get_ready_is_degraded(tmp_path):
+    """A required worker never becomes ready: after a while the system is called degraded."""
+    with daemon(tmp_path, one_worker("NeverReady"), "[supervisor]\nready_timeout_s = 0.3") as one:
+        until("degraded", lambda: one.status()["state"] == "degraded")
+        assert one.worker("bad")["state"] == "starting"
+        assert one.status()["ready"] is False
