@@ -16,6 +16,7 @@ from gymnasium.error import ResetNeeded
 
 from config.trading import TradingConfig
 from workers.records import SLOTS
+from workers.trading_env import registration
 from workers.trading_env.history import History
 from workers.trading_env.simulation import Simulation
 from workers.trading_env.spaces import action_space, observation_space
@@ -138,3 +139,6 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         )
         if self.render_mode == "human":
             self._history.render("human")
+
+
+registration.register()

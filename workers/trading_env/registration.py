@@ -1,6 +1,4 @@
-"""Gymnasium ids of the trading environments, registered as a plugin of gymnasium.
-
-Where the project is not installed, importing this module registers them:
+"""Gymnasium ids of the trading environments; importing any of them, or this module, registers all.
 
     import workers.trading_env.registration
     gymnasium.make("tradingmesh/Synthetic-v0", seed=3)
@@ -8,6 +6,7 @@ Where the project is not installed, importing this module registers them:
     gymnasium.make("tradingmesh/Recorded-v0", path="lean/option/usa/minute/goog")
     gymnasium.make("tradingmesh/Live-v0", mesh="/dev/shm/tradingmesh")
 
+Gymnasium imports it by itself for `workers.trading_env.registration:tradingmesh/Synthetic-v0`.
 `tradingmesh/Trading-v0` takes any provider. All take `config=TradingConfig(...)`.
 """
 
@@ -16,7 +15,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# not `import gymnasium`: as its plugin this runs while gymnasium itself is being imported
 from gymnasium.envs.registration import register as register_id
 from gymnasium.envs.registration import registry
 

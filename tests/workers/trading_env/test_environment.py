@@ -13,7 +13,6 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-import workers.trading_env.registration  # noqa: F401 - registers the ids
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import Streamed, market
 from workers.records import SLOTS
@@ -60,6 +59,17 @@ def test_ids_are_registered(name):
     assert isinstance(several.unwrapped, TradingVectorEnv)
     first, _ = several.reset(seed=1)
     assert first[0].tobytes() == observation.tobytes()
+
+
+def test_gymnasium_finds_an_id_by_its_module():
+    """A fresh interpreter makes an environment from the id alone, module and all."""
+    code = (
+        "import gymnasium; env = gymnasium.make("
+        "'workers.trading_env.registration:tradingmesh/KnownOptimum-v0', episodes=2, steps=9); "
+        "print(env.reset(seed=0)[0].shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "(16, 100)"
 
 
 def rollout(env, actions, seed):
