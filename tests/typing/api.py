@@ -16,6 +16,8 @@ from mesh import (
     RingReader,
     SegmentInfo,
     SegmentStatistics,
+    Tensors,
+    TensorsView,
 )
 
 
@@ -46,6 +48,9 @@ def uses(mesh: Mesh, records: Array) -> None:
     assert_type(table.statistics(), SegmentStatistics)
     policy = mesh.tensors("policy/a", like={"w": records})
     assert_type(policy.publish({"w": records}), int)
+    assert_type(mesh.tensors("policy/a"), Tensors)
+    with policy.borrow() as view:
+        assert_type(view, TensorsView)
     with mesh.lock("experience") as lock:
         assert_type(lock.owner(), Owner | None)
     beats = mesh.heartbeats().claim("mine")
