@@ -145,6 +145,11 @@ class Screen:
         """Type."""
         os.write(self._fd, text.encode())
 
+    def hang_up(self):
+        """Close the terminal, as a broken connection does, and wait for the end."""
+        os.close(self._fd)
+        os.waitpid(self.pid, 0)
+
     def end(self):
         """Read to the end and give the exit code."""
         with contextlib.suppress(AssertionError):
@@ -170,8 +175,16 @@ def test_ctrl_c_stops_everything(place):
     """Ctrl-C while it starts: everything that was started ends, exit 130."""
     screen = Screen(place)
     screen.until("broker ready")
-    screen.press("\x03")
+    screen.press("\x03\x03")
     assert screen.end() == 130
+    place.assert_nothing_left()
+
+
+def test_a_broken_connection_stops_everything(place):
+    """The terminal goes away: everything ends in order as with `q`."""
+    screen = Screen(place)
+    screen.until("ingest ready")
+    screen.hang_up()
     place.assert_nothing_left()
 
 

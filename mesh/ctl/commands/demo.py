@@ -37,6 +37,7 @@ LINES_S = 5.0
 LOOK_S = 0.1
 DEATHS = 3  # of one worker before it ever was ready: it will not be
 PR_SET_PDEATHSIG = 1
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TEMPORARY = "tradingmesh-demo-"
 
 
@@ -48,7 +49,7 @@ def demo(mesh: Mesh, options: argparse.Namespace) -> int:
             "folder of such, or nothing for a synthetic market",
             Exit.CONFIGURATION,
         )
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, _interrupt)
     with run_directory(options.run_directory) as directory:
         one = Demo(mesh, directory, options)
@@ -63,7 +64,14 @@ def demo(mesh: Mesh, options: argparse.Namespace) -> int:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
+    """End in order, once: a second Ctrl-C would leave half of it."""
+    _deaf()
     raise KeyboardInterrupt
+
+
+def _deaf() -> None:
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -146,12 +154,14 @@ class Demo:
 
     def stop(self) -> None:
         """Stop everything and take away what is left; only what is ours."""
+        _deaf()
         if self.daemon is None:
             return
         pids = [row for row in heartbeat_rows(self.mesh) if self.owned and row.identity.is_alive()]
         if self.daemon.poll() is None:
             if self.owned:
-                print("stopping", flush=True)
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    print("stopping", flush=True)
             self.daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.daemon.wait(STOP_S)
