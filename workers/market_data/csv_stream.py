@@ -75,7 +75,7 @@ def _pieces(stream: Stream) -> Iterator[bytes]:
         data = stream.read(PIECE_BYTES)
         cut = max(held.rfind(b"\n"), held.rfind(b"\r", 0, len(held) - 1)) + 1
         if data and cut:
-            yield _unix(held[:cut])
+            yield unix_lines(held[:cut])
             held = held[cut:]
         elif len(held) > LINE_BYTES:
             raise stream.place.error(
@@ -83,10 +83,11 @@ def _pieces(stream: Stream) -> Iterator[bytes]:
             )
         held += data
     if held:
-        yield _unix(held + b"\n")
+        yield unix_lines(held + b"\n")
 
 
-def _unix(piece: bytes) -> bytes:
+def unix_lines(piece: bytes) -> bytes:
+    """Make every line end LF."""
     if b"\r" not in piece:
         return piece
     return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

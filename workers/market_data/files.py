@@ -59,9 +59,17 @@ class Stream:
         """Read from `file`, whoever made it closes it."""
         self.place = place
         self._file = file
+        self._unread = b""
+
+    def unread(self, data: bytes) -> None:
+        """Give bytes back: they are what the next `read` gives, whatever its size."""
+        self._unread = data
 
     def read(self, size: int) -> bytes:
         """Give up to `size` bytes, none at the end."""
+        if self._unread:
+            data, self._unread = self._unread, b""
+            return data
         try:
             return self._file.read(size)
         except _BROKEN as error:

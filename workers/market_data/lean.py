@@ -16,10 +16,11 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from workers.market_data.archive import Rows, StreamedRows, no_beat, occ_symbol
-from workers.market_data.csv_stream import Layout, tables
+from workers.market_data.csv_stream import PIECE_BYTES
 from workers.market_data.errors import MarketDataError
-from workers.market_data.files import Place, Stream, members
+from workers.market_data.files import Place, members
 from workers.market_data.lean_columns import DAILY_S, HOUR_S, Series, moment_ns
+from workers.market_data.lean_members import SmallMembers, member_rows
 from workers.market_data.sorted_rows import SortedRows
 
 CHAIN: Final = "*_quote_*.zip*"
@@ -118,6 +119,7 @@ def read(path: Path, kind: str = "") -> Iterator[Rows]:
     `kind` is option, equity, forex or crypto where neither name nor folders say it.
     """
     seen: dict[bytes, str] = {}
+    small = SmallMembers()
     for member in members(path):
         series = describe(member.place, kind)
         if seen.setdefault(series.symbol, member.place.member) != member.place.member:
@@ -126,17 +128,15 @@ def read(path: Path, kind: str = "") -> Iterator[Rows]:
                 expected="one member a symbol (strikes in steps of 0.001)",
                 remedy="remove one of them",
             )
-        yield from _member_rows(member, series)
-
-
-def _member_rows(member: Stream, series: Series) -> Iterator[Rows]:
-    def choose(fields: list[str]) -> Layout:
-        if series.kind == "":  # hourly and daily files say by their columns what they are
-            series.kind = "quote bars" if len(fields) in {9, 11} else "trade bars"
-        return series.layout(fields)
-
-    for line, table in tables(member, choose):
-        yield series.rows(line, table)
+        data = member.read(PIECE_BYTES)
+        more = member.read(PIECE_BYTES) if data else b""
+        if more:
+            yield from small.rows()
+            member.unread(data + more)
+            yield from member_rows(member, series)
+        elif data.strip():
+            yield from small.add(series, data)
+    yield from small.rows()
 
 
 def describe(place: Place, kind: str = "") -> Series:
