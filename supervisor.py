@@ -35,7 +35,7 @@ from workers.lifecycle import ALIVE, Event, State
 from workers.log import configure_logging, limit_output
 from workers.notify import Systemd, sd_notify
 from workers.nursery import adopt_orphans
-from workers.predecessor import STATUS_BYTES, take_status
+from workers.predecessor import STATUS_BYTES, take_events, take_status
 from workers.records import SupervisorStatus
 from workers.reload import changes, fixed_fault
 from workers.safe_state import why_unsafe
@@ -86,7 +86,8 @@ class Supervisor:
         self.mesh.sweep()
         limits = settings.supervisor
         self.hearts = self.mesh.heartbeats(create=True, rows=limits.rows)
-        self.journal = Journal(self.mesh, limits.events, limits.incidents, self.log)
+        events = take_events(self.mesh, limits.events)
+        self.journal = Journal(events, limits.incidents, self.log)
         self.selector = selectors.DefaultSelector()
         self.upgrade: Upgrade | None = None
         self.was_ready = False

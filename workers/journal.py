@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from workers.log import LEVELS
-from workers.records import EVENT_DTYPE, EVENTS, Incident
+from workers.records import EVENT_DTYPE, Incident
 from workers.tracked import REASON_CHARACTERS
 
 if TYPE_CHECKING:
     import structlog
 
-    from mesh import Mesh
+    from mesh import Ring
     from workers.tracked import Tracked
 
 _TEXT_BYTES = EVENT_DTYPE["text"].itemsize
@@ -29,14 +29,14 @@ class Journal:
     """Events and incidents of one daemon, bounded."""
 
     def __init__(
-        self, mesh: Mesh, events: int, incidents: int, log: structlog.typing.FilteringBoundLogger
+        self, ring: Ring, incidents: int, log: structlog.typing.FilteringBoundLogger
     ) -> None:
-        """Take the ring of events over; `events` and `incidents` bound what is kept."""
+        """Write into `ring`; `incidents` bounds what is kept of them."""
         self.log = log
         self.incidents: list[Incident] = []
         self._kept = incidents
         self._lines: list[tuple[int, str, dict[str, object]]] = []
-        self._ring = mesh.ring(EVENTS, EVENT_DTYPE, capacity=events, create=True)
+        self._ring = ring
 
     def event(
         self, kind: str, severity: str, worker: Tracked | None = None, *, text: str = ""

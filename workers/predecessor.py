@@ -7,13 +7,24 @@ a worker of the same name but was started by somebody else is not the daemon's, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesh import Cell, LeaseHeld, Mesh, MeshError, ProcessIdentity, SchemaMismatch
+from mesh import (
+    Cell,
+    LayoutMismatch,
+    LeaseHeld,
+    Mesh,
+    MeshError,
+    ProcessIdentity,
+    Ring,
+    SchemaMismatch,
+)
+from mesh.control import ControlRequest, ControlUnavailable, ask
 from workers.records import EVENT_DTYPE, EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
 from workers.spawn import title
 
@@ -27,25 +38,39 @@ _OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts 
 def take_status(mesh: Mesh) -> tuple[Cell[SupervisorStatus], SupervisorStatus | None]:
     """Become the writer of the daemon's status, and give what an earlier daemon wrote there.
 
-    A status or an events ring of another version is made anew. Raises LeaseHeld while another
-    daemon lives.
+    A status of another version or size is made anew. Where its very layout is another one (an
+    earlier boot, an incompatible version) the mesh is swept of all such segments. Raises LeaseHeld
+    while another daemon lives.
     """
     said = _said(mesh)
     try:
         return _cell(mesh), said
+    except LayoutMismatch:
+        with contextlib.suppress(ControlUnavailable):
+            answer = ask(mesh.path, ControlRequest("ping"), timeout=1.0)
+            raise LeaseHeld(
+                f"{mesh.path}: a daemon of another layout runs: {answer.text}"
+            ) from None
+        mesh.sweep()
+        return _cell(mesh), None
     except SchemaMismatch:
         owner = mesh.attach(SUPERVISOR).info.owner
         if owner is not None and owner != ProcessIdentity.current() and owner.is_alive():
             raise LeaseHeld(f"{mesh.path}: a daemon of another version runs: {owner}") from None
         mesh.unlink(SUPERVISOR)
-    cell = _cell(mesh)
+    return _cell(mesh), said
+
+
+def take_events(mesh: Mesh, capacity: int) -> Ring:
+    """Become the writer of the events; a ring of another version or size is made anew.
+
+    To be called as the daemon of the mesh, which `take_status` has made sure of.
+    """
     try:
-        mesh.ring(EVENTS, EVENT_DTYPE).close()
+        return mesh.ring(EVENTS, EVENT_DTYPE, capacity=capacity, create=True)
     except SchemaMismatch:
         mesh.unlink(EVENTS)
-    except MeshError:
-        pass
-    return cell, said
+    return mesh.ring(EVENTS, EVENT_DTYPE, capacity=capacity, create=True)
 
 
 def _cell(mesh: Mesh) -> Cell[SupervisorStatus]:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from setproctitle import setproctitle
 
-from mesh import LeaseHeld, Mesh, ProcessIdentity
+from mesh import LayoutMismatch, LeaseHeld, Mesh, ProcessIdentity
+from mesh._core._native import checksum, layout
 from tests.processes import child
-from workers.predecessor import live_process, take_status, watch
-from workers.records import EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
+from workers.predecessor import live_process, take_events, take_status, watch
+from workers.records import EVENT_DTYPE, EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
 from workers.spawn import title
 
 
@@ -65,7 +66,26 @@ def test_status_of_another_version_is_understood(mesh, state):
         assert [(w.name, w.restarts, w.generation) for w in told.workers] == [("w", 2, 0)]
         assert told.rolling == {}
     cell.write(SupervisorStatus(1, 2, 3.0, "new", "", "healthy"))
-    assert EVENTS not in {info.name for info in mesh.segments()}
+    assert take_events(mesh, 16).dtype == EVENT_DTYPE
+    take_events(mesh, 16).close()
+    assert take_events(mesh, 32).info.capacity == 32
+
+
+def test_mesh_of_another_boot_is_begun_anew(mesh):
+    """The status was made before the last boot: nothing of it is believed, all of it is swept."""
+    for name in (SUPERVISOR, "other"):
+        mesh.cell(name, SupervisorStatus, create=True).close()
+        data = bytearray((mesh.path / name).read_bytes())
+        at = layout()["identity.boot_id"]
+        data[at : at + 16] = b"another boot ..."
+        data[at + 16 : at + 24] = checksum(bytes(data[: at + 16])).to_bytes(8, "little")
+        (mesh.path / name).write_bytes(data)
+    with pytest.raises(LayoutMismatch):
+        mesh.cell(SUPERVISOR, SupervisorStatus, create=True)
+    cell, told = take_status(mesh)
+    assert told is None
+    assert cell.info.owner == ProcessIdentity.current()
+    assert [info.name for info in mesh.segments()] == [SUPERVISOR]
 
 
 @pytest.mark.parametrize("kind", [SupervisorStatus, Older])
