@@ -274,7 +274,7 @@ class SegmentFile:
             raise SchemaMismatch(
                 f"{self.name} ({self.path}): made with (capacity, record bytes, auxiliary size, "
                 f"flags) {found}, asked for {wanted}; ask for its sizes, or stop its users and "
-                "remove it"
+                "unlink it"
             )
 
     def take_lease(self) -> None:
