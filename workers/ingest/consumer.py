@@ -56,9 +56,18 @@ class PartitionReader:
     """Reads every partition of some topics, or its share of them in a group."""
 
     def __init__(
-        self, options: dict[str, Any], kafka: KafkaConfig, positions: dict[str, int]
+        self,
+        options: dict[str, Any],
+        kafka: KafkaConfig,
+        positions: dict[str, int],
+        *,
+        fill_s: float = 0.0,
     ) -> None:
-        """Look the partitions up and begin at their positions. Raises BrokerUnavailable."""
+        """Look the partitions up and begin at their positions. Raises BrokerUnavailable.
+
+        A batch whose first message is there waits up to `fill_s` seconds to become full.
+        """
+        self._fill_s = fill_s
         self.errors: dict[str, int] = {}
         self.lost = 0
         self.rebalances = 0
@@ -137,7 +146,7 @@ class PartitionReader:
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        found = self._consumer.consume(most - 1, 0) if most > 1 else []
+        found = self._consumer.consume(most - 1, self._fill_s) if most > 1 else []
         found.insert(0, first)
         if self.rebalances != rebalances:  # what was taken away meanwhile is another host's
             found = [m for m in found if m.error() or self.owns(m)]

@@ -53,6 +53,7 @@ STATUS_BYTES = 1 << 15
 STATUS_EVERY_S = 0.05
 LOOK_S = 0.05  # between two looks at the broker's address and at requests
 SKIP_S = 1.0
+FILL_S = 0.01  # that a batch waits to become full in the profile `throughput`
 COUNT_S = 30.0  # between two looks at the number of partitions
 
 
@@ -188,7 +189,10 @@ class IngestWorker(Worker):
                 self._status.incarnation, self._status.positions = address.incarnation, {}
             try:
                 reader = PartitionReader(
-                    {**profile_options(self._config), **options}, kafka, self._status.positions
+                    {**profile_options(self._config), **options},
+                    kafka,
+                    self._status.positions,
+                    fill_s=FILL_S if self._config.profile == "throughput" else 0.0,
                 )
             except BrokerUnavailable as error:
                 self._pause("transport", str(error))
