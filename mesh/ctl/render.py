@@ -142,8 +142,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def record_line(record: np.void, fields: Sequence[str] = ()) -> str:
+def named(value: Any) -> Mapping[str, Any]:
+    """Give a record by field names; what has no fields (a plain number) is called `value`."""
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+def record_line(record: Any, fields: Sequence[str] = ()) -> str:
     """One record as `name=value` pairs; what is absent (NaN, empty, no time) is left out."""
+    if record.dtype.names is None:
+        return field_text("value", record)
     pairs = ((name, field_text(name, record[name])) for name in fields or record.dtype.names or ())
     return " ".join(f"{name}={text}" for name, text in pairs if text)
 
@@ -156,7 +163,8 @@ def columns(rows: Sequence[Mapping[str, Any]], wide: int | None = None) -> list[
     texts = [{name: field_text(name, value) for name, value in row.items()} for row in rows]
     names = [name for name in (texts[0] if texts else {}) if any(row[name] for row in texts)]
     # a key that is also a field of its record is shown once
-    names = [n for n in names if n == names[0] or any(r[n] != r[names[0]] for r in texts)]
+    doubles = [n for n in names if n != "key" and all(r.get("key") == r[n] for r in texts)]
+    names = [name for name in names if name not in doubles]
     late = [name for name in names if any(_INSTANT.fullmatch(row[name]) for row in texts)]
     order = [name for name in names if name not in late] + late
     right = [name for name in order if all(_NUMBER.fullmatch(row[name]) for row in texts)]

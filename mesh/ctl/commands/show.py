@@ -146,10 +146,10 @@ def _lines(segment: Attached, content: Any, options: argparse.Namespace) -> list
         return ["free" if free else "nothing was written yet"]
     if isinstance(segment, Ring):
         first = segment.published - len(content)
-        rows = [{"": first + index, **row} for index, row in enumerate(content)]
+        rows = [{"": first + i, **render.named(row)} for i, row in enumerate(content)]
         return render.columns(rows, _width()) or ["no records yet"]
     if isinstance(segment, Table):
-        keyed = [{"key": key, **row} for key, row in content.items()]
+        keyed = [{"key": key, **render.named(row)} for key, row in content.items()]
         left = len(segment) - len(keyed) if options.key is None else 0
         more = [f"and {left:,} more; -n {len(segment)} shows all"] if left > 0 else []
         return render.columns(keyed, _width()) + more

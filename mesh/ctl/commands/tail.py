@@ -38,7 +38,7 @@ def tail(mesh: Mesh, options: argparse.Namespace) -> int:
         first = reader.sequence - records.size
         for index, record in enumerate(records):
             if options.format == "json":
-                chosen = {name: render.plain(record[name]) for name in fields}
+                chosen = {n: render.plain(record[n]) for n in fields} or render.plain(record)
                 print(msgspec.json.encode({"sequence": first + index, "record": chosen}).decode())
             else:
                 print(f"{first + index:>8} {render.record_line(record, fields)}")

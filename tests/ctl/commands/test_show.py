@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 
@@ -75,3 +76,14 @@ def test_a_cell_before_its_first_value(loop, meshctl):
     code, out, _ = meshctl("show", "status/later")
     assert (code, "nothing was written yet" in out) == (0, True)
     cell.close()
+
+
+def test_a_ring_of_plain_numbers(loop, meshctl):
+    """Records without fields are shown and followed too."""
+    ring = loop.mesh.ring("plain", np.dtype("<i8"), capacity=8, create=True)
+    ring.publish(np.arange(3))
+    assert meshctl("show", "plain")[1].splitlines()[-1].split() == ["2", "2"]
+    assert meshctl("tail", "plain", "-n", "1", "--no-follow")[1].split() == ["2", "2"]
+    out = meshctl("tail", "plain", "-n", "1", "--no-follow", "--format", "json")[1]
+    assert json.loads(out) == {"sequence": 2, "record": 2}
+    ring.close()
