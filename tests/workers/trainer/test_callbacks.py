@@ -116,7 +116,7 @@ def test_bar_shows_steps_and_updates():
     model().learn(60, callback=ProgressCallback(console))
     text = console.file.getvalue()
     assert "60/60" in text
-    assert "39 updates" in text
+    assert "40 updates" in text
     assert set(threading.enumerate()) <= threads
 
 
