@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from mesh import Mesh, MeshError, ProcessIdentity
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +103,9 @@ class Daemon:
         with contextlib.suppress(MeshError):
             pids = [row.pid for row in self.mesh.heartbeats().rows() if row.identity.is_alive()]
         if self.process is not None and self.process.poll() is None:
+            # one that was just forked has no heartbeat yet, and would make the mesh again
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            pids += [child.pid for child in children]
             self.process.kill()
             self.process.wait()
         for pid in pids:
