@@ -12,6 +12,7 @@ to the supervisor.
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ STATUS_EVERY_S = 0.05
 LOOK_S = 0.05  # between two looks at the broker's address and at requests
 SKIP_S = 1.0
 FILL_S = 0.01  # that a batch waits to become full in the profile `throughput`
+GC_OBJECTS = 100_000  # allocated before the garbage collector looks
 COUNT_S = 30.0  # between two looks at the number of partitions
 
 
@@ -123,6 +125,10 @@ class IngestWorker(Worker):
         self._looked_at = self._asked_at = self._skipped_at = 0.0
         self._counted_at = time.monotonic()
         self._rate = (time.monotonic(), self._status.consumed)
+        # A batch is thousands of objects that the collector would walk again and again, together
+        # with everything imported, though none of them is part of a cycle.
+        gc.freeze()
+        gc.set_threshold(GC_OBJECTS)
 
     def step(self) -> int:
         """Pass one batch."""
