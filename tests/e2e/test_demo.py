@@ -31,7 +31,7 @@ class Place:
     def __init__(self, directory):
         self.mesh = Path("/dev/shm") / f"demo-test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.temporary = directory
-        self.environ = {**os.environ, "TMPDIR": str(directory), "DEMO_SECONDS": "30"}
+        self.environ = {**os.environ, "TMPDIR": str(directory), "DEMO_SECONDS": "40"}
 
     def command(self, *words):
         """The command line of a demo here."""
