@@ -89,7 +89,8 @@ def test_slow_and_half_open_clients_do_not_hold_the_daemon_up(tmp_path):
 
 def test_a_crowd_that_speaks_at_once(tmp_path):
     """More clients than there is room for, all with a request, found in one look: no harm."""
-    with daemon(tmp_path, ONE) as one, contextlib.ExitStack() as stack:
+    many = "[supervisor]\nrequests_per_s = 10000"
+    with daemon(tmp_path, ONE, many) as one, contextlib.ExitStack() as stack:
         one.running("first")
         packet = msgspec.msgpack.encode(ControlRequest("ping"))
         for _ in range(3):
