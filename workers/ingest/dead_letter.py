@@ -8,10 +8,12 @@ the spool is drained, in order, when the topic takes messages again.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,6 +25,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from workers.ingest.errors import SinkFull
 
 PIECE: Final = 1000  # letters of the spool that are under way at once
+COPY_BYTES: Final = 1 << 20
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -77,9 +80,9 @@ class DeadLetters:
         self._clock = clock
         self._again_at = 0.0
         self._draining: _Attempt | None = None
+        self._piece = 0, 0  # lines and bytes of the spool that are under way
         self.last_error = ""
-        self._mend()
-        self.spooled = sum(1 for _ in self._read_spool())
+        self.spooled = self._mend()
 
     def keep(self, letters: Sequence[DeadLetter]) -> None:
         """Make every letter safe, in order. Raises SinkFull when that cannot be done."""
@@ -99,21 +102,29 @@ class DeadLetters:
             if self._draining.is_open:
                 return
             left = self._left(self._draining)
-            rest = list(self._read_spool())[len(self._draining.letters) :]
             self._draining = None
-            self._rewrite([*left, *rest])
+            self._rewrite(left)
         if self.spooled and self._clock() >= self._again_at:
-            self._draining = self._begin(list(islice(self._read_spool(), PIECE)))
+            self._draining = self._begin(self._next_piece())
 
     def close(self) -> None:
         """Nothing is pending: keep() waits, and what is being drained is still in the spool."""
         self._producer.purge()
 
-    def _mend(self) -> None:
-        """End a line that a crash has cut, lest the next one becomes part of it."""
-        if self._spool.exists() and not self._spool.read_bytes().endswith(b"\n"):
-            with self._spool.open("a", encoding="ascii") as file:
-                file.write("\n")
+    def _mend(self) -> int:
+        """Cut off a line that a crash left half written (its message was not passed).
+
+        Gives the number of lines.
+        """
+        if not self._spool.exists():
+            return 0
+        lines = whole = 0
+        with self._spool.open("r+b") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    lines, whole = lines + 1, whole + len(line)
+            file.truncate(whole)
+        return lines
 
     def _begin(self, letters: Sequence[DeadLetter]) -> _Attempt:
         attempt = _Attempt(letters)
@@ -156,31 +167,43 @@ class DeadLetters:
                 f"{self._spool}: {size} bytes, {len(lines)} more would pass the limit of "
                 f"{self._limit}; bring topic {self._topic!r} back or raise ingest.spool_bytes"
             )
-        self._spool.parent.mkdir(parents=True, exist_ok=True)
-        with self._spool.open("a", encoding="ascii") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with self._spool.open("a", encoding="ascii") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # no part of it may stay: the next line would become part of it
+            with contextlib.suppress(OSError):
+                os.truncate(self._spool, size)
+            raise SinkFull(
+                f"{self._spool}: {error}; make room there or bring topic {self._topic!r} back"
+            ) from error
         self.spooled += len(letters)
 
     def _rewrite(self, letters: Sequence[DeadLetter]) -> None:
+        """Put `letters` in the place of the piece; what follows it is copied, not looked into."""
+        lines, size = self._piece
         temporary = self._spool.with_suffix(".tmp")
-        with temporary.open("w", encoding="ascii") as file:
-            file.writelines(_line(letter) for letter in letters)
+        with temporary.open("wb") as file, self._spool.open("rb") as old:
+            file.writelines(_line(letter).encode("ascii") for letter in letters)
+            old.seek(size)
+            shutil.copyfileobj(old, file, COPY_BYTES)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._spool)  # noqa: PTH105 - the atomic one
-        self.spooled = len(letters)
+        self.spooled += len(letters) - lines
 
-    def _read_spool(self) -> Iterator[DeadLetter]:
-        if not self._spool.exists():
-            return
-        with self._spool.open(encoding="ascii", errors="replace") as file:
-            for line in file:
-                try:
-                    yield _letter(json.loads(line))
-                except ValueError:  # a line cut by a crash: its message was not passed
-                    continue
+    def _next_piece(self) -> list[DeadLetter]:
+        """Give the oldest letters of the spool, and note how much of it they are."""
+        with self._spool.open("rb") as file:
+            lines = list(islice(file, PIECE))
+        self._piece = len(lines), sum(map(len, lines))
+        letters = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # damaged on disk: nothing is left of it
+                letters.append(_letter(json.loads(line)))
+        return letters
 
 
 class _Attempt:

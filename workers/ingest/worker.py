@@ -56,6 +56,7 @@ LOOK_S = 0.05  # between two looks at the broker's address and at requests
 SKIP_S = 1.0
 FILL_S = 0.01  # that a batch waits to become full in the profile `throughput`
 GC_OBJECTS = 100_000  # allocated before the garbage collector looks
+DRAIN_S = 10.0  # a piece of the spool at most: the rest of it is copied
 COUNT_S = 30.0  # between two looks at the number of partitions
 
 
@@ -137,7 +138,9 @@ class IngestWorker(Worker):
             self._tell()
             self.context.pause(WAIT_S)
             return 0
-        links.dead.drain()
+        if links.dead.spooled:
+            with self.context.expect(DRAIN_S):
+                links.dead.drain()
         self._commit(links)
         if self._links is None:
             return 0

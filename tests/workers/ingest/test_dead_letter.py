@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from tests.daemons import until
 from workers.broker.cluster import MockCluster
-from workers.ingest.dead_letter import DeadLetter, DeadLetters
+from workers.ingest.dead_letter import PIECE, DeadLetter, DeadLetters
 from workers.ingest.errors import SinkFull
 
 pytestmark = pytest.mark.broker
@@ -31,7 +33,7 @@ def cluster():
     one.close()
 
 
-def dead_letters(options, path, *, limit=1 << 20, **more):
+def dead_letters(options, path, *, limit=4 << 20, **more):
     """Dead letters with a short time out."""
     return DeadLetters(options, "dead", path / "spool.jsonl", limit=limit, timeout_s=0.3, **more)
 
@@ -100,6 +102,37 @@ def test_a_full_spool_refuses_and_keeps_what_it_has(tmp_path):
         one.keep([letter(n) for n in range(2, 9)])
     one.close()
     assert dead_letters(DOWN, tmp_path).spooled == 2
+
+
+def test_a_full_disk_is_a_full_spool_and_leaves_no_half_line(tmp_path):
+    """What does not fit is refused as a whole; what was there and what comes later stays whole."""
+    one = dead_letters(DOWN, tmp_path)
+    one.keep([letter(0)])
+    spool = tmp_path / "spool.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (spool.stat().st_size + 10, before[1]))
+    try:
+        with pytest.raises(SinkFull, match="make room"):
+            one.keep([letter(1)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one.keep([letter(2)])
+    one.close()
+    assert dead_letters(DOWN, tmp_path).spooled == 2
+    assert len(spool.read_text().splitlines()) == 2
+
+
+def test_a_spool_of_many_pieces_goes_out_once_and_in_order(cluster, tmp_path):
+    """Letters that come while a piece is under way stay behind it."""
+    first = dead_letters(DOWN, tmp_path)
+    first.keep([letter(n) for n in range(2 * PIECE)])
+    first.close()
+    second = dead_letters({"bootstrap.servers": cluster.bootstrap_servers}, tmp_path)
+    second.drain()
+    second.keep([letter(2 * PIECE)])
+    until("drained", lambda: second.drain() or second.spooled == 0)
+    found = [m.key() for m in delivered(cluster, 2 * PIECE + 1)]
+    assert found == [b"k%d" % n for n in range(2 * PIECE + 1)]
 
 
 def test_a_letter_too_large_for_the_topic_is_shortened(cluster, tmp_path):
