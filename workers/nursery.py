@@ -316,11 +316,17 @@ def _throw_away_learner() -> None:
     """Learn for a few steps on one thread, so that the lazy imports of a learner are paid."""
     import stable_baselines3  # noqa: PLC0415 - heavy: only in a nursery of this group
     import torch  # noqa: PLC0415 - heavy: only in a nursery of this group
+    from stable_baselines3.common.logger import (  # noqa: PLC0415 - as above
+        Logger,
+    )
 
     torch.set_num_threads(1)
-    stable_baselines3.TD3(
+    learner = stable_baselines3.TD3(
         "MlpPolicy", "Pendulum-v1", buffer_size=64, learning_starts=16, batch_size=8, device="cpu"
-    ).learn(24)
+    )
+    # without one of its own it makes a directory for logs at every start
+    learner.set_logger(Logger(folder=None, output_formats=[]))
+    learner.learn(24)
     importlib.import_module("workers.trainer.learner").warm_up()
 
 
