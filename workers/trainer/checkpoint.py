@@ -26,7 +26,7 @@ def write(directory: Path, updates: int, arrays: dict[str, Array], keep: int) ->
     np.savez(buffer, allow_pickle=False, **arrays)
     body = buffer.getvalue()
     path = directory / f"checkpoint-{updates:012d}"
-    temporary = directory / f".new-{updates}"
+    temporary = directory / ".new"  # one name: what a kill leaves is overwritten by the next
     with temporary.open("wb") as file:
         file.write(MAGIC + hashlib.blake2b(body, digest_size=DIGEST).digest() + body)
         file.flush()

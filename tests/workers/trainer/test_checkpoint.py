@@ -19,6 +19,15 @@ def test_newest_few_are_kept_and_come_back(tmp_path):
     assert arrays["n"].shape == ()
 
 
+def test_what_a_kill_leaves_is_overwritten(tmp_path):
+    """A half written checkpoint takes its room once, however often that happens."""
+    for updates in range(3):
+        checkpoint.write(tmp_path, updates, {"a": np.arange(5)}, 3)
+        (tmp_path / ".new").write_bytes(b"half")
+    checkpoint.write(tmp_path, 3, {"a": np.arange(5)}, 3)
+    assert sorted(tmp_path.iterdir()) == sorted(checkpoint.paths(tmp_path))
+
+
 def test_any_flipped_byte_is_noticed(tmp_path):
     """A corrupt or foreign file is refused by name."""
     path = checkpoint.write(tmp_path, 1, {"a": np.arange(5)}, 3)
