@@ -74,6 +74,8 @@ class Policies:
         try:
             if segment.version == self._versions.get(trainer, 0):
                 return
+            version = segment.version
+            self._versions[trainer] = version  # seen, also where it is refused: counted once
             version, arrays = segment.read()
             self._versions[trainer] = version
             self._good[trainer] = Policy(trainer, version, arrays)

@@ -1,0 +1,37 @@
+"""Whose policy acts: what must not act is refused once, and the last good one stays."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from mesh import Mesh
+from workers.feeder.policies import Policies
+from workers.trading_env.policy_numpy import like
+
+
+def arrays():
+    """A policy that may act."""
+    return {**like((8,)), "created_ns": np.array(time.time_ns()), "score": np.array(1.0)}
+
+
+def test_a_broken_version_is_refused_once_and_the_last_good_one_acts(mesh_directory):
+    """A byte that changed in memory: found by the checksum, counted once, nothing else changes."""
+    mesh = Mesh(mesh_directory)
+    segment = mesh.tensors("policy/p", like=arrays(), create=True)
+    policies = Policies(mesh, ("p",), 60.0)
+    segment.publish(arrays())
+    assert policies.best().version == 1
+    broken = segment.publish(arrays())
+    (path,) = mesh_directory.glob("policy*p")
+    offset = segment._file.identity.data_offset + broken % 3 * segment._file.identity.stride
+    with path.open("r+b") as file:
+        file.seek(offset + 40)
+        file.write(b"\x55")
+    for _ in range(3):
+        assert policies.best().version == 1
+    assert policies.refused == 1
+    segment.publish(arrays())
+    assert policies.best().version == 3
+    segment.close()
