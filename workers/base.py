@@ -63,7 +63,7 @@ class WorkerContext:
 
     @staticmethod
     def pause(seconds: float) -> None:
-        """Let `seconds` pass where there is nothing to wait for; a signal ends it early."""
+        """Let `seconds` (few: signals are noted meanwhile, and obeyed after it) pass in a wait."""
         signal.sigtimedwait([signal.SIGURG], seconds)
 
     @contextlib.contextmanager
