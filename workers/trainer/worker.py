@@ -73,6 +73,9 @@ class TrainerWorker(Worker):
         policy = self._own(
             policy_segment(name), lambda at: mesh.tensors(at, like=like, create=True)
         )
+        if policy.version == 0:  # another network than the one whose scores were told
+            self._status.best_score = self._status.score = math.nan
+            self._status.evaluated = 0
         self._publisher = Publisher(policy, self._model.policy)
         self._leaderboard = LeaderboardKeeper(mesh, name)
         self._evaluation = Evaluation(
@@ -326,8 +329,13 @@ class TrainerWorker(Worker):
             self._leaderboard.keep(now=True)
 
     def _checkpoint(self, state: dict[str, learner_state.Array]) -> None:
-        with self.context.expect(30.0):
-            checkpoint.write(self._directory, self._update.updates, state, self._config.checkpoints)
+        """Keep the state for a reboot; without room for it learning goes on from memory alone."""
+        updates = self._update.updates
+        try:
+            with self.context.expect(30.0):
+                checkpoint.write(self._directory, updates, state, self._config.checkpoints)
+        except OSError as error:
+            self.context.log.error("no checkpoint", updates=updates, error=str(error))  # noqa: TRY400 - the text has it all
 
     def _metrics(self) -> dict[str, float]:
         critic_loss, actor_loss = self._update.losses.tolist()

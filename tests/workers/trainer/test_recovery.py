@@ -12,7 +12,7 @@ import pytest
 from mesh import SegmentMissing
 from tests.daemons import daemon, until
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE
+from workers.records import EXPERIENCE_DTYPE, TrainerStatus
 from workers.trainer import checkpoint
 
 pytestmark = pytest.mark.crash
@@ -48,6 +48,12 @@ def learner(one, name):
 def updates(one, name):
     """Updates as the status says them."""
     return one.mesh.attach(f"status/{name}").read()[1]["updates"]
+
+
+def shape(one):
+    """Shape of the first layer's bias in a policy that was published; None before."""
+    segment = one.mesh.attach("policy/td3-0")
+    return segment.read()[1]["b0"].shape if segment.version else None
 
 
 def test_killed_learner_reaches_the_weights_of_one_that_was_not(tmp_path):
@@ -146,6 +152,32 @@ def test_another_network_begins_anew(tmp_path):
         assert one.mesh.attach("status/td3-0").read()[1]["resumed_from"] == ""
         with pytest.raises(SegmentMissing):
             policy.wait_newer(policy.version, 60.0)
+        ring.close()
+
+
+def test_another_network_is_not_measured_by_the_scores_of_the_last(tmp_path):
+    """Behind a gate: what another network scored withholds nothing, and its trainer lives."""
+    gated = EXTRA.replace("deterministic = true", "gate = true").replace(
+        "evaluate_every = 0",
+        'evaluate_every = 20\nevaluate_on = "known_optimum"\n'
+        "evaluate_lanes = 2\nevaluate_steps = 4",
+    )
+    with daemon(tmp_path, TRAINER.format("td3-0"), gated) as one:
+        one.running("td3-0")
+        ring = one.mesh.ring("experience", EXPERIENCE_DTYPE, capacity=1 << 13, create=True)
+        ring.publish(steps(200, 4))
+        until("policy", lambda: one.mesh.attach("status/td3-0").read()[1]["version"] > 0)
+        assert one.stop() == 0
+        cell = one.mesh.cell("status/td3-0", TrainerStatus, create=True)
+        _, told = cell.read()
+        told.best_score = 1e9
+        cell.write(told)
+        cell.close()
+        profile = one.profile.read_text()
+        one.profile.write_text(profile.replace("hidden = [32, 16]", "hidden = [8, 8]"))
+        one.start()
+        until("published", lambda: shape(one) == (8,))
+        assert one.worker("td3-0")["restarts"] == 0
         ring.close()
 
 
