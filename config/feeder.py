@@ -52,7 +52,9 @@ class FeederConfig(BaseModel):
         "leaderboard.",
     )
     policy_max_age_s: Annotated[float, Field(gt=0.0, le=1e9)] = Field(
-        default=3600.0, description="Wall seconds after which a policy is not acted on any more."
+        default=3600.0,
+        description="Wall seconds after which a policy is not acted on any more; where none is "
+        "left, the lanes go to the safe state.",
     )
     safe_state: Literal["hold", "flatten"] = Field(
         default="hold",

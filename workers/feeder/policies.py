@@ -40,6 +40,7 @@ class Policies:
         self._segments: dict[str, Tensors] = {}
         self._versions: dict[str, int] = {}
         self._good: dict[str, Policy] = {}
+        self._usable = False
         self._look_at = 0.0
         self.refused = 0
 
@@ -50,10 +51,16 @@ class Policies:
             self._refresh(trainer)
         oldest = time.time_ns() - self._max_age_ns
         usable = {t: p for t, p in self._good.items() if p.created_ns >= oldest}
+        self._usable = bool(usable)
         leader = self._leader()
         if leader in usable:
             return usable[leader]
         return next((usable[t] for t in self._trainers if t in usable), None)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether there were policies, all of them too old now; as of the last `best()`."""
+        return bool(self._good) and not self._usable
 
     def _attach(self) -> None:
         now = time.monotonic()

@@ -150,6 +150,8 @@ class FeederWorker(Worker):
             return 0
         policy = self._policies.best()
         unsafe = self._safety()
+        if self._policies.has_expired:  # at random is for a market that never had a policy
+            unsafe = unsafe or "every policy is older than feeder.policy_max_age_s"
         flatten = bool(unsafe) and self._config.safe_state == "flatten"
         hold = not flatten and (bool(unsafe) or bool(state["stale"]))
         try:

@@ -35,3 +35,20 @@ def test_a_broken_version_is_refused_once_and_the_last_good_one_acts(mesh_direct
     segment.publish(arrays())
     assert policies.best().version == 3
     segment.close()
+
+
+def test_policies_that_grew_too_old_are_told_from_none_at_all(mesh_directory):
+    """Without any, lanes explore at random; with old ones only, acting is not safe."""
+    mesh = Mesh(mesh_directory)
+    policies = Policies(mesh, ("p",), 60.0)
+    assert policies.best() is None
+    assert not policies.has_expired
+    segment = mesh.tensors("policy/p", like=arrays(), create=True)
+    segment.publish({**arrays(), "created_ns": np.array(time.time_ns() - 61 * 10**9)})
+    later = Policies(mesh, ("p",), 60.0)
+    assert later.best() is None
+    assert later.has_expired
+    segment.publish(arrays())
+    assert later.best().version == 2
+    assert not later.has_expired
+    segment.close()
