@@ -23,7 +23,7 @@ from setproctitle import setproctitle
 
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
 from mesh import Heartbeat, Mesh, MeshError
-from workers.crash_report import stack_file, write_report
+from workers.crash_report import keep_newest, stack_file, write_report
 from workers.log import configure_logging, limit_output
 from workers.notify import Systemd
 
@@ -134,6 +134,8 @@ def run_worker(
         _report(spec, settings, error, {})
         code = EXIT_CONFIGURATION
     finally:
+        with contextlib.suppress(OSError):  # nobody asks any more for the stacks of this process
+            stack_file(settings.run_directory / "crashes", spec.name, os.getpid()).unlink()
         with contextlib.suppress(OSError, ValueError):  # the worker closed its descriptors
             sys.stdout.flush()
             sys.stderr.flush()
@@ -208,19 +210,18 @@ def _listen(context: WorkerContext) -> None:
 def _report(
     spec: WorkerSpec, settings: Settings, error: BaseException, inputs: dict[str, Any]
 ) -> None:
-    """Write the crash report of this process."""
-    write_report(
-        settings.run_directory / "crashes",
-        spec.name,
-        os.getpid(),
-        {
-            "kind": "exception",
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exception(error),
-            "configuration": settings.fingerprint(),
-            "inputs": inputs,
-        },
-    )
+    """Write the crash report of this process; the newest ones are kept."""
+    directory = settings.run_directory / "crashes"
+    content = {
+        "kind": "exception",
+        "error": f"{type(error).__name__}: {error}",
+        "traceback": traceback.format_exception(error),
+        "configuration": settings.fingerprint(),
+        "inputs": inputs,
+    }
+    with contextlib.suppress(OSError):  # a full disk must not hide the error from the log
+        write_report(directory, spec.name, os.getpid(), content)
+        keep_newest(directory, settings.supervisor.crash_reports)
 
 
 def _resolve(where: str) -> type[Worker]:

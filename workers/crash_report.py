@@ -7,6 +7,7 @@ name, then renamed. The newest are kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -36,10 +37,12 @@ def write_report(directory: Path, worker: str, pid: int, content: dict[str, Any]
 
 def keep_newest(directory: Path, count: int) -> None:
     """Remove all reports but the `count` newest."""
-    reports = [p for p in directory.glob("*.json") if p.is_file()]
-    if len(reports) > count:
-        for path in sorted(reports, key=lambda p: p.stat().st_mtime_ns)[:-count]:
-            path.unlink(missing_ok=True)
+    written: dict[Path, int] = {}
+    for path in directory.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # daemon and workers clear up side by side
+            written[path] = path.stat().st_mtime_ns
+    for path in sorted(written, key=lambda p: written[p])[:-count]:
+        path.unlink(missing_ok=True)
 
 
 def stack_file(directory: Path, worker: str, pid: int) -> Path:

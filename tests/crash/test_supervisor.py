@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from mesh.control import ControlRequest, ask
-from tests.daemons import ROOT, alive, daemon, until
+from tests.daemons import ROOT, Daemon, alive, daemon, until
 
 pytestmark = pytest.mark.crash
 
@@ -132,6 +132,27 @@ restart = { base_delay_s = 0.01, intensity = 3 }
         assert report["inputs"] == {"offset": 42}
         assert ask(one.mesh_path, ControlRequest("reset", "bad")).ok
         until("tried again", lambda: len(list((tmp_path / "run" / "crashes").glob("bad-*"))) > 4)
+
+
+def test_what_failing_workers_leave_is_bounded(tmp_path):
+    """Reports that workers write of themselves are pruned, and no stack file stays behind."""
+    workers = """
+[workers.bad]
+worker = "tests.sample_workers:Crashing"
+required = false
+restart = { base_delay_s = 0.01, intensity = 5 }
+"""
+    environment = {"MESH__SUPERVISOR__CRASH_REPORTS": "2"}
+    one = Daemon(tmp_path, workers, "", "")
+    one.environment = {**one.environment, **environment}
+    try:
+        one.start()
+        until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
+        left = sorted(path.name for path in (tmp_path / "run" / "crashes").iterdir())
+        assert len(left) == 2
+        assert all(name.endswith(".json") for name in left)
+    finally:
+        one.clean()
 
 
 def test_worker_that_dies_between_farewell_and_kill(tmp_path):
