@@ -7,6 +7,7 @@ magenta, which a light ground and a dark one both show.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -312,11 +313,20 @@ def run_screen(
                 if message := tend():
                     screen.say(message)
                 screen.look()
-            size = console.size
+            size = console.size = _terminal_size()
             paint(console, picture(screen, size.width, size.height))
             key = keyboard.wait(due - time.monotonic())
             if key and not screen.press(key):
                 return
+
+
+def _terminal_size() -> ConsoleDimensions:
+    """Ask the terminal itself: COLUMNS, where it is exported, does not follow a resize."""
+    try:
+        columns, lines = os.get_terminal_size(sys.stdin.fileno())
+    except OSError:  # it is gone; the next key says so
+        columns = lines = 0
+    return ConsoleDimensions(columns or 80, lines or 24)
 
 
 @contextmanager
