@@ -60,6 +60,15 @@ class FeederConfig(BaseModel):
         default="hold",
         description="What the portfolios do while the supervisor says acting is not safe.",
     )
+    live_max_lag_s: Annotated[float, Field(gt=0.0, le=86_400.0)] | None = Field(
+        default=None,
+        description="Seconds that event time may lag the wall clock before acting stops (a backlog "
+        "after an outage is no market); empty: any, as a replay needs it.",
+    )
+    daemon_absence_s: Annotated[float, Field(gt=0.0, le=86_400.0)] | None = Field(
+        default=None,
+        description="Seconds without a living daemon after which acting stops; empty: never.",
+    )
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
         default=0, description="Of exploration and random actions."
     )

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mesh import NotWritten, SegmentMissing
+from mesh import NotWritten
 from workers.base import Worker
 from workers.feeder.lanes import Lanes
 from workers.feeder.policies import Policies
+from workers.feeder.safety import Safety
 from workers.records import (
     EXPERIENCE,
     EXPERIENCE_DTYPE,
@@ -24,7 +25,6 @@ from workers.records import (
     MARKET_DTYPE,
     QUOTES,
     SLOTS,
-    SUPERVISOR,
     TICK_DTYPE,
     TICKS,
     WINDOW,
@@ -42,7 +42,6 @@ WAIT_S = 0.1
 CHUNK = 4096
 STATES_A_STEP = 32
 TELL_S = 0.1
-SAFE_LOOK_S = 1.0
 LEAST_LANES = 256  # room for as many: a change of lanes below it finds the ring it knows
 
 
@@ -79,8 +78,8 @@ class FeederWorker(Worker):
         self._pacer = StatePacer(self._state, config.interval_s, restart=self._restart)
         self._since_state = time.monotonic()
         self._since_tick = time.monotonic()
-        self._told = self._safe_at = 0.0
-        self._unsafe = ""
+        self._told = 0.0
+        self._safety = Safety(mesh, config)
         self._work: Iterator[int] = iter(())
 
     def step(self) -> int:
@@ -149,7 +148,7 @@ class FeederWorker(Worker):
             self._status.state = "holding: no priced option is known yet"
             return 0
         policy = self._policies.best()
-        unsafe = self._safety()
+        unsafe = self._safety.why_not(state)
         if self._policies.has_expired:  # at random is for a market that never had a policy
             unsafe = unsafe or "every policy is older than feeder.policy_max_age_s"
         flatten = bool(unsafe) and self._config.safe_state == "flatten"
@@ -188,18 +187,6 @@ class FeederWorker(Worker):
             status.state = f"holding: data is {float(state['age_s']):.0f} s old"
         else:
             status.state = "acting" if has_policy else "acting: at random, no policy yet"
-
-    def _safety(self) -> str:
-        """Give why acting is not safe; empty: it is. Asked of the daemon's status now and then."""
-        now = time.monotonic()
-        if now >= self._safe_at:
-            self._safe_at = now + SAFE_LOOK_S
-            try:
-                _, status = self.context.mesh.attach(SUPERVISOR).read()  # type: ignore[union-attr] # a cell
-                self._unsafe = str(status.get("safe_state", ""))
-            except (SegmentMissing, NotWritten):
-                self._unsafe = ""
-        return self._unsafe
 
     def _tell(self, *, now: bool = False) -> None:
         moment = time.monotonic()
