@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.attach import Attached, attached
 from mesh.cell import Cell, cell_shape
-from mesh.errors import LayoutMismatch, LeaseHeld, MeshError, SchemaMismatch, SegmentExists
+from mesh.errors import (
+    LayoutMismatch,
+    LeaseHeld,
+    MeshError,
+    SchemaMismatch,
+    SegmentExists,
+    SegmentMissing,
+)
 from mesh.header import Shape, boot_id
 from mesh.heartbeats import Heartbeats, heartbeats_shape
 from mesh.process_identity import ProcessIdentity
@@ -159,21 +166,29 @@ class Mesh:
             raise LeaseHeld(f"{self.path}: {dead} lives; its leases are broken after its end only")
         broken = []
         for info in self.segments():
-            path = self.path / file_name(info.name)
-            if info.kind == "lock":
-                lock = self.lock(info.name)
-                owner = lock.owner()
-                if owner is not None and owner.identity == dead and lock.break_stale():
+            # removed between the listing and this: its lease went with it
+            with contextlib.suppress(SegmentMissing):
+                if self._break_one(info, dead):
                     broken.append(info.name)
-                lock.close()
-            elif info.owner == dead:
-                file = SegmentFile(info.name, path, writable=True)
-                with directory_lock(self.path):
-                    if file.owner() == dead:
-                        file.mapping.lease_drop(True)
-                        broken.append(info.name)
-                file.mapping.close()
         return broken
+
+    def _break_one(self, info: SegmentInfo, dead: ProcessIdentity) -> bool:
+        path = self.path / file_name(info.name)
+        if info.kind == "lock":
+            lock = SpinLock(SegmentFile(info.name, path, writable=False), owner_name="", timeout=0)
+            owner = lock.owner()
+            freed = owner is not None and owner.identity == dead and lock.break_stale() is not None
+            lock.close()
+            return freed
+        if info.owner != dead:
+            return False
+        file = SegmentFile(info.name, path, writable=True)
+        with directory_lock(self.path):
+            freed = file.owner() == dead
+            if freed:
+                file.mapping.lease_drop(True)
+        file.mapping.close()
+        return freed
 
     def sweep(self) -> list[str]:
         """Remove what dead processes left half made and what an earlier boot left; give names."""

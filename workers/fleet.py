@@ -241,9 +241,12 @@ class Fleet:
         locks: list[str] = []
         leases: list[str] = []
         for name in self._mesh.break_leases(worker.process()):
-            segment = self._mesh.attach(name)
-            (locks if segment.info.kind == "lock" else leases).append(name)
-            segment.close()
+            kind = ""
+            with contextlib.suppress(MeshError):  # removed meanwhile: healing goes on
+                segment = self._mesh.attach(name)
+                kind = segment.info.kind
+                segment.close()
+            (locks if kind == "lock" else leases).append(name)
         return leases, locks
 
     def _alarm(self, worker: Tracked) -> None:

@@ -85,3 +85,30 @@ def test_i7_stale_mesh_of_another_boot_is_swept(mesh):
     with pytest.raises(LayoutMismatch, match="last boot"):
         mesh.attach("r")
     assert mesh.sweep() == ["r"]
+
+
+def test_healing_goes_on_over_segments_that_vanish(mesh):
+    """Segments removed while the leases of a dead process are broken: the others are freed."""
+    names = [f"r{i}" for i in range(40)]
+
+    def body(tell):
+        held = [mesh.ring(name, np.dtype("<f8"), capacity=4, create=True) for name in names]
+        tell()
+        signal.pause()
+        del held
+
+    with child(body) as process:
+        process.started()
+        dead = ProcessIdentity.of(process.pid)
+        process.kill()
+
+    def remove(tell):
+        tell()
+        for name in names[::2]:
+            (mesh.path / name).unlink()
+
+    with child(remove) as process:
+        process.started()
+        broken = mesh.break_leases(dead)
+        assert process.wait() == 0
+    assert set(names[1::2]) <= set(broken)
