@@ -91,12 +91,17 @@ class Ring(Segment):
     def gather(
         self, sequences: np.ndarray[Any, Any], field: str, out: np.ndarray[Any, Any]
     ) -> bool:
-        """Copy `field` of the records of `sequences` (int64) into `out`, shape of both in front.
+        """Copy `field` of the records of `sequences` into `out` (C-contiguous, both shapes).
 
-        False when one of them was not there any more: `out` must then not be used.
+        False when one of them was not there any more: `out` must then not be used. Raises
+        ValueError where the sizes do not fit, TypeError for an `out` that is not contiguous,
+        KeyError for an unknown field.
         """
-        out[...] = self.view()[field][sequences % self.capacity]
-        return bool(sequences.size == 0 or sequences.min() >= self.oldest)
+        fields: Any = self.dtype.fields or {}
+        dtype, offset = fields[field][:2]
+        return self._ring.gather(
+            np.ascontiguousarray(sequences, np.int64), offset, dtype.itemsize, out
+        )
 
     def reader(self, start: int | Literal["latest", "oldest"] = "latest") -> RingReader:
         """Give a reader that starts behind the newest record, at the oldest, or at a sequence.

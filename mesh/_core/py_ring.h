@@ -133,7 +133,50 @@ static PyObject *ring_oldest(ring_object *r, void *unused) {
     return PyLong_FromUnsignedLongLong(mesh_ring_oldest(&r->ring));
 }
 
+/* Copy the bytes `offset` to `offset + bytes` of the records of n sequences; the oldest one used. */
+static int64_t gather_copy(const ring_object *r, const int64_t *sequences, size_t n, size_t offset,
+                           size_t bytes, uint8_t *out) {
+    int64_t first = INT64_MAX;
+    for (size_t i = 0; i < n; i++, out += bytes) {
+        if (sequences[i] < first) first = sequences[i];
+        uint64_t slot = (uint64_t)sequences[i] % r->ring.capacity;
+        /* plain: what the writer overtook is refused afterwards, as in mesh_copy_out's bulk */
+        memcpy(out, r->ring.records + slot * r->ring.stride + offset, bytes);
+    }
+    return first;
+}
+
+/* gather(sequences, offset, bytes, out) -> were all of them there, also after the copy? */
+static PyObject *ring_gather(ring_object *r, PyObject *args) {
+    Py_buffer at, out;
+    Py_ssize_t offset, bytes;
+    if (!PyArg_ParseTuple(args, "y*nnw*", &at, &offset, &bytes, &out)) return NULL;
+    mapping_object *m = r->mapping;
+    PyObject *result = NULL;
+    Py_ssize_t n = at.len / 8;
+    int code = read_problem(m);
+    if (code != 0) (void)problem(m, code);
+    else if (at.len % 8 || offset < 0 || bytes < 1 ||
+             (uint64_t)bytes > r->ring.record_size - (uint64_t)offset || out.len / bytes != n ||
+             out.len % bytes)
+        PyErr_Format(PyExc_ValueError, "gather: %zd sequences of %zd bytes each into %zd bytes", n,
+                     bytes, out.len);
+    else {
+        m->users++;
+        PyThreadState *state = out.len > (Py_ssize_t)MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
+        int64_t first = gather_copy(r, at.buf, (size_t)n, (size_t)offset, (size_t)bytes, out.buf);
+        uint64_t oldest = mesh_ring_oldest(&r->ring);
+        if (state != NULL) PyEval_RestoreThread(state);
+        m->users--;
+        result = PyBool_FromLong(n == 0 || (first >= 0 && (uint64_t)first >= oldest));
+    }
+    PyBuffer_Release(&at);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyMethodDef ring_methods[] = {
+    {"gather", (PyCFunction)ring_gather, METH_VARARGS, NULL},
     {"publish", (PyCFunction)(void (*)(void))ring_publish, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"state", (PyCFunction)ring_state, METH_NOARGS, NULL},
     {"recover", (PyCFunction)ring_recover, METH_NOARGS, NULL},

@@ -136,3 +136,27 @@ def test_readers_of_another_start_are_refused(mesh):
     for start in (-1, "newest"):
         with pytest.raises(ValueError, match="'latest', 'oldest' or >= 0"):
             ring.reader(start)
+
+
+def test_fields_of_chosen_records_are_gathered(mesh):
+    """Any shape of sequences, over the wrap; False once one of them was overwritten."""
+    dtype = np.dtype([("a", "<i4"), ("frame", "<f4", (5,))], align=True)
+    ring = mesh.ring("gathered", dtype, capacity=8, create=True)
+    records = np.zeros(12, dtype)
+    records["frame"] = np.arange(60).reshape(12, 5)
+    for record in records:
+        ring.publish(record.reshape(1))
+    out = np.empty((2, 2, 5), "<f4")
+    wanted = np.array([[4, 11], [7, 8]])
+    assert ring.gather(wanted, "frame", out)
+    assert (out == records["frame"][wanted]).all()
+    assert ring.gather(wanted[:, :0], "frame", out[:, :0])
+    assert not ring.gather(np.array([3]), "frame", out[0, :1])
+    assert not ring.gather(np.array([-1]), "frame", out[0, :1])
+    for sequences, field, target, error in (
+        (wanted, "frame", out[0], ValueError),
+        (wanted, "nothing", out, KeyError),
+        (wanted, "frame", out[..., :3], TypeError),
+    ):
+        with pytest.raises(error):
+            ring.gather(sequences, field, target)
