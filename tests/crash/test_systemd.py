@@ -122,6 +122,7 @@ class PrivateSystemd:
             "[Unit]\nDefaultDependencies=no\nAfter=\n"
             "[Service]\nProtectHome=tmpfs\n"
             f"BindReadOnlyPaths={places}\n"
+            f"Environment=PYTHONPATH={ROOT}\n"  # the sample workers are not installed
             "StandardOutput=append:/run/tradingmesh.log\nStandardError=inherit\n"
         )
         self._etc(tree)
