@@ -156,8 +156,9 @@ class Eating(Counting):
         self.eaten = []
 
     def step(self):
-        """Take a little, or all at once."""
+        """Take a little every now and then, or all at once."""
         self.eaten.append(bytearray(self.context.spec.settings["bite"]))
+        self.context.pause(self.context.spec.settings.get("pause_s", 0.0))
         return super().step()
 
 

@@ -136,7 +136,11 @@ def test_worker_that_fills_its_log_is_bounded(tmp_path, how):
 
 def test_worker_that_eats_memory_is_recycled_and_stopped_in_the_end(tmp_path):
     """At a share of its limit it is restarted in order; in the end it is quarantined."""
-    more = ("memory_limit_bytes = 200_000_000", "settings = { bite = 1_000_000 }", BRIEF)
+    more = (
+        "memory_limit_bytes = 200_000_000",
+        "settings = { bite = 1_000_000, pause_s = 0.02 }",
+        BRIEF,
+    )
     with daemon(tmp_path, one_worker("Eating", *more)) as one:
         pid = one.running("bad")
         one.running("bad", other_than=pid)

@@ -112,6 +112,8 @@ def test_run_of_a_killed_process_is_killed_and_goes_on(tmp_path):
     with daemon(tmp_path, WORKERS) as one:
         with child(train) as trainer:
             trainer.started()
+            # the shipper makes the database; two that do so at once hinder each other
+            until("shipped", lambda: waiting_for_shipment(directory))
             until("running", lambda: [r.info.status for r in runs_of(uri)[1]] == ["RUNNING"])
             os.kill(trainer.pid, signal.SIGKILL)
             trainer.wait()
