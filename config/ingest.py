@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Policy = Literal["flag", "hold", "drop", "dead_letter"]
-GATES = (
+#: Quality gates; a gate's place is its bit in `flags`.
+Gate = Literal[
     "nonfinite",
     "negative",
     "crossed",
@@ -23,7 +24,8 @@ GATES = (
     "stale",
     "expired",
     "unknown",
-)
+]
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 class IngestConfig(BaseModel):
@@ -40,26 +42,7 @@ class IngestConfig(BaseModel):
     quotes: Annotated[int, Field(ge=16, le=1 << 20)] = Field(
         default=8192, description="Instruments the table `quotes` has room for."
     )
-    gates: dict[
-        Literal[
-            "nonfinite",
-            "negative",
-            "crossed",
-            "locked",
-            "zero_bid",
-            "wide",
-            "iv_range",
-            "greek_sign",
-            "future",
-            "backwards",
-            "duplicate",
-            "jump",
-            "stale",
-            "expired",
-            "unknown",
-        ],
-        Policy,
-    ] = Field(
+    gates: dict[Gate, Policy] = Field(
         default_factory=dict,
         description="What happens to a row that a gate flags: flag (published with the bit set), "
         "hold (published with the last good numbers of its symbol), drop, dead_letter; flag where "
