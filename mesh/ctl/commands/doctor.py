@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
+
 import mesh as package
 from mesh import MeshError, ProcessIdentity
 from mesh.control import SOCKET, ControlRequest, ControlUnavailable, ask
@@ -360,28 +362,27 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _mounted(path: Path) -> tuple[str, str]:
-    """Give type and options of the file system that holds `path` (proc mounts, longest match)."""
-    best, found = "", ("unknown", "")
-    resolved = str(path.resolve())
-    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
-        _, point, kind, options, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, found = point, (kind, options)
-    return found
+    """Give type and options of the file system that holds `path`: the one mounted deepest."""
+    resolved = path.resolve()
+    holding = [
+        each
+        for each in psutil.disk_partitions(all=True)
+        if resolved.is_relative_to(each.mountpoint)
+    ]
+    if not holding:
+        return "unknown", ""
+    # Of two mounts on one point the later one hides the other.
+    deepest = max(reversed(holding), key=lambda each: len(each.mountpoint))
+    return deepest.fstype, deepest.opts
 
 
 def _swap_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("SwapTotal:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return psutil.swap_memory().total
 
 
 def _lives(name: str) -> bool:
     pid = name.split("-")[1]
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+    return pid.isdigit() and psutil.pid_exists(int(pid))
 
 
 def _is_used(path: Path) -> bool:
