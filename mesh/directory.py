@@ -21,7 +21,7 @@ from mesh.errors import (
     SegmentExists,
     SegmentMissing,
 )
-from mesh.header import Shape, boot_id
+from mesh.header import KINDS, Shape, boot_id
 from mesh.heartbeats import Heartbeats, heartbeats_shape
 from mesh.process_identity import ProcessIdentity
 from mesh.ring import Ring, ring_shape
@@ -234,13 +234,25 @@ class Mesh:
                 yield info_of(path.name.replace("+", "/"), path)
 
     def unlink(self, name: str) -> None:
-        """Remove a segment; those attached are told at their next call. Raises SegmentMissing."""
+        """Remove a segment; those attached are told at their next call.
+
+        Raises SegmentMissing, and LeaseHeld while another live process writes it, holds it (a lock)
+        or beats in it (heartbeats): stop that process first.
+        """
         path = self.path / file_name(name)
-        file = SegmentFile(name, path, writable=True)
-        with directory_lock(self.path):
-            file.mapping.retire()  # first: killed in between, the next creator finishes it
-            path.unlink(missing_ok=True)
-        file.mapping.close()
+        me = ProcessIdentity.current()
+        with directory_lock(self.path):  # no lease is taken and no other generation made meanwhile
+            file = SegmentFile(name, path, writable=True)
+            try:
+                for user in users_of(file):
+                    if user != me and user.is_alive():
+                        raise LeaseHeld(
+                            f"{name} ({path}): {user} uses it, not only {me}; stop that process"
+                        )
+                file.mapping.retire()  # first: killed in between, the next creator finishes it
+                path.unlink(missing_ok=True)
+            finally:
+                file.mapping.close()
 
     def _open(self, name: str, shape: Shape, *, create: bool, exclusive: bool) -> SegmentFile:
         path = self.path / file_name(name)
@@ -286,3 +298,15 @@ class Mesh:
                 raise SegmentExists(
                     f"{path}: is there already; open it without exclusive, or unlink it first"
                 ) from error
+
+
+def users_of(file: SegmentFile) -> list[ProcessIdentity]:
+    """Give who has a segment to itself or a part of it, dead or alive: writer, owner, workers."""
+    kind = KINDS.get(file.identity.kind)
+    if kind == "heartbeats":
+        return [row.identity for row in Heartbeats(file).rows()]
+    if kind == "lock":
+        holder = SpinLock(file, owner_name="", timeout=0).owner()
+        return [] if holder is None else [holder.identity]
+    writer = file.owner()
+    return [] if writer is None else [writer]

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from mesh import LayoutMismatch, LeaseLost, ProcessIdentity, SegmentMissing
+from mesh import LayoutMismatch, LeaseHeld, LeaseLost, ProcessIdentity, SegmentMissing
 from mesh._core import _native
 from mesh.header import IDENTITY
 from mesh.segment_file import SegmentFile
@@ -30,6 +30,31 @@ def test_removed_segment_says_so(mesh):
     mesh.unlink("r")
     with pytest.raises(SegmentMissing, match="attach again"):
         _ = reader.published
+
+
+def test_i4_segment_in_use_is_not_removed(mesh):
+    """Ring, lock and heartbeats that another live process uses stay, and the error names it."""
+
+    def body(tell):
+        held = mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
+        mesh.lock("l").acquire(1.0)
+        mesh.heartbeats(create=True).claim("w")
+        tell()
+        signal.pause()
+        del held
+
+    with child(body) as process:
+        process.started()
+        for name in ("r", "l", "heartbeats"):
+            with pytest.raises(LeaseHeld, match=rf"{name}.*pid {process.pid}.*stop that process"):
+                mesh.unlink(name)
+        assert {info.name for info in mesh.segments()} == {"r", "l", "heartbeats"}
+        process.kill()
+    for name in ("r", "l", "heartbeats"):
+        mesh.unlink(name)
+    assert list(mesh.segments()) == []
+    with pytest.raises(SegmentMissing):
+        mesh.unlink("r")
 
 
 def test_i3_leases_of_a_dead_process_are_broken_and_counted(mesh):
