@@ -182,7 +182,7 @@ class Mesh:
             return freed
         if info.owner != dead:
             return False
-        file = SegmentFile(info.name, path, writable=True)
+        file = SegmentFile(info.name, path, writable=True, prefault=False)
         with directory_lock(self.path):
             freed = file.owner() == dead
             if freed:
@@ -219,6 +219,14 @@ class Mesh:
         except (MeshError, OSError):
             return False
 
+    def info(self, name: str) -> SegmentInfo:
+        """Read the head of a segment, mapping nothing. Raises SegmentMissing, Corrupt."""
+        path = self.path / file_name(name)
+        try:
+            return info_of(name, path)
+        except OSError as error:
+            raise refusal(error, path) from error
+
     def segments(self) -> Iterator[SegmentInfo]:
         """Give every readable segment; other files are passed over. Raises AccessDenied."""
         if not self.path.is_dir():
@@ -242,7 +250,7 @@ class Mesh:
         path = self.path / file_name(name)
         me = ProcessIdentity.current()
         with directory_lock(self.path):  # no lease is taken and no other generation made meanwhile
-            file = SegmentFile(name, path, writable=True)
+            file = SegmentFile(name, path, writable=True, prefault=False)
             try:
                 for user in users_of(file):
                     if user != me and user.is_alive():

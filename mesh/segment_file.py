@@ -211,8 +211,11 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
 class SegmentFile:
     """An open segment: its head, its schema text and its mapping."""
 
-    def __init__(self, name: str, path: Path, *, writable: bool) -> None:
-        """Attach. Raises SegmentMissing, AccessDenied, Corrupt, LayoutMismatch."""
+    def __init__(self, name: str, path: Path, *, writable: bool, prefault: bool = True) -> None:
+        """Attach. Raises SegmentMissing, AccessDenied, Corrupt, LayoutMismatch.
+
+        Without `prefault` the pages are mapped as they are touched: for a look at the head alone.
+        """
         self.name = name
         self.path = path
         fd, self.shared_page = self._open(writable)
@@ -232,7 +235,7 @@ class SegmentFile:
             self.schema = checked_schema(i, data, path)
             self.mapping = _native.Mapping(
                 fd, i.total_size, i.readers_offset, writable, self.shared_page,
-                problem_raiser(name, path),
+                problem_raiser(name, path), prefault,
             )  # fmt: skip
         except OSError as error:
             raise refusal(error, path) from error

@@ -243,9 +243,7 @@ class Fleet:
         for name in self._mesh.break_leases(worker.process()):
             kind = ""
             with contextlib.suppress(MeshError):  # removed meanwhile: healing goes on
-                segment = self._mesh.attach(name)
-                kind = segment.info.kind
-                segment.close()
+                kind = self._mesh.info(name).kind
             (locks if kind == "lock" else leases).append(name)
         return leases, locks
 

@@ -12,6 +12,7 @@ class Mapping:
         writable: bool,
         readers_writable: bool,
         on_error: Callable[[int], None],
+        prefault: bool = ...,
     ) -> None: ...
     published: int
     is_writer: bool

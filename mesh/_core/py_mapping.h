@@ -135,25 +135,26 @@ static void unmap(mapping_object *m) {
 }
 
 static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
-    int fd, writable, readers_writable;
+    int fd, writable, readers_writable, prefault = 1;
     Py_ssize_t total, readers;
     PyObject *on_error;
     static char *names[] = {"fd", "total_size", "readers_offset", "writable", "readers_writable",
-                            "on_error", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "innppO", names, &fd, &total, &readers, &writable,
-                                     &readers_writable, &on_error))
+                            "on_error", "prefault", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "innppO|p", names, &fd, &total, &readers, &writable,
+                                     &readers_writable, &on_error, &prefault))
         return NULL;
     if (readers < (Py_ssize_t)MESH_PAGE || readers % MESH_PAGE || total != readers + MESH_PAGE)
         return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total, readers);
     mapping_object *m = (mapping_object *)type->tp_alloc(type, 0);
     if (m == NULL) return NULL;
-    /* MAP_POPULATE: the first access must not cost a page fault each 4 KiB */
+    /* MAP_POPULATE: the first access must not cost a page fault each 4 KiB; who wants no more than
+     * the head of a large segment goes without */
+    int flags = MAP_SHARED | (prefault ? MAP_POPULATE : 0);
     int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-    uint8_t *base = mmap(NULL, (size_t)total, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
+    uint8_t *base = mmap(NULL, (size_t)total, protection, flags, fd, 0);
     if (base != MAP_FAILED && readers_writable != writable) {
         protection = PROT_READ | (readers_writable ? PROT_WRITE : 0);
-        if (mmap(base + readers, MESH_PAGE, protection, MAP_SHARED | MAP_POPULATE | MAP_FIXED, fd,
-                 readers) == MAP_FAILED) {
+        if (mmap(base + readers, MESH_PAGE, protection, flags | MAP_FIXED, fd, readers) == MAP_FAILED) {
             munmap(base, (size_t)total);
             base = MAP_FAILED;
         }

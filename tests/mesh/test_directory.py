@@ -137,3 +137,15 @@ def test_healing_goes_on_over_segments_that_vanish(mesh):
         broken = mesh.break_leases(dead)
         assert process.wait() == 0
     assert set(names[1::2]) <= set(broken)
+
+
+def test_info_names_kind_and_owner_of_one_segment(mesh):
+    """The head of one segment is read without mapping it; one that is missing is named."""
+    ring = mesh.ring("name/r", np.dtype("<f8"), capacity=4, create=True)
+    info = mesh.info("name/r")
+    assert (info.name, info.kind, info.capacity) == ("name/r", "ring", 4)
+    assert info.owner == ProcessIdentity.current()
+    ring.close()
+    assert mesh.info("name/r").owner is None
+    with pytest.raises(SegmentMissing, match="missing"):
+        mesh.info("missing")
