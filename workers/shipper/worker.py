@@ -1,9 +1,10 @@
 """Sends the trainers' spools to MLflow and keeps its place: nothing is lost while MLflow is away.
 
 The place is noted after MLflow took the lines; killed in between, some are sent again, which
-changes nothing. A run whose process died without a word is marked KILLED, and running again when
-the trainer's next process goes on with it. What MLflow refuses is put aside, so that one bad line
-holds nobody up.
+changes nothing. Few lines are sent at a time and each request is announced to the daemon, so that
+a server that takes seconds for each is slow and nothing else. A run whose process died without a
+word is marked KILLED, and running again when the trainer's next process goes on with it. What
+MLflow refuses is put aside, so that one bad line holds nobody up.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from mlflow.exceptions import MlflowException
 
 from mesh import ProcessIdentity
 from workers.base import Worker
-from workers.shipper.destination import Destination, is_refusal
+from workers.shipper.destination import AWAY, Destination, is_refusal
 
 WAIT_S = 0.1
-LINES = 500
+LINES = 150  # a request or two, then the place is noted
 
 
 class Place(msgspec.Struct):
@@ -64,16 +65,21 @@ class ShipperWorker(Worker):
         shipped = 0
         for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
             try:
-                with self.context.expect(4.0 * self._config.timeout_s + 30.0):
-                    shipped += self._ship(trainer)
-            except (MlflowException, OSError) as error:
-                self.context.log.warning("MLflow is away", error=str(error).splitlines()[0])
+                shipped += self._ship(trainer)
+            except AWAY as error:
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                self.context.log.warning("MLflow is away", error=why)
                 self._retry_at = time.monotonic() + self._config.retry_s
                 self._destination = None
                 return shipped
         if shipped == 0:
             self.context.pause(WAIT_S)
         return shipped
+
+    def _announce(self) -> None:
+        """Tell the daemon that a few requests follow, each tried twice by MLflow's client."""
+        beat = self.context.heartbeat
+        beat.beat(progress=beat.progress, expect=6.0 * self._config.timeout_s + 30.0)
 
     def _files(self) -> list[Path]:
         return sorted(self._spools.glob("*-*.jsonl"))
@@ -109,15 +115,8 @@ class ShipperWorker(Worker):
         return len(lines)
 
     def _send(self, trainer: str, entries: list[dict[str, Any]], place: Place) -> None:
-        """Send entries of one run; those that MLflow refuses are put aside one by one."""
-        destination = self._connected()
-        try:
-            destination.send(entries)
-        except MlflowException as error:
-            if not is_refusal(error):
-                raise
-            for entry in entries:
-                self._send_alone(destination, trainer, entry, place)
+        """Send entries of one run and note what they say of it."""
+        self._send_some(self._connected(), trainer, entries, place)
         for entry in entries:
             if "begin" in entry:
                 place.run, place.ended = entry["run"], False
@@ -125,18 +124,28 @@ class ShipperWorker(Worker):
             elif "end" in entry:
                 place.ended = True
 
-    def _send_alone(
-        self, destination: Destination, trainer: str, entry: dict[str, Any], place: Place
+    def _send_some(
+        self, destination: Destination, trainer: str, entries: list[dict[str, Any]], place: Place
     ) -> None:
+        """Send entries of one run; the halves of what MLflow refuses, down to the bad one."""
+        why = ""
         try:
-            destination.send([entry])
+            destination.send(entries)
         except MlflowException as error:
-            if not is_refusal(error):
+            if not is_refusal(error) or not destination.is_writable(entries[0]["run"], trainer):
                 raise
-            place.refused += 1
-            self.context.log.warning("refused by MLflow", error=str(error).splitlines()[0])
-            with (self._spools / f"{trainer}.refused").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            why = str(error).splitlines()[0]
+        if not why:
+            return
+        if len(entries) > 1:
+            middle = len(entries) // 2
+            for half in (entries[:middle], entries[middle:]):
+                self._send_some(destination, trainer, half, place)
+            return
+        place.refused += 1
+        self.context.log.warning("refused by MLflow", error=why)
+        with (self._spools / f"{trainer}.refused").open("a") as file:
+            file.write(json.dumps(entries[0]) + "\n")
 
     def _look_after(self, trainer: str, place: Place, place_file: Path) -> int:
         """Mark the run of a process that died without a word."""
@@ -149,7 +158,9 @@ class ShipperWorker(Worker):
 
     def _connected(self) -> Destination:
         if self._destination is None:
-            self._destination = Destination(self._uri, self._config.experiment, self._artifacts)
+            self._destination = Destination(
+                self._uri, self._config.experiment, self._artifacts, self._announce
+            )
         return self._destination
 
 

@@ -63,11 +63,15 @@ class Guard:
         }
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{self._name}-batch-{self._update.updates:012d}.npz"
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)  # noqa: PTH105 - the atomic one
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(buffer.getvalue())
+            os.replace(temporary, path)  # noqa: PTH105 - the atomic one
+        except OSError as error:  # a full disk costs the batch, not the learner
+            self.batch = f"not kept: {error}"
+            return
         self.batch = str(path)
         kept = sorted(self._directory.glob(f"{self._name}-batch-*.npz"), reverse=True)
         for old in kept[KEPT_BATCHES:]:

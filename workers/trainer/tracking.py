@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,16 +37,17 @@ class Spool:
 
     def __init__(self, directory: Path, trainer: str, run: str, limit: int) -> None:
         """Append to the newest file of `trainer`, up to `limit` bytes in all files."""
-        directory.mkdir(parents=True, exist_ok=True)
         self.run = run
         self.dropped = 0
         self.error = ""  # why the newest point was dropped
         self._directory, self._trainer, self._limit = directory, trainer, limit
         files = spool_files(directory, trainer)
         self._number = int(files[-1].stem.rpartition("-")[2]) if files else 0
-        self._open()
-        self._cut = self._is_cut()  # by a kill: the shipper passes over that line
-        self._others = self._size_of_others()
+        self._file: IO[bytes] | None = None  # none: it could not be opened, the next line tries
+        self._cut = False
+        self._others = 0
+        with suppress(OSError):
+            self._opened()
 
     def begin(self, resumed_from: str) -> None:
         """Note that this process works on the run now."""
@@ -71,40 +73,50 @@ class Spool:
 
     def close(self) -> None:
         """Close the file; every line is in it already."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _append(self, content: dict[str, Any]) -> None:
         head = {"run": self.run, "trainer": self._trainer, "t": time.time_ns() // 10**6}
         line = json.dumps({**head, **content}, default=str).encode() + b"\n"
-        if self._cut:
-            line = b"\n" + line
         try:
-            if self._file.tell() > min(FILE_BYTES, self._limit // 4):
-                self._next_file()
-            if self._others + self._file.tell() + len(line) > self._limit:
+            file = self._opened()
+            if file.tell() > min(FILE_BYTES, self._limit // 4):
+                self.close()
+                self._number += 1
+                file = self._opened()
+            if self._cut:
+                line = b"\n" + line
+            if self._others + file.tell() + len(line) > self._limit:
                 self._others = self._size_of_others()  # the shipper may have removed some
-            if self._others + self._file.tell() + len(line) > self._limit:
+            if self._others + file.tell() + len(line) > self._limit:
                 self._drop(f"the spool is full: {self._limit} bytes")
                 return
-            self._cut = self._file.write(line) != len(line)
+            self._cut = True  # until all of it is written
+            self._cut = file.write(line) != len(line)
+            if self._cut:
+                self._drop("the disk took a part of the line")
         except OSError as error:
-            self._cut = True
             self._drop(str(error))
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
         self.error = why
 
-    def _next_file(self) -> None:
-        self._file.close()
-        self._number += 1
-        self._open()
-        self._cut = False
-        self._others = self._size_of_others()
+    def _opened(self) -> IO[bytes]:
+        """Give the open file. Raises OSError."""
+        if self._file is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+            self._cut = self._is_cut()  # by a kill or a full disk: the shipper passes over it
+            self._others = self._size_of_others()
+        return self._file
 
-    def _open(self) -> None:
-        self.path = self._directory / f"{self._trainer}-{self._number:08d}.jsonl"
-        self._file: IO[bytes] = self.path.open("ab", buffering=0)
+    @property
+    def path(self) -> Path:
+        """The file that is appended to."""
+        return self._directory / f"{self._trainer}-{self._number:08d}.jsonl"
 
     def _is_cut(self) -> bool:
         if self.path.stat().st_size == 0:

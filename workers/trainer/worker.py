@@ -7,6 +7,7 @@ been looked at: finite, and acting as a policy acts; a learner that lost its num
 
 from __future__ import annotations
 
+import io
 import math
 import time
 import uuid
@@ -289,17 +290,26 @@ class TrainerWorker(Worker):
     def _keep_best(self) -> None:
         """Write the model as stable-baselines3 and as arrays; the shipper registers it as best."""
         directory = self.context.settings.run_directory / "models" / self.context.name
-        directory.mkdir(parents=True, exist_ok=True)
         stem = f"best-{self._update.updates:012d}"
-        files = [directory / f"{stem}{suffix}" for suffix in (".zip", ".npz")]
         arrays: dict[str, Any] = policy_arrays(
             self._model.policy, updates=self._update.updates, score=self._status.score
         )
-        with self.context.expect(30.0):
-            self._model.save(files[0])
-            np.savez(files[1], allow_pickle=False, **arrays)
-        for old in sorted(directory.glob("best-*"), reverse=True)[2 * self._config.checkpoints :]:
-            old.unlink(missing_ok=True)
+        files, whole = [], {".zip": io.BytesIO(), ".npz": io.BytesIO()}
+        self._model.save(whole[".zip"])
+        np.savez(whole[".npz"], allow_pickle=False, **arrays)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with self.context.expect(30.0):
+                for suffix, content in whole.items():
+                    temporary, path = directory / f"{stem}.tmp", directory / f"{stem}{suffix}"
+                    temporary.write_bytes(content.getvalue())
+                    files.append(temporary.replace(path))
+            kept = sorted(directory.glob("best-*"), reverse=True)
+            for old in kept[2 * self._config.checkpoints :]:
+                old.unlink(missing_ok=True)
+        except OSError as error:  # no room for it: learning goes on, and so do its scores
+            self.context.log.error("best policy not kept", error=str(error))  # noqa: TRY400 - the text has it all
+            return
         name = f"{self.context.settings.tracking.experiment}-{self.context.name}"
         self._spool.model(self._update.updates, name, "best", files)
 

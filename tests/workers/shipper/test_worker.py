@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -17,6 +13,7 @@ import pytest
 
 from tests.daemons import daemon, until
 from tests.processes import child
+from tests.workers.shipper.servers import Server
 from workers.trainer.tracking import Spool, spool_files
 
 pytestmark = [
@@ -129,40 +126,6 @@ def test_run_of_a_killed_process_is_killed_and_goes_on(tmp_path):
     _, (run,) = runs_of(uri)
     assert run.data.metrics["loss"] == 0.5
     assert run.data.tags["mesh.resumed_from"] == "shared memory"
-
-
-class Server:
-    """A real MLflow tracking server on a port of its own, started and killed at will."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self):
-        """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
-                   str(self.port), "--workers", "1", "--backend-store-uri",
-                   f"sqlite:///{self.directory}/server.db", "--artifacts-destination",
-                   str(self.directory)]  # fmt: skip
-        with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until("server", self.answers, 180.0)
-
-    def answers(self):
-        """Whether it is up."""
-        with contextlib.suppress(OSError):
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=1).status == 200
-        return False
-
-    def signal(self, number):
-        """Send a signal to all of its processes."""
-        os.killpg(self.process.pid, number)
-        if number == signal.SIGKILL:
-            self.process.wait()
 
 
 def test_nothing_is_lost_while_the_server_is_down_hung_or_gone(tmp_path):

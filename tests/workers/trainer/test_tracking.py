@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 from workers.trainer.tracking import Spool, spool_files
 
@@ -31,16 +37,58 @@ def test_spool_is_bounded_and_counts_what_it_drops(tmp_path):
     spool.close()
 
 
-def test_full_disk_costs_points_and_no_exception():
-    """A device that takes no byte: counted with its reason, and training goes on."""
-    spool = Spool.__new__(Spool)
-    spool.run, spool.dropped, spool.error = "run", 0, ""
-    spool._trainer, spool._limit, spool._others, spool._cut = "td3-0", 1 << 20, 0, False
-    with open("/dev/full", "ab", buffering=0) as spool._file:  # noqa: PTH123 - a device
-        spool.point(1, {"loss": 1.0})
-        spool.end("FAILED")
-    assert spool.dropped == 2
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB of its own; its size can be changed."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(where)]
+    made = subprocess.run(command, capture_output=True, check=False, text=True)
+    if made.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
+
+
+def test_full_disk_costs_points_and_no_exception(small_disk):
+    """Full in the midst of a line, in the midst of a file, and before the first one: counted with
+    the reason; with room again points are kept, each in a line of its own."""
+    spool = Spool(small_disk, "td3-0", "run", 4 * 20_000)  # several files
+    for step in range(2000):
+        spool.point(step, {"loss": 1.0})
+    assert spool.dropped > 500
     assert "No space left" in spool.error
+    late = Spool(small_disk / "deeper", "td3-1", "run", 1 << 20)
+    late.point(1, {"loss": 1.0})
+    assert late.dropped == 1
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    dropped = spool.dropped
+    spool.point(5000, {"loss": 1.0})
+    late.point(2, {"loss": 1.0})
+    assert spool.dropped == dropped
+    found = []
+    for path in spool_files(small_disk, "td3-0"):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):  # the one that the disk took a part of
+                found.append(json.loads(line)["step"])
+    assert found == [*range(2000 - dropped), 5000]
+    assert [entry["step"] for entry in lines(small_disk / "deeper", "td3-1")] == [2]
+    spool.close()
+    late.close()
+
+
+@pytest.mark.parametrize("where", ["/dev/null/spool", "/proc/spool"])
+def test_spool_that_cannot_be_made_costs_points_alone(where):
+    """No directory, no file: nothing is raised at the start, at a point, or at the end."""
+    spool = Spool(Path(where), "td3-0", "run", 1 << 20)
+    spool.begin("")
+    spool.point(1, {"loss": 1.0})
+    spool.end("KILLED")
+    spool.close()
+    assert spool.dropped == 3
+    assert where.rpartition("/")[2] in spool.error
 
 
 def test_spools_of_trainers_with_like_names_stay_apart(tmp_path):
