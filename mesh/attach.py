@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 Attached = Cell[Any] | Ring | Table | Tensors | SpinLock | Heartbeats
 
 
+def tensors_of(file: SegmentFile) -> Tensors:
+    """Give the tensors of an open file, by the arrays its head describes. Raises Corrupt."""
+    try:
+        arrays = json.loads(file.schema)["arrays"]
+        return Tensors(
+            file, {n: np.empty(a["shape"], np.dtype(a["dtype"])) for n, a in arrays.items()}
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"{file.path}: its head describes no tensors: {error}") from error
+
+
 def attached(file: SegmentFile) -> Attached:
     """Give the segment of an open file; cells of Structs are read as dicts. Raises Corrupt."""
     kind = KINDS.get(file.identity.kind)
@@ -30,10 +41,7 @@ def attached(file: SegmentFile) -> Attached:
         if kind == "cell" and file.identity.encoding == MSGPACK:
             return Cell(file, dict)
         if kind == "tensors":
-            arrays = json.loads(file.schema)["arrays"]
-            return Tensors(
-                file, {n: np.empty(a["shape"], np.dtype(a["dtype"])) for n, a in arrays.items()}
-            )
+            return tensors_of(file)
         if kind == "lock":
             return SpinLock(file, owner_name="", timeout=0.0)
         if kind == "heartbeats":

@@ -1,6 +1,7 @@
 """A mesh: a directory of segments, opened and created by name. The registry is the directory.
 
-Serves I4 (one writer) and I7 (a process that starts again finds what it left).
+Serves I4 (one writer) and I7 (a process that starts again finds what it left). The kinds that
+need numpy are imported where they are opened: who only looks does not wait for it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mesh.attach import Attached, attached
-from mesh.cell import Cell, cell_shape
 from mesh.errors import (
     LayoutMismatch,
     LeaseHeld,
@@ -24,7 +23,6 @@ from mesh.errors import (
 from mesh.header import KINDS, Shape, boot_id
 from mesh.heartbeats import Heartbeats, heartbeats_shape
 from mesh.process_identity import ProcessIdentity
-from mesh.ring import Ring, ring_shape
 from mesh.segment import SegmentInfo, info_of
 from mesh.segment_file import (
     SegmentFile,
@@ -35,11 +33,16 @@ from mesh.segment_file import (
     refusal,
 )
 from mesh.spinlock import SpinLock, lock_shape
-from mesh.table import Table, table_shape
-from mesh.tensors import Array, Tensors, tensors_shape
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from mesh.attach import Attached
+    from mesh.cell import Cell
+    from mesh.plain import Plain
+    from mesh.ring import Ring
+    from mesh.table import Table
+    from mesh.tensors import Array, Tensors
 
 T = TypeVar("T")
 HEARTBEATS = "heartbeats"
@@ -68,6 +71,8 @@ class Mesh:
 
         `max_bytes` bounds a Struct's msgpack form; with `checksum` every read is verified.
         """
+        from mesh.cell import Cell, cell_shape  # noqa: PLC0415 - see the head of this module
+
         shape = cell_shape(kind, max_bytes, checksum=checksum)
         return Cell(self._open(name, shape, create=create, exclusive=exclusive), kind)
 
@@ -86,6 +91,8 @@ class Mesh:
 
         `state_bytes` bounds the state committed with them; with `checksum` every read is verified.
         """
+        from mesh.ring import Ring, ring_shape  # noqa: PLC0415 - see the head of this module
+
         shape = ring_shape(
             dtype, 1 if capacity is None else capacity, state_bytes, checksum=checksum
         )
@@ -107,6 +114,8 @@ class Mesh:
 
         With `checksum` every read is verified.
         """
+        from mesh.table import Table, table_shape  # noqa: PLC0415 - see the head of this module
+
         if create and rows is None:
             raise ValueError(f"table {name!r}: create=True needs a number of rows")
         shape = table_shape(dtype, 1 if rows is None else rows, checksum=checksum)
@@ -124,6 +133,8 @@ class Mesh:
 
         Without `like` its head says what it holds; `create` needs it.
         """
+        from mesh.tensors import Tensors, tensors_shape  # noqa: PLC0415 - see above
+
         if like is None:
             if create:
                 raise ValueError(f"tensors {name!r}: create=True needs arrays to be like")
@@ -155,7 +166,18 @@ class Mesh:
 
     def attach(self, name: str) -> Attached:
         """Open any segment read-only by what its head says. Raises SegmentMissing, Corrupt."""
+        from mesh.attach import attached  # noqa: PLC0415 - see the head of this module
+
         return attached(SegmentFile(name, self.path / file_name(name), writable=False))
+
+    def attach_plain(self, name: str) -> Plain | Tensors:
+        """Open any segment read-only, its values plain Python ones: without numpy, but for tensors.
+
+        Raises as `attach`.
+        """
+        from mesh.plain import plain_attached  # noqa: PLC0415 - what only `meshctl` needs
+
+        return plain_attached(SegmentFile(name, self.path / file_name(name), writable=False))
 
     def break_leases(self, dead: ProcessIdentity) -> list[str]:
         """Free every lease and lock of a dead process; give their names.

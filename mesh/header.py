@@ -7,6 +7,7 @@ agree, so that a stale or foreign file is recognised and never half-believed.
 from __future__ import annotations
 
 import struct
+from _blake2 import blake2b  # hashlib loads all of OpenSSL for it
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,11 @@ CONTROL = struct.Struct(f"<QQQQQ{LINE - 40}xQQIIQqQIIQqQ")
 KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors", 5: "lock", 6: "heartbeats"}
 NUMPY, MSGPACK, ARRAYS = 0, 1, 2
 CHECKED = 1
+
+
+def fingerprint(schema: str) -> bytes:
+    """Give the 16-byte fingerprint of a schema text (blake2b-128)."""
+    return blake2b(schema.encode(), digest_size=16).digest()
 
 
 def boot_id() -> bytes:

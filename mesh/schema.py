@@ -5,7 +5,6 @@ The text is JSON with a fixed key order; its blake2b-128 is the fingerprint that
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -44,11 +43,6 @@ def dtype_of(schema: str) -> np.dtype[Any]:
     if "dtype" not in described:
         raise ValueError(f"the schema is not that of a dtype: {schema[:80]}")
     return _rebuilt(described["dtype"])
-
-
-def fingerprint(schema: str) -> bytes:
-    """Give the 16-byte fingerprint of a schema text."""
-    return hashlib.blake2b(schema.encode(), digest_size=16).digest()
 
 
 def _dump(value: object) -> str:

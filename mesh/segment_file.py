@@ -44,10 +44,10 @@ from mesh.header import (
     Identity,
     Shape,
     boot_id,
+    fingerprint,
     round_up,
 )
 from mesh.process_identity import ProcessIdentity
-from mesh.schema import fingerprint
 
 #: seconds after which a sleeping reader looks whether its segment is still the one of that name
 LOOK_S = 1.0

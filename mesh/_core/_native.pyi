@@ -33,7 +33,7 @@ class Slots:
         stride: int,
         slots: int,
         record_size: int,
-        dtype: np.dtype[Any] | None,
+        dtype: np.dtype[Any] | int | None,
         checked: bool,
     ) -> None: ...
     def write(self, record: Any, /) -> int: ...
@@ -60,7 +60,7 @@ class Ring:
         capacity: int,
         journal_offset: int,
         state_size: int,
-        dtype: np.dtype[Any],
+        dtype: np.dtype[Any] | int,
         checked: bool,
     ) -> None: ...
     oldest: int
@@ -85,7 +85,7 @@ class Table:
         rows: int,
         index_offset: int,
         index_size: int,
-        dtype: np.dtype[Any],
+        dtype: np.dtype[Any] | int,
         checked: bool,
     ) -> None: ...
     def write(self, key: str | bytes, record: Any, /) -> int: ...

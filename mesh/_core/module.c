@@ -52,7 +52,6 @@ static struct PyModuleDef module_definition = {
 };
 
 PyMODINIT_FUNC PyInit__native(void) {
-    import_array();
     PyObject *module = PyModule_Create(&module_definition);
     if (module == NULL) return NULL;
     PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type, &reader_type, &table_type,

@@ -282,10 +282,22 @@ static Py_ssize_t reader_copy(reader_object *self, uint8_t *out, Py_ssize_t coun
     return kept;
 }
 
+/* The records as bytes, of a ring opened without a dtype. */
+static PyObject *reader_read_bytes(reader_object *self, Py_ssize_t count) {
+    Py_ssize_t size = (Py_ssize_t)self->ring->type.size;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, count * size);
+    if (bytes == NULL || count == 0) return bytes;
+    Py_ssize_t kept = reader_copy(self, (uint8_t *)PyBytes_AS_STRING(bytes), count);
+    if (kept < 0) Py_CLEAR(bytes);
+    else if (kept < count) (void)_PyBytes_Resize(&bytes, kept * size);
+    return bytes;
+}
+
 static PyObject *reader_read_new(reader_object *self, Py_ssize_t most) {
     PyArray_Descr *descr = self->ring->type.descr;
     Py_ssize_t count = reader_available(self, (uint64_t)most);
     if (count < 0) return NULL;
+    if (descr == NULL) return reader_read_bytes(self, count);
     npy_intp shape[1] = {count};
     Py_INCREF(descr);
     PyObject *array = PyArray_SimpleNewFromDescr(1, shape, descr);
@@ -301,7 +313,7 @@ static PyObject *reader_read_new(reader_object *self, Py_ssize_t most) {
     return part;
 }
 
-/* read(max_records=4096) -> array, or read(out=array) -> count */
+/* read(max_records=4096) -> array (or bytes), or read(out=array) -> count */
 static PyObject *reader_read(reader_object *self, PyObject *const *args, Py_ssize_t n,
                              PyObject *names) {
     PyObject *most = argument(args, n, names, 0, "max_records");

@@ -9,7 +9,7 @@ typedef struct {
     PyObject_HEAD
     mapping_object *mapping;
     mesh_slots slots;
-    record_type type; /* descr NULL: bytes */
+    record_type type; /* size 0: bytes of any number */
     size_t room;
     uint8_t *scratch;
     PyObject *encode, *decode, *refuses; /* of a Struct's cell, see set_codec */
@@ -122,7 +122,7 @@ static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
         if (version != MESH_BUSY) break;
         count_reader(m, &m->readers->retries, 1);
     }
-    if (code == 0 && version > 0 && s->type.descr != NULL && *bytes != s->type.size)
+    if (code == 0 && version > 0 && s->type.size != 0 && *bytes != s->type.size)
         version = MESH_TOO_LONG; /* or too short: a record has one size */
     if (code == 0 && version > 0) return (uint64_t)version;
     if (code == 0) {
@@ -183,7 +183,7 @@ static PyObject *slots_read(slots_object *s, PyObject *const *args, Py_ssize_t n
     uint64_t version = slots_fetch(s, target, &bytes);
     if (version == 0) return NULL;
     if (target != s->scratch) return versioned_again(s, version, out);
-    return versioned(version, PyArray_Scalar(s->scratch, s->type.descr, NULL));
+    return versioned(version, record_value(&s->type, s->scratch));
 }
 
 /* set_codec(encode, decode, error): a cell of values that are not records; `error` is what decode
@@ -247,6 +247,7 @@ static int arrays_of(slots_object *s, PyObject *arrays, mesh_arrays *list, int w
         return -1;
     }
     int flags = writable ? NPY_ARRAY_CARRAY : NPY_ARRAY_C_CONTIGUOUS;
+    if (PyArray_ImportNumPyAPI() < 0) return -1;
     for (Py_ssize_t i = 0; i < n; i++) {
         PyArrayObject *a = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
         if (!PyArray_Check(a) || (PyArray_FLAGS(a) & flags) != flags) {

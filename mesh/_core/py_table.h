@@ -178,7 +178,7 @@ static PyObject *table_read(table_object *t, PyObject *const *args, Py_ssize_t n
         return NULL;
     }
     return versioned((uint64_t)version, target == t->scratch
-                                            ? PyArray_Scalar(t->scratch, t->type.descr, NULL)
+                                            ? record_value(&t->type, t->scratch)
                                             : Py_NewRef(out));
 }
 

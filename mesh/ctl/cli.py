@@ -285,7 +285,7 @@ def run(options: argparse.Namespace) -> int:
     path = find_mesh(getattr(options, "mesh", None), command.mesh)
     # nothing here multiplies matrices: threads for that would be started in vain
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from mesh import Mesh  # noqa: PLC0415 - numpy, which not every command needs
+    from mesh import Mesh  # noqa: PLC0415 - the core, which not every command needs
 
     return int(perform(Mesh(path), options))
 

@@ -14,8 +14,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 GOOD, WARN, BAD, STRONG = "32", "7", "1;31", "1"
 STATE_STYLES = {
     "healthy": GOOD,
@@ -127,21 +125,6 @@ def instant(ns: int) -> str:
     return f"{whole}.{ns % 10**9 // 1000:06d}Z"
 
 
-def plain(value: Any) -> Any:
-    """Give a numpy value, record or array as JSON values: bytes as text, NaN as None."""
-    if isinstance(value, np.void) and value.dtype.names:
-        return {name: plain(value[name]) for name in value.dtype.names}
-    if isinstance(value, np.ndarray):
-        return [plain(each) for each in value] if value.ndim else plain(value[()])
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def named(value: Any) -> Mapping[str, Any]:
     """Give a record by field names; what has no fields (a plain number) is called `value`."""
     return value if isinstance(value, Mapping) else {"value": value}
@@ -149,9 +132,9 @@ def named(value: Any) -> Mapping[str, Any]:
 
 def record_line(record: Any, fields: Sequence[str] = ()) -> str:
     """One record as `name=value` pairs; what is absent (NaN, empty, no time) is left out."""
-    if record.dtype.names is None:
+    if not isinstance(record, Mapping):
         return field_text("value", record)
-    pairs = ((name, field_text(name, record[name])) for name in fields or record.dtype.names or ())
+    pairs = ((name, field_text(name, record[name])) for name in fields or record)
     return " ".join(f"{name}={text}" for name, text in pairs if text)
 
 
@@ -181,19 +164,24 @@ def cut(line: str, wide: int) -> str:
 
 def field_text(name: str, value: Any) -> str:
     """One field for people: times are written out, long arrays are told by their shape."""
-    if isinstance(value, np.ndarray) and value.ndim:
-        if value.size > FEW:
-            return f"<{value.dtype} {'x'.join(map(str, value.shape))}>"
+    if isinstance(value, list):
+        shape = _shape(value)
+        if math.prod(shape) > FEW:
+            return f"<{'x'.join(map(str, shape))}>"
         return "[" + ",".join(_element(each) for each in value) + "]"
-    simple = plain(value)
-    if simple is None or simple == "" or simple is False:
-        return ""
-    if simple is True:
-        return "yes"
-    if isinstance(simple, int) and (name.startswith("ts_") or is_instant(simple)):
-        return instant(simple)
-    text = f"{simple:.6g}" if isinstance(simple, float) else str(simple)
+    if isinstance(value, Mapping):
+        return "{" + record_line(value) + "}"
+    if isinstance(value, bool) or value in {None, ""}:
+        return "yes" if value is True else ""
+    if isinstance(value, int) and (name.startswith("ts_") or is_instant(value)):
+        return instant(value)
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return repr(text) if " " in text else text
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Lengths of nested lists."""
+    return (len(value), *_shape(value[0])) if isinstance(value, list) and value else ()
 
 
 def is_instant(number: int) -> bool:
@@ -203,8 +191,7 @@ def is_instant(number: int) -> bool:
 
 def _element(value: Any) -> str:
     """One element of an array, which has no name to be left out with."""
-    simple = plain(value)
-    return str(simple).lower() if isinstance(simple, bool) else field_text("", value) or "-"
+    return str(value).lower() if isinstance(value, bool) else field_text("", value) or "-"
 
 
 def pairs(values: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -12,18 +12,16 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mesh import (
-    Cell,
-    HeartbeatRow,
-    Mesh,
-    MeshError,
-    NotWritten,
-    ProcessIdentity,
-    SegmentInfo,
-    SpinLock,
-)
+from mesh.errors import MeshError, NotWritten
+from mesh.heartbeats import Heartbeats
+from mesh.plain import PlainCell
+from mesh.process_identity import ProcessIdentity
+from mesh.spinlock import SpinLock
+
+if TYPE_CHECKING:
+    from mesh import HeartbeatRow, Mesh, SegmentInfo
 
 SUPERVISOR = "supervisor"
 STATUS = "status/"
@@ -65,8 +63,8 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
 def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
     """Give the value of a cell of a Struct; empty while nothing is there or it is unreadable."""
     with contextlib.suppress(MeshError):
-        segment = mesh.attach(name)
-        if isinstance(segment, Cell):
+        segment = mesh.attach_plain(name)
+        if isinstance(segment, PlainCell):
             with contextlib.suppress(NotWritten):
                 value = segment.read()[1]
                 return value if isinstance(value, dict) else {}
@@ -76,8 +74,8 @@ def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
 def heartbeat_rows(mesh: Mesh) -> tuple[HeartbeatRow, ...]:
     """Give the heartbeats; none where there are none."""
     with contextlib.suppress(MeshError):
-        segment = mesh.attach("heartbeats")
-        if hasattr(segment, "rows") and not isinstance(segment.rows, int):
+        segment = mesh.attach_plain("heartbeats")
+        if isinstance(segment, Heartbeats):
             return segment.rows()
     return ()
 
@@ -94,7 +92,7 @@ def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, An
         if info.kind != "lock":
             continue
         with contextlib.suppress(MeshError):
-            lock = mesh.attach(info.name)
+            lock = mesh.attach_plain(info.name)
             owner = lock.owner() if isinstance(lock, SpinLock) else None
             yield {
                 "name": info.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,23 +59,12 @@ def test_flush_right_columns():
 
 def test_records_leave_out_what_is_absent():
     """NaN, empty text and a time of 0 are not printed; times are written out."""
-    dtype = np.dtype([("symbol", "S8"), ("bid", "f8"), ("ask", "f8"), ("ts_event", "i8"),
-                      ("flags", "?"), ("greeks", "f8", (3, 5)), ("two", "f8", (2,))])  # fmt: skip
-    record = np.zeros(1, dtype)[0]
-    record["bid"], record["ask"], record["symbol"] = 1.5, np.nan, b"A B"
-    record["two"] = (1.0, np.nan)
-    assert render.record_line(record) == "symbol='A B' bid=1.5 greeks=<float64 3x5> two=[1,-]"
+    record = {"symbol": "A B", "bid": 1.5, "ask": None, "ts_event": 0, "flags": False,
+              "greeks": [[0.0] * 5] * 3, "two": [1.0, None], "in": {"x": 1, "y": ""}}  # fmt: skip
+    assert render.record_line(record) == "symbol='A B' bid=1.5 greeks=<3x5> two=[1,-] in={x=1}"
     record["ts_event"], record["flags"] = 1_766_000_000_123_456_789, True
     line = render.record_line(record, ("ts_event", "flags"))
     assert line == "ts_event=2025-12-17T19:33:20.123456Z flags=yes"
-
-
-def test_plain_values_are_json():
-    """Bytes, records, arrays of any rank and what is no number become JSON values."""
-    dtype = np.dtype([("a", "S4"), ("b", "f4", (2,)), ("c", "?")])
-    record = np.array([(b"x", (1.0, np.inf), True)], dtype)[0]
-    assert render.plain(record) == {"a": "x", "b": [1.0, None], "c": True}
-    assert render.plain(np.array(7)) == 7
 
 
 def test_pairs_indent_what_is_inside():

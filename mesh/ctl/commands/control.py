@@ -10,14 +10,14 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from mesh import Ring
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from mesh.ctl import render
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.ctl.report import SUPERVISOR, read_cell
+from mesh.plain import PlainReader, PlainRing
 
 if TYPE_CHECKING:
-    from mesh import Mesh, RingReader
+    from mesh import Mesh
 
 LOOK_S = 0.05
 UPGRADE_S = 90.0
@@ -75,21 +75,21 @@ def _is(
     return bool(row["state"] == wanted) and not same
 
 
-def _events(mesh: Mesh) -> RingReader | None:
+def _events(mesh: Mesh) -> PlainReader | None:
     """Follow the daemon's events from now on."""
     if not any(info.name == "events" for info in mesh.segments()):
         return None
-    ring = mesh.attach("events")
-    return ring.reader("latest") if isinstance(ring, Ring) else None
+    ring = mesh.attach_plain("events")
+    return ring.reader(ring.published) if isinstance(ring, PlainRing) else None
 
 
-def _upgraded(events: RingReader) -> int:
+def _upgraded(events: PlainReader) -> int:
     """Wait for the new program's first word, or for the refusal."""
     deadline = time.monotonic() + UPGRADE_S
     while time.monotonic() < deadline:
         events.wait_published(1.0)
         for record in events.read(max_records=256):
-            kind, text = record["kind"].decode(), record["text"].decode("utf-8", "replace")
+            kind, text = record["kind"], record["text"]
             if kind == "upgrade refused":
                 raise CommandFailed(f"refused, the old program goes on: {text}")
             if kind == "started":

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mesh import Ring
 from mesh.ctl import render
 from mesh.ctl.commands.show import attach
 from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.ctl.report import SUPERVISOR, read_cell
+from mesh.plain import PlainRing
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mesh import Mesh
 
 WAIT_S = 1.0
@@ -29,27 +27,26 @@ def events(mesh: Mesh, options: argparse.Namespace) -> int:
     if options.incidents:
         return _incidents(mesh, options)
     ring = attach(mesh, "events")
-    if not isinstance(ring, Ring):
+    if not isinstance(ring, PlainRing):
         raise CommandFailed(f"events in {mesh.path} is a {ring.info.kind}, not the daemon's ring")
     reader = ring.reader(ring.oldest)
-    chosen = [r for r in reader.read(max_records=ring.capacity) if _matches(r, options)]
-    for record in chosen[-options.records :] if options.records > 0 else []:
-        _print(record, options)
+    chosen = [each for each in reader.read(ring.capacity) if _matches(each, options)]
+    for event in chosen[-options.records :] if options.records > 0 else []:
+        _print(event, options)
     while options.follow:
         sys.stdout.flush()
         reader.wait_published(WAIT_S)
-        for record in reader.read(max_records=ring.capacity):
-            if _matches(record, options):
-                _print(record, options)
+        for event in reader.read(ring.capacity):
+            if _matches(event, options):
+                _print(event, options)
     return Exit.HEALTHY
 
 
-def _matches(record: np.void, options: argparse.Namespace) -> bool:
-    return options.worker is None or record["worker"].decode() == options.worker
+def _matches(event: dict[str, Any], options: argparse.Namespace) -> bool:
+    return options.worker is None or event["worker"] == options.worker
 
 
-def _print(record: np.void, options: argparse.Namespace) -> None:
-    event = render.plain(record)
+def _print(event: dict[str, Any], options: argparse.Namespace) -> None:
     if options.format == "json":
         print(msgspec.json.encode(event).decode())
         return

@@ -9,21 +9,25 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mesh import Cell, Mesh, NotWritten, Ring, SegmentMissing, SpinLock, Table, Tensors
 from mesh.ctl import render
 from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import CommandFailed, Exit
+from mesh.errors import NotWritten, SegmentMissing
+from mesh.heartbeats import Heartbeats
+from mesh.plain import Plain, PlainCell, PlainRing, PlainTable
+from mesh.spinlock import SpinLock
 
 if TYPE_CHECKING:
-    from mesh.attach import Attached
+    import numpy as np
+
+    from mesh import Mesh
+    from mesh.tensors import Tensors
 
 
-def attach(mesh: Mesh, name: str) -> Attached:
+def attach(mesh: Mesh, name: str) -> Plain | Tensors:
     """Attach to a segment. Raises CommandFailed naming what there is."""
     try:
-        return mesh.attach(name)
+        return mesh.attach_plain(name)
     except SegmentMissing as error:
         names = ", ".join(info.name for info in mesh.segments()) or "none"
         raise CommandFailed(
@@ -47,7 +51,7 @@ def show(mesh: Mesh, options: argparse.Namespace) -> int:
     return Exit.HEALTHY
 
 
-def _head(segment: Attached) -> dict[str, Any]:
+def _head(segment: Plain | Tensors) -> dict[str, Any]:
     info, counters = segment.info, segment.statistics()
     writer = "nobody"
     if info.owner is not None:
@@ -67,25 +71,33 @@ def _head(segment: Attached) -> dict[str, Any]:
     }
 
 
-def _content(segment: Attached, options: argparse.Namespace) -> Any:
+def _content(segment: Plain | Tensors, options: argparse.Namespace) -> Any:
     """Give what the segment holds as JSON values."""
     count = max(1, options.records)
-    if isinstance(segment, Ring):
+    if isinstance(segment, PlainRing):
         first = max(segment.oldest, segment.published - count)
-        return render.plain(segment.reader(first).read(max_records=count))
-    if isinstance(segment, Table):
+        return segment.reader(first).read(max_records=count)
+    if isinstance(segment, PlainTable):
         return _table(segment, options.key, count)
     if isinstance(segment, SpinLock):
         owner = segment.owner()
         return None if owner is None else {"owner": owner.name, "pid": owner.identity.pid}
-    if isinstance(segment, Cell | Tensors):
-        try:
-            version, value = segment.read()
-        except NotWritten:
-            return None
-        if isinstance(segment, Tensors):
-            value = {name: _array(array) for name, array in value.items()}
-        return {"version": version, "value": value if isinstance(value, dict) else _json(value)}
+    if isinstance(segment, Heartbeats):
+        return _heartbeats(segment)
+    return _value(segment)
+
+
+def _value(segment: PlainCell | Tensors) -> dict[str, Any] | None:
+    try:
+        version, value = segment.read()
+    except NotWritten:
+        return None
+    if isinstance(segment, PlainCell):
+        return {"version": version, "value": value}
+    return {"version": version, "value": {name: _array(each) for name, each in value.items()}}
+
+
+def _heartbeats(hearts: Heartbeats) -> list[dict[str, Any]]:
     now = time.monotonic_ns()
     return [
         {
@@ -100,33 +112,33 @@ def _content(segment: Attached, options: argparse.Namespace) -> Any:
             "progress": row.progress,
             "ready": row.ready,
         }
-        for row in segment.rows()
+        for row in hearts.rows()
     ]
 
 
-def _table(table: Table, key: str | None, count: int) -> dict[str, Any]:
+def _table(table: PlainTable, key: str | None, count: int) -> dict[str, Any]:
     if key is None:
-        keys, rows = table.keys(), table.snapshot()
-        return {name: _json(row) for name, row in zip(keys[:count], rows[:count], strict=False)}
+        return {each.decode("utf-8", "replace"): table.read(each)[1]
+                for each in table.keys()[:count]}  # fmt: skip
     try:
-        return {key: _json(table.read(key)[1])}
+        return {key: table.read(key)[1]}
     except KeyError as error:
         raise CommandFailed(
             f"no key {key!r} in {table.name}; see: meshctl show {table.name}", Exit.USAGE
         ) from error
 
 
-def _json(value: Any) -> Any:
-    return render.plain(value)
-
-
 def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Tell an array by its form and spread: nobody reads 400,000 weights."""
+    import numpy as np  # noqa: PLC0415 - what shows no arrays starts without it
+
     told: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
-    if array.size <= render.FEW:
-        return {**told, "values": render.plain(array)}
     numbers = array.astype(np.float64, copy=False)
     finite = numbers[np.isfinite(numbers)]
+    if array.size <= render.FEW:
+        values = array.astype(object)
+        values[~np.isfinite(numbers)] = None
+        return {**told, "values": values.tolist()}
     if finite.size == 0:
         return {**told, "not_finite": int(numbers.size)}
     return {
@@ -139,21 +151,22 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _lines(segment: Attached, content: Any, options: argparse.Namespace) -> list[str]:
+def _lines(segment: Plain | Tensors, content: Any, options: argparse.Namespace) -> list[str]:
     """Give the content for people."""
     if content is None:
         free = isinstance(segment, SpinLock)
         return ["free" if free else "nothing was written yet"]
-    if isinstance(segment, Ring):
+    if isinstance(segment, PlainRing):
         first = segment.published - len(content)
         rows = [{"": first + i, **render.named(row)} for i, row in enumerate(content)]
         return render.columns(rows, _width()) or ["no records yet"]
-    if isinstance(segment, Table):
+    if isinstance(segment, PlainTable):
         keyed = [{"key": key, **render.named(row)} for key, row in content.items()]
-        left = len(segment) - len(keyed) if options.key is None else 0
-        more = [f"and {left:,} more; -n {len(segment)} shows all"] if left > 0 else []
+        total = len(segment.keys())
+        left = total - len(keyed) if options.key is None else 0
+        more = [f"and {left:,} more; -n {total} shows all"] if left > 0 else []
         return render.columns(keyed, _width()) + more
-    if isinstance(segment, Tensors):
+    if segment.info.kind == "tensors":
         arrays = [
             (name, *(render.value_text(each.get(key, "")) for key in _COLUMNS))
             for name, each in content["value"].items()

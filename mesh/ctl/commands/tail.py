@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesh import Mesh, Ring
 from mesh.ctl import render
 from mesh.ctl.commands.show import attach
 from mesh.ctl.failure import CommandFailed, Exit
+from mesh.plain import PlainRing
+
+if TYPE_CHECKING:
+    from mesh import Mesh
 
 BATCH = 4096
 WAIT_S = 1.0
@@ -19,7 +23,7 @@ WAIT_S = 1.0
 def tail(mesh: Mesh, options: argparse.Namespace) -> int:
     """Print the newest records and then each new one until interrupted."""
     ring = attach(mesh, options.ring)
-    if not isinstance(ring, Ring):
+    if not isinstance(ring, PlainRing):
         raise CommandFailed(
             f"{options.ring} is a {ring.info.kind}, not a ring; see: meshctl show {options.ring}",
             Exit.USAGE,
@@ -35,21 +39,21 @@ def tail(mesh: Mesh, options: argparse.Namespace) -> int:
             print(f"{reader.lost - lost:,} records were overwritten before they could be shown",
                   file=sys.stderr)  # fmt: skip
             lost = reader.lost
-        first = reader.sequence - records.size
+        first = reader.sequence - len(records)
         for index, record in enumerate(records):
             if options.format == "json":
-                chosen = {n: render.plain(record[n]) for n in fields} or render.plain(record)
+                chosen = {name: record[name] for name in fields} or record
                 print(msgspec.json.encode({"sequence": first + index, "record": chosen}).decode())
             else:
                 print(f"{first + index:>8} {render.record_line(record, fields)}")
         sys.stdout.flush()
-        if records.size == 0:
+        if not records:
             reader.wait_published(WAIT_S)
     return Exit.HEALTHY
 
 
-def _fields(ring: Ring, wanted: str | None) -> tuple[str, ...]:
-    known = ring.dtype.names or ()
+def _fields(ring: PlainRing, wanted: str | None) -> tuple[str, ...]:
+    known = ring.records.names
     if wanted is None:
         return known
     names = tuple(name.strip() for name in wanted.split(","))

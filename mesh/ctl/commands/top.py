@@ -14,19 +14,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mesh import Mesh, Ring
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from mesh.ctl import render
 from mesh.ctl.commands.status import worker_row
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.ctl.report import read_report
 from mesh.ctl.terminal import keys
+from mesh.plain import PlainRing
+
+if TYPE_CHECKING:
+    from mesh import Mesh
 
 STYLES = {
     "healthy": "green",
@@ -245,15 +248,13 @@ def _events(screen: Screen, count: int) -> list[Text]:
     """Give the newest events, the newest last."""
     ring = None
     if any(info.name == "events" for info in screen.mesh.segments()):
-        found = screen.mesh.attach("events")
-        ring = found if isinstance(found, Ring) else None
+        found = screen.mesh.attach_plain("events")
+        ring = found if isinstance(found, PlainRing) else None
     if ring is None or count < 2:
         return []
     first = max(ring.oldest, ring.published - (count - 1))
     lines = [Text("EVENTS", style="bold")]
-    for record in ring.reader(first).read(max_records=count):
-        event = {name: render.plain(record[name]) for name in ("ts", "kind", "severity", "worker",
-                                                               "text")}  # fmt: skip
+    for event in ring.reader(first).read(max_records=count):
         line = Text(f"{render.moment(event['ts'] / 1e9)}  ", no_wrap=True, overflow="ellipsis")
         line.append(f"{event['worker'] or 'meshd':<12} ")
         line.append(f"{event['kind']:<12} ", style=SEVERITIES.get(event["severity"], ""))
