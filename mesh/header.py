@@ -16,7 +16,7 @@ from mesh.errors import Corrupt, LayoutMismatch
 from mesh.process_identity import ProcessIdentity
 
 MAGIC = 0x314853454D534D54
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 ENDIAN_MARK = 0x01020304
 PAGE = 4096
 LINE = 128

@@ -17,10 +17,11 @@ from mesh.segment import Segment
 from mesh.segment_file import SegmentFile, directory_lock
 
 KIND = 6
-RECORD = 64
+RECORD = 128
 STRIDE = round_up(32 + RECORD, LINE)
 ROW_STRIDE = 64 + 2 * STRIDE
 NAME_BYTES = 32
+DETAIL_BYTES = 64
 
 
 class Phase(IntEnum):
@@ -46,6 +47,7 @@ class HeartbeatRow:
     progress: int
     beat_ns: int
     ready: bool
+    detail: str = ""
 
     @property
     def identity(self) -> ProcessIdentity:
@@ -74,9 +76,9 @@ class Heartbeats(Segment):
         return tuple(
             HeartbeatRow(
                 key.decode("utf-8", "replace"), pid, start_time, Phase(phase), since, expect / 1e9,
-                beats, progress, beat, bool(ready),
+                beats, progress, beat, bool(ready), detail.decode("utf-8", "replace"),
             )
-            for key, pid, phase, start_time, since, expect, beats, progress, beat, ready
+            for key, pid, phase, start_time, since, expect, beats, progress, beat, ready, detail
             in self._hearts.rows()
         )  # fmt: skip
 
@@ -138,6 +140,10 @@ class Heartbeat:
     def waiting(self, *, expect: float | None = None) -> None:
         """Beat before waiting for input."""
         self._beat(Phase.WAITING, expect)
+
+    def describe(self, detail: str) -> None:
+        """Say in a few words how it goes; told with the next beat, cut to DETAIL_BYTES of UTF-8."""
+        self._hearts.describe(detail.encode()[:DETAIL_BYTES].decode("utf-8", "ignore").encode())
 
     def gone(self) -> None:
         """Say good-bye: the process ends on purpose."""

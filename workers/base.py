@@ -56,6 +56,7 @@ class WorkerContext:
         self.name = spec.name
         self.alone = False  # started by hand, not by a daemon
         self.stop_signal = 0
+        self._expected: float | None = None
 
     def stopping(self) -> bool:
         """Tell whether the worker was asked to end; long steps look at it."""
@@ -68,10 +69,17 @@ class WorkerContext:
 
     @contextlib.contextmanager
     def expect(self, seconds: float) -> Iterator[None]:
-        """Announce that the next beat may take `seconds`; without it the default deadline holds."""
+        """Announce that the next beat may take `seconds`; without it the default deadline holds.
+
+        Afterwards what was announced around it holds again.
+        """
+        before, self._expected = self._expected, seconds
         self.heartbeat.beat(progress=self.heartbeat.progress, expect=seconds)
-        yield
-        self.heartbeat.beat(progress=self.heartbeat.progress)
+        try:
+            yield
+        finally:
+            self._expected = before
+            self.heartbeat.beat(progress=self.heartbeat.progress, expect=before)
 
 
 class Worker(ABC):

@@ -29,11 +29,12 @@
 #include <stdint.h>
 
 #define MESH_MAGIC UINT64_C(0x314853454D534D54) /* "TMSMESH1" read as a little-endian integer */
-#define MESH_LAYOUT_VERSION 2u
+#define MESH_LAYOUT_VERSION 3u
 #define MESH_ENDIAN_MARK 0x01020304u
 #define MESH_LINE 128u
 #define MESH_PAGE 4096u
 #define MESH_KEY_BYTES 32u
+#define MESH_DETAIL_BYTES 64u
 #define MESH_LOCK_OWNERS 24u
 #define MESH_CHECKED 1u /* flag: every value or record carries a checksum (tensors always do) */
 
@@ -179,6 +180,7 @@ typedef struct {
     uint64_t progress;
     int64_t beat_ns;
     uint64_t ready; /* 1 once the worker said it is ready */
+    uint8_t detail[MESH_DETAIL_BYTES]; /* what it says of itself: UTF-8, zero-padded */
 } mesh_heartbeat;
 
 #define MESH_CONTROL_OFFSET 512u
@@ -202,6 +204,6 @@ static_assert(sizeof(mesh_readers) == MESH_LINE, "one line");
 static_assert(sizeof(mesh_lock_owner) == 64, "lock owner has no padding");
 static_assert(offsetof(mesh_lock, owner) == MESH_LINE, "the lock word has a line of its own");
 static_assert(MESH_LOCK_OFFSET + sizeof(mesh_lock) <= MESH_PAGE, "a lock fits the readers' page");
-static_assert(sizeof(mesh_heartbeat) == 64, "heartbeat has no padding");
+static_assert(sizeof(mesh_heartbeat) == 128, "heartbeat has no padding");
 
 #endif

@@ -249,7 +249,8 @@ static void heart_dealloc(heart_object *h) {
     Py_TYPE(h)->tp_free((PyObject *)h);
 }
 
-/* rows() -> [(key, pid, phase, start_time, phase_since_ns, expect_ns, beats, progress, beat_ns, ready)] */
+/* rows() -> [(key, pid, phase, start_time, phase_since_ns, expect_ns, beats, progress, beat_ns, ready,
+ * detail)] */
 static PyObject *heart_rows(heart_object *h, PyObject *unused) {
     (void)unused;
     int code = read_problem(h->mapping);
@@ -268,12 +269,14 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
             Py_DECREF(list);
             return problem(h->mapping, MESH_CORRUPT);
         }
-        char key[MESH_KEY_BYTES + 1] = {0};
+        char key[MESH_KEY_BYTES + 1] = {0}, detail[MESH_DETAIL_BYTES + 1] = {0};
         mesh_copy_out(key, mesh_row_of(&h->table, row)->key, MESH_KEY_BYTES);
+        memcpy(detail, b.detail, MESH_DETAIL_BYTES);
         PyObject *item = Py_BuildValue(
-            "yIIKLLKKLK", key, b.pid, b.phase, (unsigned long long)b.start_time,
+            "yIIKLLKKLKy", key, b.pid, b.phase, (unsigned long long)b.start_time,
             (long long)b.phase_since_ns, (long long)b.expect_ns, (unsigned long long)b.beats,
-            (unsigned long long)b.progress, (long long)b.beat_ns, (unsigned long long)b.ready);
+            (unsigned long long)b.progress, (long long)b.beat_ns, (unsigned long long)b.ready,
+            detail);
         if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
         Py_XDECREF(item);
     }
@@ -312,7 +315,7 @@ static PyObject *heart_claim(heart_object *h, PyObject *args) {
     int64_t now = mesh_monotonic_ns();
     h->row = (int64_t)row;
     h->fork = fork_count;
-    h->now = (mesh_heartbeat){pid, 1, start, now, 0, 0, 0, now, 0};
+    h->now = (mesh_heartbeat){pid, 1, start, now, 0, 0, 0, now, 0, {0}};
     if (!heart_publish(h)) return problem(h->mapping, MESH_LEASE_LOST);
     Py_RETURN_TRUE;
 }
@@ -340,10 +343,22 @@ static PyObject *heart_beat(heart_object *h, PyObject *const *args, Py_ssize_t n
     Py_RETURN_NONE;
 }
 
+/* describe(detail): what goes out with the next beat; at most MESH_DETAIL_BYTES are kept */
+static PyObject *heart_describe(heart_object *h, PyObject *detail) {
+    char *text;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(detail, &text, &length) < 0) return NULL;
+    if (length > (Py_ssize_t)MESH_DETAIL_BYTES) length = MESH_DETAIL_BYTES;
+    memset(h->now.detail, 0, sizeof h->now.detail);
+    memcpy(h->now.detail, text, (size_t)length);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef heart_methods[] = {
     {"rows", (PyCFunction)heart_rows, METH_NOARGS, NULL},
     {"claim", (PyCFunction)heart_claim, METH_VARARGS, NULL},
     {"beat", (PyCFunction)(void (*)(void))heart_beat, METH_FASTCALL, NULL},
+    {"describe", (PyCFunction)heart_describe, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyTypeObject heart_type = {

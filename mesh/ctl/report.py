@@ -155,7 +155,7 @@ def _worker(
         "required": row["required"],
         "group": row.get("group", ""),
         "generation": row.get("generation", 0),
-        "doing": _doing(row["name"], doing),
+        "doing": (heart.detail if mine and heart else "") or _doing(row["name"], doing),
         "class": row["kind"],
     }
 
@@ -174,7 +174,7 @@ def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[st
         "required": False,
         "group": "",
         "generation": 0,
-        "doing": _doing(row.worker, doing),
+        "doing": row.detail or _doing(row.worker, doing),
         "class": "",
     }
 

@@ -83,3 +83,12 @@ def test_kinds_are_told_in_a_word():
     """Ours by their package, others by their class."""
     assert short_kind("workers.ingest.worker:IngestWorker") == "ingest"
     assert short_kind("mine.code:Special") == "Special"
+
+
+def test_what_a_worker_says_in_its_heartbeat_is_told(loop):
+    """Rate and lag come with the beat; without them the worker's own status speaks."""
+    assert read_report(loop.mesh)["workers"][0]["doing"] == "running"
+    loop.hearts[0].describe("running: 1,200/s, 7 behind, 0 dead")
+    loop.hearts[0].beat(progress=6)
+    doing = [worker["doing"] for worker in read_report(loop.mesh)["workers"]]
+    assert doing[:2] == ["running: 1,200/s, 7 behind, 0 dead", "acting"]

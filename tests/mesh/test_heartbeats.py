@@ -23,7 +23,16 @@ def test_rows_say_who_does_what(mesh):
     assert (row.phase, row.progress, row.expect_s) == (Phase.WORKING, 7, 2.5)
     assert row.ready
     assert row.beats == 2
+    beat.describe("1,200/s, 7 behind")
+    assert mesh.heartbeats().rows()[0].detail == ""
     beat.waiting()
+    assert mesh.heartbeats().rows()[0].detail == "1,200/s, 7 behind"
+    beat.describe("\N{GREEK SMALL LETTER DELTA}" * 40 + "x")
+    beat.waiting()
+    assert mesh.heartbeats().rows()[0].detail == "\N{GREEK SMALL LETTER DELTA}" * 32
+    beat.describe("")
+    beat.waiting()
+    assert mesh.heartbeats().rows()[0].detail == ""
     assert mesh.heartbeats().rows()[0].phase_since_ns > row.phase_since_ns
 
 
