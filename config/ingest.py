@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+RawType = Annotated[str, Field(pattern=r"^[<>|]?([iu][1248]|f[248]|S[1-9][0-9]{0,3})$")]
 Policy = Literal["flag", "hold", "drop", "dead_letter"]
 #: Quality gates; a gate's place is its bit in `flags`.
 Gate = Literal[
@@ -86,6 +87,12 @@ class IngestConfig(BaseModel):
     spool_bytes: Annotated[int, Field(ge=4096)] = Field(
         default=64 << 20, description="Largest local spool of dead letters; full, ingest pauses."
     )
+    sink_full: Literal["wait", "drop"] = Field(
+        default="wait",
+        description="While neither the dead-letter topic nor the spool (full, or on a full disk) "
+        "takes letters: `wait` (nothing is passed), `drop` (letters are lost and counted, the good "
+        "messages go on).",
+    )
     latency_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = Field(
         default=10.0, description="Milliseconds a fetch may wait for more messages."
     )
@@ -118,6 +125,16 @@ class IngestConfig(BaseModel):
         default_factory=dict,
         description="What a time counts that the writer's schema gives as a plain number; ns where "
         "nothing is said. Avro's logical times bring their own unit.",
+    )
+    format: Literal["avro", "json", "raw"] = Field(
+        default="avro",
+        description="What a message is: `avro` (Confluent's frame and a schema id), `json` (an "
+        "object with the fields of `fields`), `raw` (a record of `raw_fields`).",
+    )
+    raw_fields: dict[str, RawType] = Field(
+        default_factory=dict,
+        description="Fields of a raw record in their order, packed, as numpy types (`<f8`, `>i4`, "
+        "`S16`); a message has exactly their size.",
     )
     reader_schema: str = Field(
         default="shipped",

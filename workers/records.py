@@ -223,6 +223,8 @@ class IngestStatus(msgspec.Struct):
     backlog: int = 0  # records that the slowest follower is behind
     slowest: str = ""  # which follower that is
     replayed: int = -1  # messages consumed again by this process, already in the ring; -1: unknown
+    letters_lost: int = 0  # of `dropped`: dead letters for which there was no room anywhere
+    letters_repeated: int = 0  # sent by this process, perhaps delivered by the one before it
 
 
 class ReplayerStatus(msgspec.Struct):

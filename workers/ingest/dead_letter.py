@@ -3,6 +3,10 @@
 Headers follow Kafka Connect's dead letter queues (`__connect.errors.*`) and add `mesh.*`. A
 message counts as safe when its delivery is reported, or when it is in the local spool on disk;
 the spool is drained, in order, when the topic takes messages again.
+
+Delivery is at least once: a kill between a delivery and what remembers it repeats the letter. One
+that may be a repetition says so (`mesh.redelivery`), and topic, partition and offset in its
+headers name the message.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from workers.ingest.errors import SinkFull
+from workers.ingest.errors import Poison, SinkFull
 
 PIECE: Final = 1000  # letters of the spool that are under way at once
 COPY_BYTES: Final = 1 << 20
@@ -43,6 +47,28 @@ class DeadLetter:
     text: str
     schema_id: int | None = None
     full_bytes: int = 0  # of the value, where the topic takes only its beginning
+    repeated: bool = False  # may have been delivered before
+
+    @classmethod
+    def of(cls, message: Message, poison: Poison, schema_id: int | None) -> DeadLetter:
+        """Give the letter of a message."""
+        headers = message.headers()
+        return cls(
+            str(message.topic()),
+            int(message.partition() or 0),
+            int(message.offset() or 0),
+            _raw(message.key()),
+            _raw(message.value()),
+            list(headers) if isinstance(headers, list) else [],
+            poison.kind.value,
+            str(poison)[:1000],
+            schema_id,
+        )
+
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        """The message: topic, partition, offset."""
+        return self.topic, self.partition, self.offset
 
 
 class DeadLetters:
@@ -61,9 +87,13 @@ class DeadLetters:
         *,
         limit: int,
         timeout_s: float,
+        in_doubt: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Deliver to `topic` within `timeout_s`; keep up to `limit` bytes in `spool` otherwise."""
+        """Deliver to `topic` within `timeout_s`; keep up to `limit` bytes in `spool` otherwise.
+
+        `in_doubt`: the process before this one may have delivered the beginning of the spool.
+        """
         self._producer = Producer(
             {
                 "linger.ms": 0,
@@ -81,17 +111,28 @@ class DeadLetters:
         self._again_at = 0.0
         self._draining: _Attempt | None = None
         self._piece = 0, 0  # lines and bytes of the spool that are under way
+        self._gone = 0  # bytes at the head of the spool that are delivered and still there
+        self._delivered: set[tuple[str, int, int]] = set()  # of letters that are to come again
+        self.repeated = 0  # letters sent that may have been delivered before
         self.last_error = ""
         self.spooled = self._mend()
+        self._in_doubt = PIECE if in_doubt else 0  # lines of the spool
 
     def keep(self, letters: Sequence[DeadLetter]) -> None:
-        """Make every letter safe, in order. Raises SinkFull when that cannot be done."""
+        """Make every letter safe, in order. Raises SinkFull when that cannot be done.
+
+        Those that were delivered before it was raised are not delivered again.
+        """
+        self._delivered &= {letter.origin for letter in letters}
+        letters = [letter for letter in letters if letter.origin not in self._delivered]
         if self.spooled == 0:
             attempt = self._begin(letters)
             self._producer.flush(self._timeout_s + 1.0)
+            self._delivered.update(letters[index].origin for index in attempt.delivered)
             letters = self._left(attempt)
         if letters:
             self._append(letters)
+        self._delivered.clear()
 
     def drain(self) -> None:
         """Deliver what is spooled, a piece a time: the next call sees what became of it."""
@@ -101,9 +142,8 @@ class DeadLetters:
         if self._draining is not None:
             if self._draining.is_open:
                 return
-            left = self._left(self._draining)
-            self._draining = None
-            self._rewrite(left)
+            attempt, self._draining = self._draining, None
+            self._take_out(self._left(attempt), attempt)
         if self.spooled and self._clock() >= self._again_at:
             self._draining = self._begin(self._next_piece())
 
@@ -137,6 +177,7 @@ class DeadLetters:
                     headers=_headers(letter),
                     on_delivery=partial(attempt.report, index),
                 )
+                self.repeated += letter.repeated
             except KafkaException as error:
                 attempt.errors[index] = error.args[0]
             except BufferError:
@@ -165,7 +206,8 @@ class DeadLetters:
         if size + len(lines) > self._limit:
             raise SinkFull(
                 f"{self._spool}: {size} bytes, {len(lines)} more would pass the limit of "
-                f"{self._limit}; bring topic {self._topic!r} back or raise ingest.spool_bytes"
+                f"{self._limit}; bring topic {self._topic!r} back or raise ingest.spool_bytes",
+                len(letters),
             )
         try:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
@@ -173,37 +215,82 @@ class DeadLetters:
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
+            if size == 0:
+                _sync_directory(self._spool.parent)
+                _sync_directory(self._spool.parent.parent)
         except OSError as error:  # no part of it may stay: the next line would become part of it
             with contextlib.suppress(OSError):
                 os.truncate(self._spool, size)
             raise SinkFull(
-                f"{self._spool}: {error}; make room there or bring topic {self._topic!r} back"
+                f"{self._spool}: {error}; make room there or bring topic {self._topic!r} back",
+                len(letters),
             ) from error
         self.spooled += len(letters)
 
-    def _rewrite(self, letters: Sequence[DeadLetter]) -> None:
-        """Put `letters` in the place of the piece; what follows it is copied, not looked into."""
+    def _take_out(self, left: Sequence[DeadLetter], attempt: _Attempt) -> None:
+        """Put what is left of the piece in its place.
+
+        A disk without room for that is no reason to end: what is delivered at the head of the
+        piece is stepped over, the rest waits for the next time.
+        """
         lines, size = self._piece
+        try:
+            if self.spooled == lines and not left:  # needs no room
+                os.truncate(self._spool, 0)
+            else:
+                self._rewrite(left, self._gone + size)
+        except OSError as error:
+            self.last_error = f"{self._spool}: {error}; make room there"
+            self._again_at = self._clock() + self._timeout_s
+            lines = self._step_over(attempt)
+            self.spooled -= lines
+        else:
+            self._gone = 0
+            self.spooled += len(left) - lines
+        self._in_doubt = max(0, self._in_doubt - lines)
+
+    def _rewrite(self, letters: Sequence[DeadLetter], size: int) -> None:
+        """Put `letters` in the place of the first `size` bytes; what follows is only copied."""
         temporary = self._spool.with_suffix(".tmp")
-        with temporary.open("wb") as file, self._spool.open("rb") as old:
-            file.writelines(_line(letter).encode("ascii") for letter in letters)
-            old.seek(size)
-            shutil.copyfileobj(old, file, COPY_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._spool)  # noqa: PTH105 - the atomic one
-        self.spooled += len(letters) - lines
+        try:
+            with temporary.open("wb") as file, self._spool.open("rb") as old:
+                file.writelines(_line(letter).encode("ascii") for letter in letters)
+                old.seek(size)
+                shutil.copyfileobj(old, file, COPY_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._spool)  # noqa: PTH105 - the atomic one
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(self._spool.parent)
+
+    def _step_over(self, attempt: _Attempt) -> int:
+        """Step over the lines at the head of the piece that are delivered; gives how many."""
+        index = count = 0
+        with self._spool.open("rb") as file:
+            file.seek(self._gone)
+            for line in islice(file, self._piece[0]):
+                if _read(line) is not None:
+                    if index not in attempt.delivered:
+                        break
+                    index += 1
+                self._gone += len(line)
+                count += 1
+        return count
 
     def _next_piece(self) -> list[DeadLetter]:
         """Give the oldest letters of the spool, and note how much of it they are."""
         with self._spool.open("rb") as file:
+            file.seek(self._gone)
             lines = list(islice(file, PIECE))
         self._piece = len(lines), sum(map(len, lines))
-        letters = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # damaged on disk: nothing is left of it
-                letters.append(_letter(json.loads(line)))
-        return letters
+        found = [_read(line) for line in lines]  # one that the disk damaged: nothing is left of it
+        return [
+            replace(letter, repeated=letter.repeated or index < self._in_doubt)
+            for index, letter in enumerate(found)
+            if letter is not None
+        ]
 
 
 class _Attempt:
@@ -258,6 +345,8 @@ def _headers(letter: DeadLetter) -> Headers:
     }
     if letter.schema_id is not None:
         added["mesh.schema.id"] = str(letter.schema_id)
+    if letter.repeated:
+        added["mesh.redelivery"] = "possible"
     if letter.full_bytes:
         added["mesh.value.bytes"] = str(letter.full_bytes)
     return [*letter.headers, *((name, value.encode()) for name, value in added.items())]
@@ -279,7 +368,7 @@ def _line(letter: DeadLetter) -> str:
     headers = [[name, _text(_raw(value))] for name, value in letter.headers]
     fields = [
         letter.topic, letter.partition, letter.offset, _text(letter.key), _text(letter.value),
-        headers, letter.kind, letter.text, letter.schema_id, letter.full_bytes,
+        headers, letter.kind, letter.text, letter.schema_id, letter.full_bytes, letter.repeated,
     ]  # fmt: skip
     return json.dumps(fields) + "\n"
 
@@ -290,3 +379,20 @@ def _letter(fields: list[Any]) -> DeadLetter:
         topic, partition, offset, _bytes(key), _bytes(value),
         [(name, _bytes(found)) for name, found in headers], *rest,
     )  # fmt: skip
+
+
+def _read(line: bytes) -> DeadLetter | None:
+    """Give the letter of a line; None for a damaged one."""
+    try:
+        return _letter(json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a name that is new in a directory outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from workers.ingest.registry import SchemaRegistry
 
-_SCHEMA_ERRORS = (
+SCHEMA_ERRORS = (
     ValueError,
     KeyError,
     TypeError,
@@ -101,23 +102,12 @@ class _Pruning:
         return self.outermost(copy, tree) if "fields" in schema else copy
 
 
-class Decoder:
-    """Decodes with whatever schema each message names.
+class BatchDecoder(ABC):
+    """What the formats have in common: a batch of messages, a row and a status for each."""
 
-    `reader` is the Avro schema through which messages are read; None: each through its writer's
-    own, so that only the mapping says what is wanted. The outermost record may have any name.
-    """
-
-    def __init__(
-        self, registry: SchemaRegistry, mapping: RowMapping, reader: Any, *, capacity: int
-    ) -> None:
-        """Make room for `capacity` messages at once. Raises ValueError for an unusable reader."""
-        self._registry = registry
+    def __init__(self, mapping: RowMapping, *, capacity: int) -> None:
+        """Make room for `capacity` messages at once."""
         self._mapping = mapping
-        self._reader = None if reader is None else _parsed(reader)
-        self._plans: dict[int, _native.Plan] = {}
-        self._writers: dict[int, Writer] = {}
-        self._verdicts: dict[int, Poison] = {}
         self._capacity = capacity
         self.rows = np.zeros(capacity, mapping.dtype)
         self.status = np.zeros(capacity, np.uint8)
@@ -159,8 +149,8 @@ class Decoder:
 
     @property
     def registry_requests(self) -> int:
-        """How often the registry was asked."""
-        return self._registry.requests
+        """How often a registry was asked."""
+        return 0
 
     def value(self, index: int) -> bytes | None:
         """Give the value of a taken message."""
@@ -174,6 +164,59 @@ class Decoder:
         self._batch.clear()
 
     # --- decoding -------------------------------------------------------------------------
+
+    @abstractmethod
+    def decode(self) -> tuple[Rows, Rows]:
+        """Give rows and status of what was taken, views of shape (count,); a row where OK."""
+
+    def decode_values(self, values: list[bytes | None]) -> tuple[Rows, Rows]:
+        """Decode values that come from no place; as `decode`."""
+        self._batch.take_values(values)
+        self._bodies = values
+        return self.decode()
+
+    def reason(self, index: int) -> Poison:
+        """Say what is wrong with a taken message whose status is not OK."""
+        kind = plan.STATUS_CLASS[int(self.status[index])]
+        try:
+            self._slowly(index)
+        except Poison as poison:
+            return Poison(kind, str(poison))
+        return Poison(kind, "refused in a batch and not alone")
+
+    @abstractmethod
+    def _slowly(self, index: int) -> Rows:
+        """Give the row of one message that is not OK, to hear what is wrong. Raises Poison."""
+
+    def _begin(self) -> tuple[Rows, Rows]:
+        """Give rows and status of what was taken, as if all of it were fine and framed."""
+        n = self._batch.count
+        self.status[:n], self.schema_ids[:n] = plan.OK, 0
+        return self.rows[:n], self.status[:n]
+
+
+class Decoder(BatchDecoder):
+    """Decodes with whatever schema each message names.
+
+    `reader` is the Avro schema through which messages are read; None: each through its writer's
+    own, so that only the mapping says what is wanted. The outermost record may have any name.
+    """
+
+    def __init__(
+        self, registry: SchemaRegistry, mapping: RowMapping, reader: Any, *, capacity: int
+    ) -> None:
+        """Make room for `capacity` messages at once. Raises ValueError for an unusable reader."""
+        self._registry = registry
+        self._reader = None if reader is None else _parsed(reader)
+        self._plans: dict[int, _native.Plan] = {}
+        self._writers: dict[int, Writer] = {}
+        self._verdicts: dict[int, Poison] = {}
+        super().__init__(mapping, capacity=capacity)
+
+    @property
+    def registry_requests(self) -> int:
+        """How often the registry was asked."""
+        return self._registry.requests
 
     def decode(self) -> tuple[Rows, Rows]:
         """Give rows and status of what was taken, views of shape (count,); a row where OK.
@@ -192,12 +235,6 @@ class Decoder:
             self._fall_back(index)
         return self.rows[:n], status
 
-    def decode_values(self, values: list[bytes | None]) -> tuple[Rows, Rows]:
-        """Decode values that come from no place; as `decode`."""
-        self._batch.take_values(values)
-        self._bodies = values
-        return self.decode()
-
     def reason(self, index: int) -> Poison:
         """Say what is wrong with a taken message whose status is not OK."""
         value, status = self.value(index), int(self.status[index])
@@ -210,27 +247,28 @@ class Decoder:
         if status == plan.UNKNOWN:
             return Poison(kind, f"schema id {schema_id} is not known to the registry")
         try:
-            self._slowly(schema_id, value)
+            self._slowly(index)
         except Poison as poison:
             return Poison(kind, str(poison))
         return Poison(kind, f"refused by the plan of schema id {schema_id}")
 
     def _fall_back(self, index: int) -> None:
-        value = self.value(index)
-        if value is None:
-            raise AssertionError("a message without value was framed")
         self.fallback_decoded += 1
         try:
-            row = self._slowly(int(self.schema_ids[index]), value)
+            row = self._slowly(index)
         except Poison as poison:
-            self.status[index] = next(s for s, k in plan.STATUS_CLASS.items() if k is poison.kind)
+            self.status[index] = plan.STATUS_OF[poison.kind]
         else:
             self.rows[index] = row[0]
             self.status[index] = plan.OK
             self._batch.stamp(index)
 
-    def _slowly(self, schema_id: int, value: bytes) -> Rows:
-        return self._mapping.row(self._writers[schema_id].record(value[FRAME_BYTES:]))
+    def _slowly(self, index: int) -> Rows:
+        value = self.value(index)
+        if value is None:
+            raise AssertionError("a message without value was framed")
+        writer = self._writers[int(self.schema_ids[index])]
+        return self._mapping.row(writer.record(value[FRAME_BYTES:]))
 
     # --- schemas --------------------------------------------------------------------------
 
@@ -267,7 +305,7 @@ class Decoder:
             self._plans[schema_id] = plan.compile_plan(writer, reader, self._mapping)
         except plan.Unplannable:
             return True
-        except (plan.Incompatible, RecursionError, *_SCHEMA_ERRORS) as error:
+        except (plan.Incompatible, RecursionError, *SCHEMA_ERRORS) as error:
             self._verdicts[schema_id] = Poison(
                 ErrorClass.SCHEMA_INCOMPATIBLE, f"schema id {schema_id}: {error}"
             )

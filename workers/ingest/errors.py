@@ -38,3 +38,7 @@ class SchemaUnknown(Exception):
 
 class SinkFull(Exception):
     """Dead letters can neither be delivered nor spooled: ingest must not pass them."""
+
+    def __init__(self, text: str, letters: int) -> None:
+        super().__init__(text)
+        self.letters = letters  # how many there is no room for

@@ -7,7 +7,7 @@ to a value that fastavro has read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -147,16 +147,23 @@ class RowMapping:
 
     def row(self, record: Any) -> Rows:
         """Give the row, shape (1,), of a record as fastavro reads it. Raises Poison."""
+        return self.filled(_at(record, column.path) for column in self.columns)
+
+    def filled(self, values: Iterable[Any]) -> Rows:
+        """Give the row, shape (1,), of a value for each of `columns`. Raises Poison."""
         row = np.frombuffer(bytearray(self.template), self.dtype)
-        for column in self.columns:
-            value = record
-            for name in column.path:
-                value = value.get(name) if isinstance(value, dict) else None
+        for column, value in zip(self.columns, values, strict=True):
             cell = column.cell(value)
             row[column.name] = cell
             if column.required and (not cell or (isinstance(cell, int) and cell < 0)):
                 raise Poison(ErrorClass.VALUE, f"{column.name}: {cell!r}; it is required")
         return row
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def tick_mapping(

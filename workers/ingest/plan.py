@@ -36,6 +36,7 @@ STATUS_CLASS: Final = {
     BODY: ErrorClass.BODY,
     VALUE: ErrorClass.VALUE,
 }
+STATUS_OF: Final = {kind: status for status, kind in STATUS_CLASS.items()}
 _WIRE: Final = {"boolean": 0, "int": 1, "long": 2, "float": 3, "double": 4}
 _ROW: Final = {
     "f8": 0,

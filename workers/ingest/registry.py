@@ -7,6 +7,7 @@ does not know is remembered for a while: fifty poison messages cost one request,
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -78,11 +79,21 @@ class SchemaRegistry:
             raise SchemaUnknown(f"schema id {schema_id} is not in {self.url}")
         text = self._ask(schema_id)
         self._texts[schema_id] = text
-        self._cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)  # noqa: PTH105 - the atomic one
+        with contextlib.suppress(OSError):  # without room for it the next start asks once more
+            self._keep(path, text)
         return text
+
+    @staticmethod
+    def _keep(path: Path, text: str) -> None:
+        """Put a schema into the cache, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)  # noqa: PTH105 - the atomic one
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _ask(self, schema_id: int) -> str:
         """Ask the registry, unless it failed a moment ago."""

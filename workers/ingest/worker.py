@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,15 +24,13 @@ from mesh import NotWritten, SegmentMissing
 from workers.base import Worker
 from workers.ingest.consumer import BrokerUnavailable, PartitionReader, place, profile_options
 from workers.ingest.dead_letter import DeadLetter, DeadLetters
-from workers.ingest.decode import Decoder
 from workers.ingest.errors import ErrorClass, Poison, SinkFull
+from workers.ingest.formats import check_format, decoder_for
 from workers.ingest.gates import DEAD, MEMORY_DTYPE, PUBLISH, Gates, Judgement, flag_names
-from workers.ingest.mapping import Rows, tick_mapping
 from workers.ingest.plan import OK, PENDING
 from workers.ingest.pressure import Pressure
-from workers.ingest.registry import SchemaRegistry
+from workers.ingest.registry import LONGEST_S, SchemaRegistry
 from workers.ingest.rewind import Rewinds
-from workers.market_schema import QUOTE_READER_SCHEMA
 from workers.records import (
     BROKER,
     QUOTES,
@@ -46,6 +44,9 @@ from workers.records import (
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
+    from workers.ingest.decode import BatchDecoder
+    from workers.ingest.mapping import Rows
+
 WAIT_S = 0.05
 BLOCKED_S = 0.005
 GATE_MEMORY = "gates"
@@ -57,6 +58,7 @@ SKIP_S = 1.0
 FILL_S = 0.01  # that a batch waits to become full in the profile `throughput`
 GC_OBJECTS = 100_000  # allocated before the garbage collector looks
 DRAIN_S = 10.0  # a piece of the spool at most: the rest of it is copied
+STOPPED = "stopped"
 COUNT_S = 30.0  # between two looks at the number of partitions
 
 
@@ -64,15 +66,16 @@ class Links:
     """What exists while there is a broker: reader, decoder, dead letters, and the next offsets."""
 
     def __init__(
-        self, reader: PartitionReader, decoder: Decoder, dead: DeadLetters, incarnation: str
+        self, reader: PartitionReader, decoder: BatchDecoder, dead: DeadLetters, incarnation: str
     ) -> None:
         """Take the partitions that the reader has found."""
         self.reader, self.decoder, self.dead = reader, decoder, dead
         self.incarnation = incarnation
         self.moved: dict[int, int] = {}  # next offsets by place that were set, not read
         self.recovered: dict[int, int] = {}  # and those set after the batch that is under way
-        self.rebalances = reader.rebalances
+        self.begun = reader.begun
         self.following = np.array(reader.following(), np.int64)  # by place, as committed
+        self.in_doubt = np.zeros(0, np.int64)  # letters before it may be delivered already
 
     @property
     def has_moved(self) -> bool:
@@ -81,8 +84,8 @@ class Links:
 
     def follow(self) -> Rows:
         """Give the next offset of each place before the coming batch."""
-        if self.reader.rebalances != self.rebalances:
-            self.rebalances = self.reader.rebalances
+        if self.reader.begun != self.begun:
+            self.begun = self.reader.begun
             self.following = np.array(self.reader.following(), np.int64)
         return self.following.copy()
 
@@ -101,6 +104,7 @@ class IngestWorker(Worker):
         self._settings = context.settings
         self._config = context.settings.ingest
         mesh, config = context.mesh, self._config
+        check_format(config)
         self._ring = mesh.ring(
             TICKS, TICK_DTYPE, capacity=config.ring_capacity, state_bytes=STATE_BYTES, create=True
         )
@@ -108,6 +112,7 @@ class IngestWorker(Worker):
         self._cell = mesh.cell(
             status_segment(context.name), IngestStatus, create=True, max_bytes=STATUS_BYTES
         )
+        self._is_in_doubt = self._was_killed()
         state = self._ring.state()
         self._status = msgspec.msgpack.decode(state, type=IngestStatus) if state else IngestStatus()
         self._status.replayed = 0 if state else -1  # positions and rows are one commit
@@ -120,6 +125,7 @@ class IngestWorker(Worker):
         self._links: Links | None = None
         self._held: list[Message] = []
         self._paused = ""  # why nothing can be done now
+        self._refusals = 0  # in a row: passwords that are tried too often get locked
         self._is_high = False  # a follower is too far behind
         self._known: BrokerAddress | None = None
         self._retry_at = self._told_at = self._committed_at = 0.0
@@ -164,7 +170,9 @@ class IngestWorker(Worker):
         if self._links is not None:
             with self.context.expect(self._settings.kafka.connect_timeout_s):
                 self._links.reader.commit(wait=True)
-                self._tell(now=True)
+        self._tell(now=True, state=STOPPED)
+        if self._links is not None:
+            with self.context.expect(self._settings.kafka.connect_timeout_s):
                 self._links.close()
 
     def last_inputs(self) -> dict[str, Any]:
@@ -179,7 +187,9 @@ class IngestWorker(Worker):
             return None
         links = self._links
         if links is not None and links.incarnation == self._incarnation():
-            return links
+            if links.reader.brokers_up or links.reader.refused() is None:
+                return links
+            self.context.log.warning("refused: connecting anew")
         return self._connect()
 
     def _connect(self) -> Links | None:
@@ -202,10 +212,13 @@ class IngestWorker(Worker):
                     kafka,
                     self._status.positions,
                     fill_s=FILL_S if self._config.profile == "throughput" else 0.0,
+                    expect=self.context.expect,
                 )
             except BrokerUnavailable as error:
-                self._pause("transport", str(error))
+                self._refusals = self._refusals + 1 if error.kind != "transport" else 0
+                self._pause(error.kind, str(error))
                 return None
+            self._refusals = 0
             self._links = self._linked(address, reader, options)
         self._paused = ""
         return self._links
@@ -223,8 +236,7 @@ class IngestWorker(Worker):
             backoff_s=config.registry_backoff_s,
             expect=self.context.expect,
         )
-        mapping = tick_mapping(config.fields, config.time_units)
-        decoder = Decoder(registry, mapping, self._reader_schema(), capacity=self._most)
+        decoder = decoder_for(config, registry, capacity=self._most)
         topics = kafka.topics
         decoder.assign([(topic, topics.index(topic), p) for topic, p in reader.places])
         dead = DeadLetters(
@@ -233,17 +245,13 @@ class IngestWorker(Worker):
             directory / "dead_letters.jsonl",
             limit=config.spool_bytes,
             timeout_s=config.dead_letter_timeout_s,
+            in_doubt=self._is_in_doubt,
         )
-        return Links(reader, decoder, dead, address.incarnation)
-
-    def _reader_schema(self) -> Any:
-        """Give the Avro schema through which messages are read; None: each writer's own."""
-        chosen = self._config.reader_schema
-        if chosen == "writer":
-            return None
-        if chosen == "shipped":
-            return QUOTE_READER_SCHEMA
-        return msgspec.json.decode(Path(chosen).read_bytes())
+        links = Links(reader, decoder, dead, address.incarnation)
+        if self._is_in_doubt:
+            links.in_doubt = links.following + self._most
+        self._is_in_doubt = True  # a batch that another break leaves behind
+        return links
 
     def _address(self) -> BrokerAddress | None:
         kafka = self._settings.kafka
@@ -269,7 +277,8 @@ class IngestWorker(Worker):
         status.errors[kind] = status.errors.get(kind, 0) + 1
         status.last_error = text
         self._paused = kind
-        self._retry_at = time.monotonic() + self._config.registry_backoff_s
+        pause = self._config.registry_backoff_s * 2 ** min(self._refusals, 10)
+        self._retry_at = time.monotonic() + min(pause, LONGEST_S)
         self._tell(now=True)
 
     # --- one batch ------------------------------------------------------------------------
@@ -284,8 +293,7 @@ class IngestWorker(Worker):
         for event in events:
             reader.note(event)
         if reader.is_stuck:
-            with self.context.expect(10.0):
-                self._moved(links, links.recovered, reader.recover())
+            self._moved(links, links.recovered, reader.recover())
         rows, status = decoder.decode()
         waiting = self._defer(links, status, following)
         for number, offset in links.recovered.items():
@@ -299,17 +307,24 @@ class IngestWorker(Worker):
         judged = self._gates.judge(rows, now_ns=now, batch=self._status.batches + 1)
         for i in np.flatnonzero(judged.fates == DEAD).tolist():
             doubt = Poison(ErrorClass.GATE, flag_names(rows["flags"][i]))
-            letters.append(_letter(messages[origins[i]], doubt, None))
+            letters.append(DeadLetter.of(messages[origins[i]], doubt, None))
+        lost = 0
         try:
             self._keep(letters, links)
         except SinkFull as error:
-            self._restore_gates()
-            self._held = [m for m in messages if m.error() is None]
-            self._pause("sink", str(error))
-            return 0
+            if self._config.sink_full == "wait":
+                self._restore_gates()
+                self._held = [m for m in messages if m.error() is None]
+                self._pause("sink", str(error))
+                return 0
+            lost = error.letters
+            self._note("sink", str(error), count=lost)
         passed = decoder.count - int(waiting.sum())
-        self._publish(rows, judged, self._counted(following, judged, letters, links, passed), links)
-        self._held, self._paused = [], ""
+        new = self._counted(following, judged, letters, links, passed)
+        new.letters_lost += lost
+        new.dead_lettered, new.dropped = new.dead_lettered - lost, new.dropped + lost
+        self._publish(rows, judged, new, links)
+        self._held, self._paused = [], "sink" if lost else ""
         links.following, links.moved, links.recovered = following, {}, {}
         decoder.clear()
         return passed
@@ -335,7 +350,7 @@ class IngestWorker(Worker):
     ) -> list[DeadLetter]:
         decoder = links.decoder
         return [
-            _letter(
+            DeadLetter.of(
                 messages[decoder.origins[i]], decoder.reason(i), int(decoder.schema_ids[i]) or None
             )
             for i in np.flatnonzero((status != OK) & ~waiting).tolist()
@@ -344,8 +359,17 @@ class IngestWorker(Worker):
     def _keep(self, letters: list[DeadLetter], links: Links) -> None:
         """Make dead letters safe. Raises SinkFull."""
         if letters:
+            letters = self._marked(letters, links)
             with self.context.expect(self._config.dead_letter_timeout_s + 5.0):
                 links.dead.keep(letters)
+
+    @staticmethod
+    def _marked(letters: list[DeadLetter], links: Links) -> list[DeadLetter]:
+        """Mark what the process before this one may have delivered before it was killed."""
+        if links.in_doubt.size == 0:
+            return letters
+        until = dict(zip(links.reader.places, links.in_doubt.tolist(), strict=True))
+        return [replace(x, repeated=x.offset < until[x.topic, x.partition]) for x in letters]
 
     def _publish(self, rows: Rows, judged: Judgement, new: IngestStatus, links: Links) -> None:
         """Commit rows, positions and counters in one, then bring the quotes up to date."""
@@ -443,8 +467,7 @@ class IngestWorker(Worker):
 
     def _skip_to_end(self, links: Links) -> None:
         """Leave everything out that waits, and count it."""
-        with self.context.expect(10.0):
-            skipped = links.reader.skip_to_end()
+        skipped = links.reader.skip_to_end()
         self._held = []
         for number, (count, offset) in skipped.items():
             self._status.skipped += count
@@ -462,9 +485,9 @@ class IngestWorker(Worker):
             links.reader.commit()
         if now - self._counted_at >= COUNT_S and links.reader.brokers_up:
             self._counted_at = now
-            with self.context.expect(10.0):
-                if links.reader.has_grown():
-                    self.context.log.warning("partitions were added: connecting anew")
+            if links.reader.has_grown():
+                self.context.log.warning("partitions were added: connecting anew")
+                with self.context.expect(10.0):
                     links.reader.commit()
                     links.close()
                     self._links = None
@@ -493,7 +516,7 @@ class IngestWorker(Worker):
             return f"degraded: {self._pressure.slowest} is slow"
         return "running"
 
-    def _tell(self, *, now: bool = False) -> None:
+    def _tell(self, *, now: bool = False, state: str = "") -> None:
         moment = time.monotonic()
         if not now and moment - self._told_at < STATUS_EVERY_S:
             return
@@ -503,18 +526,29 @@ class IngestWorker(Worker):
         if moment - since >= 1.0:
             status.rate = (status.consumed - consumed) / (moment - since)
             self._rate = moment, status.consumed
-        status.state = self._state()
+        status.state = state or self._state()
         status.backlog, status.slowest = self._pressure.backlog, self._pressure.slowest
         if links is not None:
             status.lag = links.reader.lag()
             status.rebalances = links.reader.rebalances
             status.round_trip_ms = links.reader.round_trip_ms
             status.spooled = links.dead.spooled
+            status.letters_repeated = links.dead.repeated
             status.registry_requests = links.decoder.registry_requests
             for name, count in links.reader.errors.items():
                 status.errors[name] = status.errors.get(name, 0) + count
             links.reader.errors.clear()
         self._cell.write(status)
+        behind = sum(status.lag.values())
+        detail = f"{status.rate:,.0f}/s, {behind:,} behind, {status.dead_lettered:,} dead"
+        self.context.heartbeat.describe(f"{status.state}: {detail}")
+
+    def _was_killed(self) -> bool:
+        """Tell whether an ingest before this one did not get to its orderly end."""
+        try:
+            return self._cell.read()[1].state != STOPPED
+        except NotWritten:
+            return False
 
     def _restore_gates(self) -> None:
         """Take the gates' memory as of the committed batch."""
@@ -531,22 +565,3 @@ class IngestWorker(Worker):
         reader = self._ring.reader(max(self._ring.oldest, self._ring.published - 65536))
         while (rows := reader.read(max_records=8192)).size:
             self._quotes.write_batch(rows["symbol"], rows)
-
-
-def _letter(message: Message, poison: Poison, schema_id: int | None) -> DeadLetter:
-    headers = message.headers()
-    return DeadLetter(
-        str(message.topic()),
-        int(message.partition() or 0),
-        int(message.offset() or 0),
-        _raw(message.key()),
-        _raw(message.value()),
-        list(headers) if isinstance(headers, list) else [],
-        poison.kind.value,
-        str(poison)[:1000],
-        schema_id,
-    )
-
-
-def _raw(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from tests.daemons import ROOT, Daemon, until
-from tests.workers.ingest.test_outages import is_complete
+from tests.daemons import ROOT, Daemon, daemon, until
+from tests.flow import status
+from tests.workers.ingest.test_worker import THREE, assert_exactly_once
 from tests.workers.ingest.world import GOOD, INGEST, PARTITIONS, ROWS, observe, world
 from workers.records import ReaderCursor, cursor_segment
 
@@ -96,16 +97,36 @@ def test_skip_to_end_counts_what_it_leaves_out(tmp_path):
         )
 
 
-def test_a_burst_is_taken_whole(tmp_path):
-    """Twenty thousand messages at once after a trickle: all in the ring, in order."""
-    with world(tmp_path) as one:
-        one.send(GOOD[:100])
-        one.passed(100)
-        one.send([*GOOD, *GOOD, *GOOD, *GOOD, *GOOD, *GOOD, *GOOD[:2000]])
-        assert one.passed(20_100)["published"] == 20_100
-        is_complete(one)
-        one.unhurt()
-        observe("a burst of 20,000 messages after a trickle", "all published once, in order")
+def test_bursts_are_taken_whole(tmp_path, data):
+    """Recorded messages, twice a second 60 times the mean over 10 ms: all once, nobody lapped."""
+    count = 10_000
+    bursts = f"""
+    [replayer]
+    data = "{data}/hftbacktest/usdm_btcusdt_20240808.gz"
+    speed = 4.0
+    burst_every_s = 0.5
+    burst_length_s = 0.01
+    burst_factor = 60.0
+    rows = {count}
+    """
+    with daemon(tmp_path, THREE, bursts) as one:
+        one.running("ingest")
+        ring = until("ring", lambda: one.mesh.attach("ticks"))
+        reader, offsets = ring.reader("oldest"), {}
+
+        def all_there():
+            assert_exactly_once(reader, offsets)
+            found = status(one, "replayer")
+            return found["finished"] and ring.published >= found["delivered"]
+
+        until("all", all_there)
+        found = status(one, "ingest")
+        assert found["published"] == count == sum(offset + 1 for offset in offsets.values())
+        assert one.worker("ingest")["restarts"] == 0
+        observe(
+            "recorded messages, twice a second 60 times the mean over 10 ms (10,000 messages)",
+            "all published once, in order, no reader lapped; no restart",
+        )
 
 
 def test_what_the_broker_deleted_is_counted_as_lost(tmp_path):
@@ -163,9 +184,10 @@ def test_two_hosts_share_the_partitions(tmp_path):
     """A second host joins and leaves the group: each message is published on one of them."""
     group = '[kafka]\ngroup = "hosts"\n'
     # the embedded broker waits out the session where others wait for the members alone
-    group += 'options = { "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }\n'
+    options = 'options = { "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "500" }'
     with world(tmp_path, start=False) as one:
         profile = one.daemon.profile.read_text().replace("[kafka]", group)
+        profile = profile.replace("options = {  }", options)
         one.daemon.profile.write_text(profile)
         one.daemon.start()
         one.daemon.running("ingest")

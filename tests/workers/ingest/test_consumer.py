@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from config.ingest import IngestConfig
 from config.kafka import KafkaConfig
 from tests.daemons import until
+from tests.workers.ingest.secure_broker import SecureFront
 from workers.broker.cluster import MockCluster
 from workers.ingest.consumer import BrokerUnavailable, PartitionReader, profile_options
 
 pytestmark = pytest.mark.broker
+JOIN_GROUP, LEAVE_GROUP = b"\x00\x0b", b"\x00\x0d"  # Kafka protocol: API keys
 
 
 @pytest.fixture
@@ -27,11 +31,11 @@ def servers():
     cluster.close()
 
 
-def reader(servers, positions, **kafka):
+def reader(servers, positions, expect=nullcontext, **kafka):
     """A reader of `quotes`."""
     config = KafkaConfig(**{"connect_timeout_s": 5.0, **kafka})
     options = {**profile_options(IngestConfig()), "bootstrap.servers": servers}
-    return PartitionReader(options, config, positions)
+    return PartitionReader(options, config, positions, expect=expect)
 
 
 def offsets(one, count):
@@ -83,3 +87,62 @@ def test_no_broker_is_said():
     """It may be there later: worth another try."""
     with pytest.raises(BrokerUnavailable):
         reader("127.0.0.1:9", {}, connect_timeout_s=0.5)
+
+
+def test_a_group_waits_for_slow_answers_where_it_is_announced():
+    """Where partitions begin is asked outside the callback, for all of them at once, announced."""
+    cluster = MockCluster()
+    cluster.create_topic("quotes", 12)
+    announced = []
+
+    @contextmanager
+    def expect(seconds):
+        announced.append(seconds)
+        yield
+
+    one = reader(cluster.bootstrap_servers, {"quotes/3": 0}, group="hosts", expect=expect)
+    until("assigned", lambda: one.read(10, 0.1) or one.rebalances)
+    cluster.set_rtt(400)
+    until("begun", lambda: one.read(10, 0.1) or one.begun)
+    assert announced == [pytest.approx(11.0)]
+    assert one.following() == [0] * 12
+    producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
+    for number in range(24):
+        producer.produce("quotes", b"", partition=number % 12)
+    assert producer.flush(20) == 0
+    assert offsets(one, 24) == [(p, n) for p in range(12) for n in range(2)]
+    cluster.set_rtt(0)
+    one.close()
+    cluster.close()
+
+
+@pytest.mark.parametrize("instance", ["", "host-a"])
+def test_a_static_member_says_its_name_and_does_not_leave(instance):
+    """The brokers are told the instance, and nothing of a leave when it closes: it comes back.
+
+    The mock cluster ignores the name: what real brokers do with it is not tested here.
+    """
+    cluster = MockCluster()
+    cluster.create_topic("quotes", 2)
+    front = SecureFront(cluster)
+    one = reader(front.bootstrap_servers, {}, group="hosts", instance=instance)
+    until("begun", lambda: one.read(10, 0.1) or one.begun)
+    one.close()
+    joined = [frame for frame in frames(front.seen) if frame[:2] == JOIN_GROUP]
+    left = [frame for frame in frames(front.seen) if frame[:2] == LEAVE_GROUP]
+    assert all(b"cooperative-sticky" in frame for frame in joined)
+    assert all((b"host-a" in frame) == bool(instance) for frame in joined)
+    assert joined
+    assert bool(left) != bool(instance)
+    front.close()
+    cluster.close()
+
+
+def frames(seen):
+    """The requests in what clients sent over some connections, each from its API key on."""
+    for sent in seen:
+        at = 0
+        while at < len(sent):
+            size = int.from_bytes(sent[at : at + 4], "big")
+            yield bytes(sent[at + 4 : at + 4 + size])
+            at += 4 + size

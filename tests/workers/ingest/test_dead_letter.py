@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+from contextlib import contextmanager
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -36,6 +38,20 @@ def cluster():
 def dead_letters(options, path, *, limit=4 << 20, **more):
     """Dead letters with a short time out."""
     return DeadLetters(options, "dead", path / "spool.jsonl", limit=limit, timeout_s=0.3, **more)
+
+
+@contextmanager
+def small_disk(path, kib):
+    """A file system of its own with so much room; skips where none may be mounted."""
+    path.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "spool", str(path)]
+    made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a small disk needs the right to mount one: {made.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def delivered(cluster, count):
@@ -145,3 +161,53 @@ def test_a_letter_too_large_for_the_topic_is_shortened(cluster, tmp_path):
     assert found[b"k0"].value() == b"x" * 12_500
     assert dict(found[b"k0"].headers())["mesh.value.bytes"] == b"50000"
     assert found[b"k1"].value() == b"v"
+
+
+def test_a_full_disk_does_not_stop_the_drain(cluster, tmp_path):
+    """No room to take a delivered piece out of the spool: it is stepped over, and gone out once."""
+    with small_disk(tmp_path / "disk", 768) as disk:
+        first = dead_letters(DOWN, disk)
+        first.keep([letter(n) for n in range(2 * PIECE)])
+        room = 768 * 1024 - (disk / "spool.jsonl").stat().st_size
+        with pytest.raises(SinkFull, match="make room") as full:
+            first.keep([letter(1, b"x" * room)])
+        assert full.value.letters == 1
+        first.close()
+        (disk / "ballast").write_bytes(b"x" * (room - (48 << 10)))
+        second = dead_letters({"bootstrap.servers": cluster.bootstrap_servers}, disk)
+        until("stepped over", lambda: second.drain() or second.spooled == PIECE)
+        assert "make room" in second.last_error
+        assert not (disk / "spool.tmp").exists()
+        second.keep([letter(2 * PIECE)])
+        until("drained", lambda: second.drain() or second.spooled == 0)
+        assert (disk / "spool.jsonl").stat().st_size == 0
+        second.close()
+    found = [m.key() for m in delivered(cluster, 2 * PIECE + 1)]
+    assert found == [b"k%d" % n for n in range(2 * PIECE + 1)]
+
+
+def test_what_was_delivered_before_the_spool_was_full_is_not_delivered_again(cluster, tmp_path):
+    """The topic takes one letter and not the next, nor does the disk: the first goes out once."""
+    options = {"bootstrap.servers": cluster.bootstrap_servers, "message.max.bytes": 20_000}
+    one = dead_letters(options, tmp_path, limit=1000)
+    both = [letter(0), letter(1, b"x" * 50_000)]
+    for _ in range(3):
+        with pytest.raises(SinkFull) as full:
+            one.keep(both)
+        assert full.value.letters == 1
+    one.keep([letter(2)])
+    assert [m.key() for m in delivered(cluster, 2)] == [b"k0", b"k2"]
+
+
+def test_letters_that_may_be_repetitions_say_so(cluster, tmp_path):
+    """After a kill the beginning of the spool may have gone out before; topic and offset tell."""
+    first = dead_letters(DOWN, tmp_path)
+    first.keep([letter(n) for n in range(2)])
+    first.close()
+    options = {"bootstrap.servers": cluster.bootstrap_servers}
+    second = dead_letters(options, tmp_path, in_doubt=True)
+    until("drained", lambda: second.drain() or second.spooled == 0)
+    second.keep([letter(5)])
+    assert second.repeated == 2
+    marks = [dict(m.headers()).get("mesh.redelivery") for m in delivered(cluster, 3)]
+    assert marks == [b"possible", b"possible", None]

@@ -9,6 +9,7 @@ import signal
 import threading
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from tests.daemons import until
 from tests.workers.ingest.world import GOOD, PARTITIONS, observe, world
@@ -60,20 +61,44 @@ class Reader:
                     self.seen[partition] = offset
 
 
+class Letters:
+    """Follows the dead-letter topic; a message that comes again must say that it may."""
+
+    def __init__(self, one):
+        self.consumer = Consumer({"bootstrap.servers": one.servers, "group.id": "letters"})
+        self.consumer.assign([TopicPartition("quotes.dead", 0, 0)])
+        self.origins, self.again, self.marked = set(), 0, 0
+
+    def follow(self, wait_s=0.0):
+        """Read what is new; tells whether there was something."""
+        found = self.consumer.consume(5000, wait_s)
+        for letter in found:
+            headers = dict(letter.headers())
+            origin = tuple(headers[f"__connect.errors.{x}"] for x in ("partition", "offset"))
+            self.marked += "mesh.redelivery" in headers
+            if origin in self.origins:
+                self.again += 1
+                assert headers.get("mesh.redelivery") == b"possible", origin
+            self.origins.add(origin)
+        return bool(found)
+
+
 def kill_again_and_again(directory, kills, capacity):
-    """Kill ingest at random moments under load; gives (messages, rows, letters) at the end."""
+    """Kill ingest at random moments under load; gives what was counted at the end."""
     dice = random.Random(11)  # a fixed seed: the points differ by scheduling anyway
     extra = f"[ingest]\nring_capacity = {capacity}\nbatch = 256\n"
     with world(directory, extra) as one:
         pid = one.daemon.running("ingest")
         reader = Reader(one)
         until("status", lambda: one.status() is not None)
+        letters = Letters(one)
         source = Source(one)
         until("messages", lambda: one.status()["consumed"] > 300)
         for _ in range(kills):
             select.select([], [], [], dice.uniform(0.0, 0.12))
             os.kill(pid, signal.SIGKILL)
             reader.follow()
+            letters.follow()
             pid = one.daemon.running("ingest", other_than=pid)
         source.done.set()
         source.join()
@@ -84,9 +109,12 @@ def kill_again_and_again(directory, kills, capacity):
         assert status["positions"] == {
             f"quotes/{p}": one.sent // PARTITIONS for p in range(PARTITIONS)
         }
+        until("letters", lambda: not letters.follow(0.5))
+        assert len(letters.origins) == status["dead_lettered"]
+        letters.consumer.close()
         assert reader.rows + reader.reader.lost == status["published"]
         assert status["published"] + status["dead_lettered"] == one.sent
-        return one.sent, reader.rows, reader.reader.lost
+        return one.sent, reader.rows, reader.reader.lost, letters.again
 
 
 def test_i5_every_offset_once_over_kills(tmp_path):

@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from tests.daemons import until
+from tests.workers.ingest.test_dead_letter import small_disk
 from tests.workers.ingest.world import GOOD, observe, world
 from workers.market_schema import QUOTE_SCHEMA_TEXT, frame
 
@@ -194,9 +195,16 @@ def test_broker_outages_are_waited_out(tmp_path):
         until("well again", lambda: one.status()["state"] == "running")
         is_complete(one)
         one.unhurt()
+        one.send(GOOD[:30])
+        one.passed(1230)
+        one.cluster.set_up(False)
+        until("said", lambda: one.status()["state"] == "degraded: transport")
+        assert one.daemon.stop() == 0
+        assert one.status()["state"] == "stopped", "killed, for it waited for the broker"
         observe(
             "broker down longer than the heartbeat deadline, back, 3 times",
-            "`degraded: transport`, no restart, all 1,200 published once",
+            "`degraded: transport`, no restart, all 1,200 published once; "
+            "stops in order while it is down",
         )
 
 
@@ -263,4 +271,66 @@ def test_a_full_spool_blocks_and_loses_nothing(tmp_path):
         observe(
             "dead-letter topic refuses and the spool is full",
             "`degraded: sink`, nothing is passed; later all delivered in order",
+        )
+
+
+@pytest.mark.parametrize("sink_full", ["wait", "drop"])
+def test_a_full_disk_is_no_crash(tmp_path, sink_full):
+    """The spool's disk has no room and the topic refuses: wait, or lose letters and count them."""
+    extra = f'[ingest]\ndead_letter_timeout_s = 0.5\nsink_full = "{sink_full}"\n'
+    with small_disk(tmp_path / "run" / "ingest", 16), world(tmp_path, extra) as one:
+        one.send(GOOD[:30], partition=0)
+        one.passed(30)
+        set_topic_error(one.cluster, "quotes.dead", AUTHORIZATION_FAILED)
+        for number in range(8):
+            one.send([*numbered(20, 20 * number), GOOD[number]], partition=0)
+            until(
+                "passed or stuck",
+                lambda n=number: (
+                    one.status()["consumed"] >= 30 + 21 * (n + 1)
+                    or one.status()["state"] == "degraded: sink"
+                ),
+            )
+        until("said", lambda: one.status()["state"] == "degraded: sink")
+        if sink_full == "wait":
+            assert 30 < one.status()["consumed"] < 30 + 8 * 21
+            assert one.status()["letters_lost"] == 0
+        set_topic_error(one.cluster, "quotes.dead", 0)
+        status = one.passed(30 + 8 * 21)
+        until("drained", lambda: one.status()["spooled"] == 0)
+        lost = status["letters_lost"]
+        assert (lost > 0) == (sink_full == "drop")
+        assert (status["published"], status["dead_lettered"]) == (38, 160 - lost)
+        values = [letter.value() for letter in one.letters(160 - lost)]
+        assert values == [v for v in numbered(160) if v in set(values)]
+        assert len(values) == 160 - lost
+        one.unhurt()
+        then = {
+            "wait": "`degraded: sink`, nothing is passed; with room again all delivered in order",
+            "drop": "good ones published, lost letters counted, `degraded: sink`, others delivered",
+        }[sink_full]
+        observe(
+            f"the spool's disk is full and the dead-letter topic refuses, `{sink_full}`",
+            f"{then}; no restart",
+        )
+
+
+def test_a_slow_broker_in_a_group_is_no_hang(tmp_path):
+    """Every answer takes six times the heartbeat deadline while partitions are dealt out."""
+    group = '[kafka]\ngroup = "hosts"\n'
+    with world(tmp_path, start=False) as one:
+        profile = one.daemon.profile.read_text().replace("[kafka]", group)
+        one.daemon.profile.write_text(profile)
+        one.cluster.set_rtt(1200)
+        one.daemon.start()
+        one.daemon.running("ingest")
+        until("begun", lambda: one.status()["rebalances"] and not one.status()["errors"])
+        one.send(GOOD[:30])
+        one.passed(30)
+        one.cluster.set_rtt(0)
+        is_complete(one)
+        one.unhurt()
+        observe(
+            "a consumer group whose brokers take 1.2 s an answer",
+            "partitions begin when it is known where; no restart",
         )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.daemons import daemon, until
+from tests.flow import reconciles, status
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]
 THREE = """
@@ -24,17 +25,6 @@ worker = "workers.replayer.worker:ReplayerWorker"
 depends_on = ["ingest"]
 """
 FAST = "[replayer]\nspeed = 0.0\nbatch = 500\nmax_ahead = 3000\n"
-
-
-def status(one, name="ingest"):
-    """A status cell as others see it."""
-    return one.mesh.attach(f"status/{name}").read()[1]
-
-
-def reconciles(found):
-    """Every message consumed is accounted for."""
-    parts = ("published", "dead_lettered", "dropped", "conflated", "skipped")
-    return found["consumed"] == sum(found[part] for part in parts)
 
 
 def assert_exactly_once(reader, seen):
@@ -55,17 +45,17 @@ def test_i5_exactly_once_over_kills_under_load(tmp_path):
         pid = one.running("ingest")
         reader = one.mesh.attach("ticks").reader("oldest")
         seen = {}
-        until("messages", lambda: status(one)["published"] > 2000)
+        until("messages", lambda: status(one, "ingest")["published"] > 2000)
         for _ in range(12):
             select.select([], [], [], dice.uniform(0.0, 0.15))
             os.kill(pid, 9)
             pid = one.running("ingest", other_than=pid)
             assert_exactly_once(reader, seen)
-        before = status(one)["published"]
-        until("more", lambda: status(one)["published"] > before + 2000)
+        before = status(one, "ingest")["published"]
+        until("more", lambda: status(one, "ingest")["published"] > before + 2000)
         assert one.stop() == 0
         assert_exactly_once(reader, seen)
-        found = status(one)
+        found = status(one, "ingest")
         assert reconciles(found)
         assert found["published"] == sum(offset + 1 for offset in seen.values())
         assert found["positions"] == {f"quotes/{p}": o + 1 for p, o in seen.items()}
@@ -83,12 +73,12 @@ def test_broker_restart_is_survived_by_all(tmp_path):
     with daemon(tmp_path, THREE, FAST) as one:
         broker = one.running("broker")
         ingest = one.running("ingest")
-        until("messages", lambda: status(one)["published"] > 2000)
+        until("messages", lambda: status(one, "ingest")["published"] > 2000)
         os.kill(broker, 9)
         one.running("broker", other_than=broker)
-        before = status(one)["published"]
+        before = status(one, "ingest")["published"]
         incarnation = one.mesh.attach("broker").read()[1]["incarnation"]
-        until("the new one", lambda: status(one)["incarnation"] == incarnation)
-        until("more", lambda: status(one)["published"] > before + 2000)
+        until("the new one", lambda: status(one, "ingest")["incarnation"] == incarnation)
+        until("more", lambda: status(one, "ingest")["published"] > before + 2000)
         assert one.worker("ingest")["pid"] == ingest
-        assert reconciles(status(one))
+        assert reconciles(status(one, "ingest"))
