@@ -44,6 +44,9 @@ class Cell(Segment, Generic[T]):
     write: Callable[[T], int]
     #: Give (version, value); `read(out=record)` fills a record of yours. Raises NotWritten.
     read: Callable[..., tuple[int, T]]
+    #: read_newer(version, timeout, out=None, spin=SPIN_S): wait as `wait_newer` does and read, in
+    #: one call: the shortest way from a writer to its reader. None after `timeout` seconds.
+    read_newer: Callable[..., tuple[int, T] | None]
 
     def __init__(self, file: SegmentFile, kind: type[T] | np.dtype[Any]) -> None:
         """Bind the native calls: an operation is one call into C."""
@@ -55,20 +58,22 @@ class Cell(Segment, Generic[T]):
         )
         if isinstance(kind, np.dtype):
             self.write, self.read = slots.write, slots.read
+            self.read_newer = slots.read_newer
             return
         encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(kind)
         slots.set_codec(encoder.encode, decoder.decode, msgspec.MsgspecError)
         self.write, self.read = slots.write_value, slots.read_value
+        self.read_newer = slots.read_newer_value
 
     @property
     def version(self) -> int:
         """Version of the newest value, 0 before the first write."""
         return self._file.mapping.published
 
-    def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
+    def wait_newer(self, version: int, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
         """Wait until a version above `version` is there; False after `timeout` seconds.
 
-        Sleeps on a futex after `spin` seconds of looking. Raises SegmentMissing when the segment
-        is replaced meanwhile.
+        Sleeps on a futex after `spin` seconds of looking, which need a processor; by default as
+        long as a sleep and a wake would take. Raises SegmentMissing when the segment is replaced.
         """
-        return self._file.wait(version, timeout, spin)
+        return self._file.mapping.wait(version, timeout, spin)

@@ -209,7 +209,7 @@ class PlainReader:
 
     def wait_published(self, timeout: float) -> bool:
         """Wait until there is something to read; False after `timeout` seconds."""
-        return self._file.wait(self._reader.sequence, timeout, 0.0)
+        return self._file.mapping.wait(self._reader.sequence, timeout, 0.0)
 
 
 class PlainTable(Segment):

@@ -120,6 +120,7 @@ class RingReader:
     """A cursor of its own: `sequence` is read next; `lost` and `lapped` count what it missed."""
 
     #: read(max_records=4096) -> owned array, shape (n,); read(out=array) -> n, the part filled.
+    #: With timeout=SECONDS it waits for the first record as `wait_published` does, in one call.
     read: Callable[..., Any]
 
     def __init__(self, file: SegmentFile, ring: _native.Ring, sequence: int) -> None:
@@ -143,6 +144,9 @@ class RingReader:
         """How often the writer overtook this reader."""
         return self._reader.lapped
 
-    def wait_published(self, timeout: float, *, spin: float = 0.0) -> bool:
-        """Wait until there is something to read; False after `timeout` seconds."""
-        return self._file.wait(self._reader.sequence, timeout, spin)
+    def wait_published(self, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
+        """Wait until there is something to read; False after `timeout` seconds.
+
+        Looks for `spin` seconds and then sleeps on a futex.
+        """
+        return self._file.mapping.wait(self._reader.sequence, timeout, spin)

@@ -49,8 +49,6 @@ from mesh.header import (
 )
 from mesh.process_identity import ProcessIdentity
 
-#: seconds after which a sleeping reader looks whether its segment is still the one of that name
-LOOK_S = 1.0
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
 
 
@@ -208,6 +206,22 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
     return raise_problem
 
 
+def presence_check(name: str, path: Path, opened: os.stat_result) -> Callable[[], None]:
+    """Give what raises SegmentMissing once `path` names the file that was opened no more."""
+
+    def look() -> None:
+        try:
+            found = path.stat(follow_symlinks=False)
+        except PermissionError:
+            return  # who may not look any more reads on
+        except OSError as error:
+            raise refusal(error, path) from error
+        if not os.path.samestat(found, opened):
+            raise SegmentMissing(f"{name} ({path}): another generation lies there; attach again")
+
+    return look
+
+
 class SegmentFile:
     """An open segment: its head, its schema text and its mapping."""
 
@@ -221,7 +235,7 @@ class SegmentFile:
         fd, self.shared_page = self._open(writable)
         try:
             found = os.fstat(fd)
-            self._file_id = found.st_dev, found.st_ino
+            self._look = presence_check(name, path, found)
             data = os.pread(fd, PAGE, 0)
             self.identity = i = Identity.unpack(data, path)
             if found.st_size != i.total_size:
@@ -235,7 +249,7 @@ class SegmentFile:
             self.schema = checked_schema(i, data, path)
             self.mapping = _native.Mapping(
                 fd, i.total_size, i.readers_offset, writable, self.shared_page,
-                problem_raiser(name, path), prefault,
+                problem_raiser(name, path), self._look, prefault,
             )  # fmt: skip
         except OSError as error:
             raise refusal(error, path) from error
@@ -297,36 +311,9 @@ class SegmentFile:
         _, pid, start_time, _ = self.mapping.lease()
         return ProcessIdentity(pid, start_time) if pid else None
 
-    def wait(self, above: int, timeout: float, spin: float) -> bool:
-        """Wait until more than `above` is published; False after `timeout` seconds.
-
-        Raises SegmentMissing when the file was replaced or removed meanwhile, by whatever means.
-        """
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be >= 0 seconds, got {timeout}")
-        until = time.monotonic() + timeout
-        while True:
-            left = until - time.monotonic()
-            if self.mapping.wait(above, min(max(left, 0.0), LOOK_S), spin):
-                return True
-            if timeout > 0:
-                self.check_current()
-            if left <= LOOK_S:
-                return False
-            spin = 0.0
-
     def check_current(self) -> None:
         """Raise SegmentMissing if the path names this file no more."""
-        try:
-            found = self.path.stat(follow_symlinks=False)
-        except PermissionError:
-            return  # who may not look any more reads on
-        except OSError as error:
-            raise refusal(error, self.path) from error
-        if (found.st_dev, found.st_ino) != self._file_id:
-            raise SegmentMissing(
-                f"{self.name} ({self.path}): another generation lies there; attach again"
-            )
+        self._look()
 
     def close(self) -> None:
         """Give the lease back if it is ours, and unmap once no view is left."""

@@ -82,6 +82,6 @@ class Table(Segment):
         rows = np.empty(self.rows, self.dtype) if out is None else out
         return rows[: self._table.snapshot(rows)]
 
-    def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
+    def wait_newer(self, version: int, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
         """Wait until `version` is above the given one; False after `timeout` seconds."""
-        return self._file.wait(version, timeout, spin)
+        return self._file.mapping.wait(version, timeout, spin)

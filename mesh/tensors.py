@@ -99,9 +99,9 @@ class Tensors(Segment):
         self._views.clear()
         super().close()
 
-    def wait_newer(self, version: int, timeout: float, *, spin: float = 0.0) -> bool:
+    def wait_newer(self, version: int, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
         """Wait until a version above `version` is there; False after `timeout` seconds."""
-        return self._file.wait(version, timeout, spin)
+        return self._file.mapping.wait(version, timeout, spin)
 
     def _ordered(self, arrays: Mapping[str, Array]) -> tuple[Array, ...]:
         ordered = tuple(arrays[name] for name in self._like if name in arrays)

@@ -58,6 +58,9 @@ PyMODINIT_FUNC PyInit__native(void) {
                              &lock_type,    &heart_type};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0) return NULL;
+    PyObject *spin = PyFloat_FromDouble(MESH_SPIN_NS * 1e-9);
+    if (PyModule_AddObjectRef(module, "SPIN_S", spin) < 0) return NULL;
+    Py_XDECREF(spin);
     if (pthread_atfork(NULL, NULL, count_fork) != 0) return PyErr_NoMemory();
     return module;
 }

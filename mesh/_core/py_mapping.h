@@ -14,6 +14,12 @@
 
 #define MESH_GIL_BYTES 65536u /* larger copies let other threads run */
 #define MESH_READ_TRIES 1000000
+/* Who waits looks this long before it sleeps: about what going to sleep and being woken costs, so
+ * that waiting costs at most twice what the better choice would have cost. */
+#define MESH_SPIN_NS 20000
+#define MESH_SPIN_LOOKS 32
+#define MESH_SLICE_NS 10000000
+#define MESH_LOOK_NS 1000000000 /* how often a sleeper looks whether its file is still there */
 
 enum mesh_problem {
     MESH_NOT_WRITTEN = 1,
@@ -45,6 +51,7 @@ typedef struct {
     uint64_t lease_epoch; /* 0 = not the writer */
     uint64_t lease_fork;
     PyObject *on_error;
+    PyObject *on_look; /* raises when the segment's path names another file or none */
 } mapping_object;
 
 static PyTypeObject mapping_type;
@@ -137,11 +144,11 @@ static void unmap(mapping_object *m) {
 static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     int fd, writable, readers_writable, prefault = 1;
     Py_ssize_t total, readers;
-    PyObject *on_error;
-    static char *names[] = {"fd", "total_size", "readers_offset", "writable", "readers_writable",
-                            "on_error", "prefault", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "innppO|p", names, &fd, &total, &readers, &writable,
-                                     &readers_writable, &on_error, &prefault))
+    PyObject *on_error, *on_look;
+    static char *names[] = {"fd", "total_size", "readers_offset", "writable",
+                            "readers_writable", "on_error", "on_look", "prefault", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "innppOO|p", names, &fd, &total, &readers, &writable,
+                                     &readers_writable, &on_error, &on_look, &prefault))
         return NULL;
     if (readers < (Py_ssize_t)MESH_PAGE || readers % MESH_PAGE || total != readers + MESH_PAGE)
         return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total, readers);
@@ -170,16 +177,19 @@ static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     m->writable = writable;
     m->readers_writable = readers_writable;
     m->on_error = Py_NewRef(on_error);
+    m->on_look = Py_NewRef(on_look);
     return (PyObject *)m;
 }
 
 static int mapping_traverse(mapping_object *m, visitproc visit, void *arg) {
     Py_VISIT(m->on_error);
+    Py_VISIT(m->on_look);
     return 0;
 }
 
 static int mapping_clear(mapping_object *m) {
     Py_CLEAR(m->on_error);
+    Py_CLEAR(m->on_look);
     return 0;
 }
 
@@ -270,6 +280,19 @@ static PyObject *mapping_counters(mapping_object *m, PyObject *unused) {
         (unsigned long long)mesh_load(&m->readers->lost));
 }
 
+/* Look at the word until it is above `above` or the clock passes `until`. The clock is read between
+ * bursts: it takes longer than a look. */
+static int64_t spin_until_above(const uint64_t *word, uint64_t above, int64_t until) {
+    for (;;) {
+        for (int looks = 0; looks < MESH_SPIN_LOOKS; looks++) {
+            if (mesh_load_acquire(word) > above) return 0;
+            mesh_relax();
+        }
+        int64_t now = mesh_monotonic_ns();
+        if (now >= until) return now;
+    }
+}
+
 /* One sleep on the published word; the slices bound what a writer killed before its wake costs. */
 static void sleep_slice(mapping_object *m, uint64_t above, int64_t left_ns) {
     const uint64_t *word = &control_of(m)->published;
@@ -281,31 +304,95 @@ static void sleep_slice(mapping_object *m, uint64_t above, int64_t left_ns) {
                           left_ns < slice ? left_ns : slice);
 }
 
-/* wait(above, timeout_s, spin_s) -> bool: until published > above. */
+typedef struct {
+    int64_t timeout_ns, spin_ns;
+} wait_limits;
+
+static int64_t saturated_ns(double seconds) {
+    return seconds > 9e9 ? INT64_MAX / 2 : (int64_t)(seconds * 1e9);
+}
+
+/* timeout and spin (NULL = MESH_SPIN_NS) in seconds, >= 0; -1 with the error raised. */
+static int wait_limits_of(wait_limits *w, PyObject *timeout, PyObject *spin) {
+    double seconds = PyFloat_AsDouble(timeout);
+    double looking = spin == NULL ? 0.0 : PyFloat_AsDouble(spin);
+    if (PyErr_Occurred()) return -1;
+    if (!(seconds >= 0) || !(looking >= 0)) {
+        PyErr_Format(PyExc_ValueError, "%s must be >= 0 seconds, got %R",
+                     seconds >= 0 ? "spin" : "timeout", seconds >= 0 ? spin : timeout);
+        return -1;
+    }
+    w->timeout_ns = saturated_ns(seconds);
+    w->spin_ns = spin == NULL ? MESH_SPIN_NS : saturated_ns(looking);
+    return 0;
+}
+
+/* One turn without the GIL: look for a while, or sleep for a while. */
+static void wait_slice(mapping_object *m, uint64_t above, int64_t spin_until, int64_t deadline) {
+    const uint64_t *word = &control_of(m)->published;
+    m->users++;
+    Py_BEGIN_ALLOW_THREADS
+    int64_t now = mesh_monotonic_ns();
+    int64_t slice = now + MESH_SLICE_NS; /* signals and removal are looked for in between */
+    if (now < spin_until)
+        (void)spin_until_above(word, above, spin_until < slice ? spin_until : slice);
+    else if (now < deadline)
+        sleep_slice(m, above, deadline - now);
+    Py_END_ALLOW_THREADS
+    m->users--;
+}
+
+/* What is Python's while a wait goes on: signal handlers, and now and then a look whether the file
+ * was removed by other means than retire(). The mapping outlives a close() in there. */
+static int outside(mapping_object *m, int look) {
+    m->users++;
+    int code = PyErr_CheckSignals();
+    if (code == 0 && look) {
+        PyObject *looked = PyObject_CallNoArgs(m->on_look);
+        code = looked == NULL ? -1 : 0;
+        Py_XDECREF(looked);
+    }
+    m->users--;
+    return code;
+}
+
+/* Wait until published > above: 1, 0 at the end of the time, -1 with the problem raised. The first
+ * MESH_SPIN_NS are spun with the GIL held: taking it back would cost as much as the way of the value
+ * from the writer. Then comes what was asked for beyond it, and then sleep. */
+static int wait_above(mapping_object *m, uint64_t above, wait_limits w) {
+    const uint64_t *word = &control_of(m)->published;
+    int code = read_problem(m);
+    if (code == 0 && mesh_load_acquire(word) > above) return 1;
+    if (code == 0 && w.timeout_ns == 0) return 0;
+    int64_t start = mesh_monotonic_ns(), look_at = start + MESH_LOOK_NS, now = start;
+    int64_t deadline = start + w.timeout_ns;
+    int64_t spin_until = start + (w.spin_ns < w.timeout_ns ? w.spin_ns : w.timeout_ns);
+    int64_t held = spin_until < start + MESH_SPIN_NS ? spin_until : start + MESH_SPIN_NS;
+    if (code == 0 && held > start) now = spin_until_above(word, above, held);
+    for (; code == 0; code = read_problem(m)) {
+        if (mesh_load_acquire(word) > above) return 1;
+        if (now >= look_at || now >= deadline) {
+            if (outside(m, 1) < 0) return -1;
+            if (now >= deadline) return 0;
+            look_at = now + MESH_LOOK_NS;
+        }
+        wait_slice(m, above, spin_until, deadline);
+        if (mesh_load_acquire(word) > above) continue;
+        if (outside(m, 0) < 0) return -1;
+        now = mesh_monotonic_ns();
+    }
+    problem(m, code);
+    return -1;
+}
+
+/* wait(above, timeout, spin) -> bool: until published > above. */
 static PyObject *mapping_wait(mapping_object *m, PyObject *const *args, Py_ssize_t n) {
     if (n != 3) return PyErr_Format(PyExc_TypeError, "wait takes 3 arguments, got %zd", n);
     uint64_t above = PyLong_AsUnsignedLongLong(args[0]);
-    double timeout = PyFloat_AsDouble(args[1]), spin = PyFloat_AsDouble(args[2]);
-    if (PyErr_Occurred()) return NULL;
-    if (!(timeout >= 0)) return PyErr_Format(PyExc_ValueError, "timeout must be >= 0 seconds");
-    int64_t start = mesh_monotonic_ns();
-    int64_t deadline = timeout > 9e9 ? INT64_MAX : start + (int64_t)(timeout * 1e9);
-    int64_t spin_until = start + (int64_t)(spin * 1e9);
-    for (;;) {
-        int code = read_problem(m);
-        if (code != 0) return problem(m, code);
-        const uint64_t *word = &control_of(m)->published;
-        if (mesh_load_acquire(word) > above) Py_RETURN_TRUE;
-        int64_t now = mesh_monotonic_ns();
-        if (now >= deadline) Py_RETURN_FALSE;
-        m->users++;
-        Py_BEGIN_ALLOW_THREADS
-        while (now < spin_until && mesh_load_acquire(word) <= above) now = mesh_monotonic_ns();
-        if (now < deadline && mesh_load_acquire(word) <= above) sleep_slice(m, above, deadline - now);
-        Py_END_ALLOW_THREADS
-        m->users--;
-        if (PyErr_CheckSignals() < 0) return NULL;
-    }
+    wait_limits w;
+    if (PyErr_Occurred() || wait_limits_of(&w, args[1], args[2]) < 0) return NULL;
+    int newer = wait_above(m, above, w);
+    return newer < 0 ? NULL : PyBool_FromLong(newer);
 }
 
 static PyObject *mapping_published(mapping_object *m, void *unused) {

@@ -313,11 +313,21 @@ static PyObject *reader_read_new(reader_object *self, Py_ssize_t most) {
     return part;
 }
 
-/* read(max_records=4096) -> array (or bytes), or read(out=array) -> count */
+/* read's timeout and spin: wait until there is something to read. -1 with the error raised. */
+static int reader_await(reader_object *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    PyObject *timeout = argument(args, n, names, 2, "timeout");
+    wait_limits w;
+    if (timeout == NULL) return 0;
+    if (wait_limits_of(&w, timeout, argument(args, n, names, 3, "spin")) < 0) return -1;
+    return wait_above(self->ring->mapping, self->sequence, w);
+}
+
+/* read(max_records=4096) -> array (or bytes), or read(out=array) -> count; both with timeout=0, spin=... */
 static PyObject *reader_read(reader_object *self, PyObject *const *args, Py_ssize_t n,
                              PyObject *names) {
     PyObject *most = argument(args, n, names, 0, "max_records");
     PyObject *out = argument(args, n, names, 1, "out");
+    if ((n > 2 || names != NULL) && reader_await(self, args, n, names) < 0) return NULL;
     if (out == NULL || out == Py_None) {
         Py_ssize_t limit = most == NULL ? 4096 : PyLong_AsSsize_t(most);
         if (PyErr_Occurred()) return NULL;

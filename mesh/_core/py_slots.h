@@ -186,6 +186,30 @@ static PyObject *slots_read(slots_object *s, PyObject *const *args, Py_ssize_t n
     return versioned(version, record_value(&s->type, s->scratch));
 }
 
+/* The version of read_newer's arguments is waited for: 1, 0 at the end of the time, -1 = error. */
+static int slots_await(slots_object *s, PyObject *const *args, Py_ssize_t n, PyObject *names,
+                       Py_ssize_t spin_at) {
+    if (n < 2) {
+        PyErr_SetString(PyExc_TypeError, "read_newer takes a version and a timeout in seconds");
+        return -1;
+    }
+    uint64_t above = PyLong_AsUnsignedLongLong(args[0]);
+    wait_limits w;
+    if (PyErr_Occurred() || wait_limits_of(&w, args[1], argument(args, n, names, spin_at, "spin")) < 0)
+        return -1;
+    return wait_above(s->mapping, above, w);
+}
+
+/* read_newer(version, timeout, out=None, spin=...) -> (version, record) or None */
+static PyObject *slots_read_newer(slots_object *s, PyObject *const *args, Py_ssize_t n,
+                                  PyObject *names) {
+    int newer = slots_await(s, args, n, names, 3);
+    if (newer < 0) return NULL;
+    if (newer == 0) Py_RETURN_NONE;
+    PyObject *out = argument(args, n, names, 2, "out");
+    return slots_read(s, &out, out != NULL, NULL);
+}
+
 /* set_codec(encode, decode, error): a cell of values that are not records; `error` is what decode
  * raises for bytes that are none of them. */
 static PyObject *slots_set_codec(slots_object *s, PyObject *args) {
@@ -234,6 +258,15 @@ static PyObject *slots_read_value(slots_object *s, PyObject *unused) {
     Py_DECREF(encoded);
     if (value == NULL && PyErr_ExceptionMatches(s->refuses)) undecodable(s);
     return versioned(version, value);
+}
+
+/* read_newer_value(version, timeout, spin=...) -> (version, value) or None */
+static PyObject *slots_read_newer_value(slots_object *s, PyObject *const *args, Py_ssize_t n,
+                                        PyObject *names) {
+    int newer = slots_await(s, args, n, names, 2);
+    if (newer < 0) return NULL;
+    if (newer == 0) Py_RETURN_NONE;
+    return slots_read_value(s, NULL);
 }
 
 static int arrays_of(slots_object *s, PyObject *arrays, mesh_arrays *list, int writable) {
@@ -346,6 +379,9 @@ static PyMethodDef slots_methods[] = {
     {"write_value", (PyCFunction)slots_write_value, METH_O, NULL},
     {"read_value", (PyCFunction)slots_read_value, METH_NOARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))slots_read, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"read_newer", (PyCFunction)(void (*)(void))slots_read_newer, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"read_newer_value", (PyCFunction)(void (*)(void))slots_read_newer_value,
+     METH_FASTCALL | METH_KEYWORDS, NULL},
     {"publish_arrays", (PyCFunction)slots_publish_arrays, METH_O, NULL},
     {"read_arrays", (PyCFunction)slots_read_arrays, METH_O, NULL},
     {"is_intact", (PyCFunction)slots_is_intact, METH_O, NULL},

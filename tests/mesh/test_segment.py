@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import os
 import signal
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
 from mesh import LeaseLost
 from tests.processes import child
+
+
+class Value(msgspec.Struct):
+    """A value that is no record."""
+
+    x: int
 
 
 def test_statistics_count_what_happened(mesh):
@@ -85,6 +93,70 @@ def test_sleeping_costs_no_processor_time(mesh):
         process.started()
         ring.publish(np.ones(1))
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize("spin", [0.0, 60.0])
+def test_waiting_and_reading_are_one_call(mesh, spin):
+    """Asleep or looking, a reader is given the very value that ended its wait, in every kind."""
+    record = np.dtype("<f8")
+    ring = mesh.ring("r", record, capacity=4, create=True)
+    cell = mesh.cell("c", record, create=True)
+    value = mesh.cell("s", Value, create=True)
+
+    def body(tell):
+        out, reader = np.zeros(2), mesh.ring("r", record).reader("oldest")
+        tell()
+        assert reader.read(timeout=60.0, spin=spin).tolist() == [1.0]
+        assert mesh.cell("c", record).read_newer(0, 60.0, spin=spin) == (1, 2.0)
+        version, same = mesh.cell("c", record).read_newer(0, 60.0, out[:1], spin=spin)
+        assert (version, same.tolist()) == (1, [2.0])
+        assert mesh.cell("s", Value).read_newer(0, 60.0, spin=spin) == (1, Value(3))
+        tell()
+        assert reader.read(out=out, timeout=60.0, spin=spin) == 1
+        assert out[0] == 4.0
+
+    with child(body) as process:
+        process.started()
+        ring.publish(np.full(1, 1.0))
+        cell.write(np.full(1, 2.0))
+        value.write(Value(3))
+        process.started()
+        ring.publish(np.full(1, 4.0))
+        assert process.wait() == 0
+    assert cell.read_newer(1, 0.01, spin=spin) is None
+    assert value.read_newer(1, 0.0, spin=spin) is None
+    reader = ring.reader()
+    assert len(reader.read(timeout=0.01, spin=spin)) == 0
+    assert reader.read(out=np.zeros(1), timeout=0.01) == 0
+    for wrong in ({"timeout": -1.0}, {"timeout": float("nan")}, {"timeout": 1.0, "spin": -1.0}):
+        with pytest.raises(ValueError, match=r"must be >= 0 seconds, got (-1.0|nan)"):
+            reader.read(**wrong)
+    with pytest.raises(TypeError, match="a version and a timeout"):
+        cell.read_newer(1)
+
+
+@pytest.mark.parametrize("spin", [0.0, 60.0])
+def test_signal_ends_a_wait(mesh, spin):
+    """What a signal's handler raises comes out of the wait; a segment that it closes is closed."""
+    mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
+    closed, interrupted = (mesh.ring("r", np.dtype("<f8")) for _ in range(2))
+
+    def give_up(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: closed.close())
+    try:
+        for handler, reading, error in (
+            (signal.getsignal(signal.SIGUSR1), closed, LeaseLost),
+            (give_up, interrupted, KeyboardInterrupt),
+        ):
+            signal.signal(signal.SIGUSR1, handler)
+            reader = reading.reader()
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(error):
+                reader.read(timeout=60.0, spin=spin)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_hundred_segments_cost_their_payload_and_little_more(mesh):

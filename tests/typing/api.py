@@ -38,6 +38,7 @@ def uses(mesh: Mesh, records: Array) -> None:
     assert_type(cell.write(Risk(1.0)), int)
     assert_type(cell.read(), tuple[int, Risk])
     assert_type(cell.wait_newer(1, timeout=0.1), bool)
+    assert_type(cell.read_newer(1, 0.1), tuple[int, Risk] | None)
     ring = mesh.ring("ticks", DTYPE, capacity=16, create=True)
     assert_type(ring.publish(records), int)
     reader = ring.reader("oldest")
