@@ -1,6 +1,6 @@
 """Segments read as plain Python values, by the schema each carries: a program without numpy.
 
-Importing numpy costs more than a command of `meshctl` takes otherwise. Read-only (I6); the
+Importing numpy and msgspec costs more than a command of `meshctl` takes otherwise. Read-only (I6); the
 protocols are the same ones, one call into the core a read.
 """
 
@@ -12,12 +12,11 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mesh._core import _native
 from mesh.errors import Corrupt
 from mesh.header import KINDS, MSGPACK
 from mesh.heartbeats import Heartbeats
+from mesh.msgpack import NOT_MSGPACK, unpack
 from mesh.segment import Segment
 from mesh.spinlock import SpinLock
 
@@ -142,8 +141,7 @@ class PlainCell(Segment):
             i.record_size if record else None, i.checked,
         )  # fmt: skip
         if not record:
-            decode = msgspec.msgpack.Decoder().decode
-            self._slots.set_codec(bytes, decode, msgspec.MsgspecError)
+            self._slots.set_codec(bytes, unpack, NOT_MSGPACK)
 
     def read(self) -> tuple[int, Any]:
         """Give (version, value). Raises NotWritten, Corrupt."""

@@ -44,7 +44,7 @@ class Slots:
         self,
         encode: Callable[[Any], bytes],
         decode: Callable[[bytes], Any],
-        error: type[Exception],
+        error: type[Exception] | tuple[type[Exception], ...],
         /,
     ) -> None: ...
     def write_value(self, value: Any, /) -> int: ...

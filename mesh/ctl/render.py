@@ -6,6 +6,7 @@ a light ground; yellow and grey do not.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -123,6 +124,22 @@ def instant(ns: int) -> str:
         return ""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9))
     return f"{whole}.{ns % 10**9 // 1000:06d}Z"
+
+
+def as_json(value: object, *, indent: int | None = 1) -> str:
+    """JSON for programs: NaN and infinity, which JSON has not, are null."""
+    separators = (",", ": " if indent else ":")
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, separators=separators)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def named(value: Any) -> Mapping[str, Any]:

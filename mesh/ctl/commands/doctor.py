@@ -24,7 +24,6 @@ import mesh as package
 from mesh import MeshError, ProcessIdentity
 from mesh.control import SOCKET, ControlRequest, ControlUnavailable, ask
 from mesh.ctl import render
-from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import Exit
 from mesh.ctl.report import heartbeat_rows, read_report
 
@@ -68,7 +67,7 @@ def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
     """Run every check and print what was found; 1 if anything is bad."""
     findings = [finding for check in CHECKS for finding in _tried(check, mesh)]
     if options.format == "json":
-        print(as_json([asdict(finding) for finding in findings]))
+        print(render.as_json([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
             verdict = render.styled(f"{finding.verdict:<4}", STYLES[finding.verdict])

@@ -6,11 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mesh.ctl import render
 from mesh.ctl.commands.show import attach
-from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.ctl.report import SUPERVISOR, read_cell
 from mesh.plain import PlainRing
@@ -48,7 +45,7 @@ def _matches(event: dict[str, Any], options: argparse.Namespace) -> bool:
 
 def _print(event: dict[str, Any], options: argparse.Namespace) -> None:
     if options.format == "json":
-        print(msgspec.json.encode(event).decode())
+        print(render.as_json(event, indent=None))
         return
     print(line(event))
 
@@ -69,7 +66,7 @@ def _incidents(mesh: Mesh, options: argparse.Namespace) -> int:
     known = read_cell(mesh, SUPERVISOR).get("incidents", [])
     chosen = [i for i in known if options.worker in {None, i["worker"]}][-options.records :]
     if options.format == "json":
-        print(as_json(chosen))
+        print(render.as_json(chosen))
         return Exit.HEALTHY
     for incident in chosen:
         healed = incident["running_s"]

@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mesh.ctl import render
-from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import Exit
 from mesh.ctl.report import heartbeat_rows
 from mesh.ctl.report import locks as read_locks
@@ -33,7 +32,7 @@ def locks(mesh: Mesh, options: argparse.Namespace) -> int:
         if info.owner is not None
     ]
     if options.format == "json":
-        print(as_json(rows))
+        print(render.as_json(rows))
         return Exit.HEALTHY
     texts = [
         (

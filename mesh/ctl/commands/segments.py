@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mesh.ctl import render
-from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import CommandFailed, Exit
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def segments(mesh: Mesh, options: argparse.Namespace) -> int:
             }
             for each in found
         ]
-        print(as_json(rows))
+        print(render.as_json(rows))
         return Exit.HEALTHY
     rows_of_text = [
         (

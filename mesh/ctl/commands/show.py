@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from mesh.ctl import render
-from mesh.ctl.commands.status import as_json
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.errors import NotWritten, SegmentMissing
 from mesh.heartbeats import Heartbeats
@@ -43,7 +42,7 @@ def show(mesh: Mesh, options: argparse.Namespace) -> int:
         return Exit.HEALTHY
     content = _content(segment, options)
     if options.format == "json":
-        print(as_json({"head": _head(segment), "content": content}))
+        print(render.as_json({"head": _head(segment), "content": content}))
         return Exit.HEALTHY
     print("\n".join(render.pairs(_head(segment))))
     print()
@@ -180,7 +179,7 @@ def _lines(segment: Plain | Tensors, content: Any, options: argparse.Namespace) 
 
 def _width() -> int | None:
     """Columns of the terminal; what goes elsewhere is not cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return os.get_terminal_size(1).columns or None if sys.stdout.isatty() else None
 
 
 _COLUMNS = ("dtype", "shape", "mean", "deviation", "least", "largest", "not_finite", "values")

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mesh.ctl import render
 from mesh.ctl.failure import CommandFailed, Exit
+from mesh.ctl.render import as_json
 from mesh.ctl.report import STATUS, read_cell, read_report
 
 if TYPE_CHECKING:
@@ -32,11 +31,6 @@ def status(mesh: Mesh, options: argparse.Namespace) -> int:
     else:
         print("\n".join(lines(report)))
     return CODES[report["state"]]
-
-
-def as_json(value: object) -> str:
-    """JSON for programs: NaN and infinity, which JSON has not, are null."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:

@@ -6,8 +6,6 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from mesh.ctl import render
 from mesh.ctl.commands.show import attach
 from mesh.ctl.failure import CommandFailed, Exit
@@ -43,7 +41,7 @@ def tail(mesh: Mesh, options: argparse.Namespace) -> int:
         for index, record in enumerate(records):
             if options.format == "json":
                 chosen = {name: record[name] for name in fields} or record
-                print(msgspec.json.encode({"sequence": first + index, "record": chosen}).decode())
+                print(render.as_json({"sequence": first + index, "record": chosen}, indent=None))
             else:
                 print(f"{first + index:>8} {render.record_line(record, fields)}")
         sys.stdout.flush()
