@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor", "main", "sd_notify"]
 
+EXIT_USAGE = 64  # EX_USAGE
 EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
 EXIT_MESH = 73  # EX_CANTCREAT
 SAFETY_LOOK_S = 0.5
@@ -117,6 +118,8 @@ class Supervisor:
         self.server = ControlServer(
             settings.mesh.path, self.selector, limits, self.handle, self.clock
         )
+        for fault in self.server.faults:
+            self._tell("control group", "warning", fault)
 
     def _take_over(self, told: SupervisorStatus | None) -> None:
         """Go on where an earlier daemon, or this one before an upgrade, was interrupted."""
@@ -430,12 +433,18 @@ def _no(text: str) -> ControlReply:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `meshd`; gives its exit code (0, 73 mesh, 75 second daemon, 78 configuration)."""
+    """Run `meshd`; gives its exit code.
+
+    0; 64 usage; 73 mesh; 75 second daemon; 78 configuration.
+    """
     parser = argparse.ArgumentParser(prog="meshd", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--profile", default=None, help="shipped name or TOML file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--check", action="store_true", help="say what would be started, and end")
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as ended:  # argparse's 2 for wrong usage means "down" among our codes
+        return EXIT_USAGE if ended.code else 0
 
     def load() -> Settings:
         return load_settings(arguments.profile, arguments.set)

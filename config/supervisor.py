@@ -58,10 +58,12 @@ class SupervisorConfig(BaseModel):
     )
     control_group: str = Field(
         default="",
-        description="Unix group that may control the daemon, besides root and its own user.",
+        description="Unix group, by name or number, that may control the daemon, besides root and "
+        "its own user.",
     )
     read_group: str = Field(
-        default="", description="Unix group that may ask it, but not control it."
+        default="",
+        description="Unix group, by name or number, that may ask it, but not control it.",
     )
     requests_per_s: Annotated[float, Field(gt=0.0, le=10_000.0)] = Field(
         default=50.0, description="Requests a second that one user may send (bursts of twice that)."

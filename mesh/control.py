@@ -7,7 +7,10 @@ private to its user; who asks is taken from SO_PEERCRED, never from the request.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -47,7 +50,7 @@ class ControlReply(msgspec.Struct, frozen=True):
 
 
 class ControlUnavailable(MeshError):
-    """No daemon answers at the control socket."""
+    """No daemon answers at the control socket; the message says why, and what to do."""
 
 
 def ask(mesh: Path, request: ControlRequest, timeout: float = 5.0) -> ControlReply:
@@ -60,12 +63,61 @@ def ask(mesh: Path, request: ControlRequest, timeout: float = 5.0) -> ControlRep
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             client.connect(str(path))
-            client.send(msgspec.msgpack.encode(request))
-            return msgspec.msgpack.decode(client.recv(MAX_BYTES), type=ControlReply)
+            with contextlib.suppress(BrokenPipeError):  # turned away, perhaps with an answer
+                client.send(msgspec.msgpack.encode(request))
+            return msgspec.msgpack.decode(_answer(client), type=ControlReply)
     except (OSError, msgspec.DecodeError) as error:
-        raise ControlUnavailable(
-            f"{path}: no daemon answers ({error}); start it: meshd --profile NAME"
-        ) from error
+        raise ControlUnavailable(f"{path}: {_why(path, error, timeout)}") from error
+
+
+def _answer(client: socket.socket) -> bytes:
+    """Receive the reply; one that was sent before the request was read is there all the same."""
+    try:
+        return client.recv(MAX_BYTES)
+    except ConnectionResetError:
+        return client.recv(MAX_BYTES)
+
+
+def _why(path: Path, error: Exception, timeout: float) -> str:
+    """Say what stands between this process and the daemon, and what to do about it."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no daemon's socket; start one: meshd --profile NAME"
+    if isinstance(error, ConnectionRefusedError):
+        return "the daemon that made the socket is dead; start one: meshd --profile NAME"
+    if isinstance(error, PermissionError):
+        return _who_may(path)
+    if isinstance(error, BlockingIOError):
+        return f"the daemon does not answer within {timeout:g} s: it hangs, or was stopped"
+    if isinstance(error, msgspec.DecodeError):
+        return "the daemon turned the request away without a word; try again"
+    return f"no daemon answers ({error}); start one: meshd --profile NAME"
+
+
+def _who_may(path: Path) -> str:
+    """Tell whose the socket is, or the directory that hides it, and how to be let in."""
+    import grp  # noqa: PLC0415 - of no use to the daemon, which asks no name service
+    import pwd  # noqa: PLC0415 - as above
+
+    try:
+        found, what = path.stat(), "the socket"
+    except PermissionError:
+        found, what = path.parent.stat(), "its directory"
+
+    user, group = str(found.st_uid), str(found.st_gid)
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(found.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(found.st_gid).gr_name
+    text = (
+        f"permission denied to uid {os.getuid()}: {what} is {user}:{group}, mode "
+        f"{stat.S_IMODE(found.st_mode):04o}; "
+    )
+    if what == "its directory" and found.st_mode & stat.S_IXGRP:
+        return f"{text}join the group {group}, or ask as {user} or root"
+    return (
+        f"{text}ask as {user} or root, or let the daemon's supervisor.control_group or read_group "
+        "name a group of yours"
+    )
 
 
 def listen(mesh: Path, *, mode: int = 0o600) -> socket.socket:

@@ -1,7 +1,7 @@
 """Segments read as plain Python values, by the schema each carries: a program without numpy.
 
-Importing numpy and msgspec costs more than a command of `meshctl` takes otherwise. Read-only (I6); the
-protocols are the same ones, one call into the core a read.
+Importing numpy and msgspec takes longer than all else that a command of `meshctl` does. Read-only
+(I6); the protocols are the same ones, one call into the core a read.
 """
 
 from __future__ import annotations

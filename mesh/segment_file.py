@@ -279,7 +279,7 @@ class SegmentFile:
         if schema is not None and schema != self.schema:
             raise SchemaMismatch(
                 f"{self.name} ({self.path}): holds {self.schema}, expected {schema}; attach with "
-                "its schema, or stop its writer and remove it"
+                f"its schema, or stop its writer and remove it: meshctl unlink {self.name}"
             )
 
     def expect_sizes(self, shape: Shape) -> None:
@@ -291,7 +291,7 @@ class SegmentFile:
             raise SchemaMismatch(
                 f"{self.name} ({self.path}): made with (capacity, record bytes, auxiliary size, "
                 f"flags) {found}, asked for {wanted}; ask for its sizes, or stop its users and "
-                "unlink it"
+                f"remove it: meshctl unlink {self.name}"
             )
 
     def take_lease(self) -> None:

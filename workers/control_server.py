@@ -2,12 +2,14 @@
 
 Nothing here waits. A connection is one request and one reply; who sends nothing is closed after
 `IDLE_S`, who sends garbage gets an answer that says so, who does not read loses the reply, and
-who asks too often is told to wait. Roles come from SO_PEERCRED and the groups of the peer.
+who asks too often is told to wait; with no descriptor left, who comes is told so. Roles come from
+SO_PEERCRED and SO_PEERGROUPS, as numbers: a name service is asked once, before the loop begins.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import selectors
@@ -38,6 +40,8 @@ IDLE_S = 2.0
 CLIENTS = 32
 ACCEPTED_A_TURN = 8
 USERS = 64  # whose rate is remembered
+PAUSE_S = 0.5  # without listening, where even the descriptor kept for that is gone
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @dataclass
@@ -72,6 +76,12 @@ class ControlServer:
         self._clients: dict[int, _Client] = {}
         self._buckets: dict[int, _Bucket] = {}
         groups = limits.control_group or limits.read_group
+        #: what of the configuration cannot be done here, each a line
+        self.faults: list[str] = []
+        self._control_gid = self._gid("control_group", limits.control_group)
+        self._read_gid = self._gid("read_group", limits.read_group)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._listens_at: float | None = None  # while it does not
         self._server = listen(mesh, mode=0o666 if groups else 0o600)
         selector.register(self._server, selectors.EVENT_READ, self._accept)
 
@@ -79,20 +89,28 @@ class ControlServer:
         """Close who had its time."""
         for client in [c for c in self._clients.values() if c.until <= now]:
             self._forget(client)
+        if self._listens_at is not None and now >= self._listens_at:
+            self._listens_at = None
+            self._selector.register(self._server, selectors.EVENT_READ, self._accept)
 
     def close(self) -> None:
         """End the service and remove the socket."""
         for client in list(self._clients.values()):
             self._forget(client)
-        self._selector.unregister(self._server)
+        if self._listens_at is None:
+            self._selector.unregister(self._server)
         self._server.close()
+        if self._spare >= 0:
+            os.close(self._spare)
         self._path.unlink(missing_ok=True)
 
     def _accept(self, _server: object) -> None:
         for _ in range(ACCEPTED_A_TURN):
             try:
                 connection, _ = self._server.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._turn_away(error)
                 return
             connection.setblocking(False)
             if len(self._clients) >= CLIENTS:
@@ -100,6 +118,28 @@ class ControlServer:
             client = _Client(connection, self._clock() + IDLE_S)
             self._clients[connection.fileno()] = client
             self._selector.register(connection, selectors.EVENT_READ, self._heard)
+
+    def _turn_away(self, error: OSError) -> None:
+        """Answer the next in the queue with the descriptor that is kept for this.
+
+        Left in the queue it would wake the loop again at once, and for ever.
+        """
+        if self._spare >= 0:
+            os.close(self._spare)
+            with contextlib.suppress(OSError):
+                connection, _ = self._server.accept()
+                with connection:
+                    connection.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        connection.recv(MAX_BYTES)
+                    text = f"the daemon cannot take more connections ({error.strerror}); try again"
+                    connection.send(msgspec.msgpack.encode(ControlReply(ok=False, text=text)))
+        try:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # another process took it: the whole host has none left
+            self._spare = -1
+            self._selector.unregister(self._server)
+            self._listens_at = self._clock() + PAUSE_S
 
     def _heard(self, connection: object) -> None:
         client = self._clients[cast("socket.socket", connection).fileno()]
@@ -134,9 +174,9 @@ class ControlServer:
         return ControlReply(ok=False, text=f"uid {uid} may not {request.command} this daemon")
 
     def _role(self, uid: int, groups: set[int]) -> str:
-        if uid in {0, os.getuid()} or _gid(self._limits.control_group) in groups:
+        if uid in {0, os.getuid()} or self._control_gid in groups:
             return "control"
-        return "read" if _gid(self._limits.read_group) in groups else ""
+        return "read" if self._read_gid in groups else ""
 
     def _may_ask(self, uid: int) -> bool:
         """Take one token of the user's bucket."""
@@ -156,10 +196,15 @@ class ControlServer:
         self._selector.unregister(client.connection)
         client.connection.close()
 
-
-def _gid(group: str) -> int | None:
-    """The number of a group; None where none is named or there is no such group."""
-    try:
-        return grp.getgrnam(group).gr_gid if group else None
-    except KeyError:
-        return None
+    def _gid(self, key: str, group: str) -> int | None:
+        """The number of a group, given by name or number; None where there is no such group."""
+        if not group or group.isdigit():
+            return int(group) if group else None
+        try:
+            return grp.getgrnam(group).gr_gid
+        except KeyError:
+            self.faults.append(
+                f"supervisor.{key}: this host has no group {group!r}, so nobody has its role; "
+                "make it, or give its number, and start the daemon again"
+            )
+            return None

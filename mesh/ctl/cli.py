@@ -148,6 +148,16 @@ COMMANDS: tuple[Command, ...] = (
     Command("reset", "let a quarantined worker try again", CONTROL, (TARGET, WAIT)),
     Command("break-lock", "free a lock whose owner is dead", CONTROL,
             (Argument(("target",), "name of a lock", {"metavar": "LOCK"}, "locks"),)),
+    Command(
+        "unlink",
+        "remove a segment that nobody uses, to have it made anew (with other sizes)",
+        "mesh.ctl.commands.unlink:unlink",
+        (
+            Argument(("segment",), "name of a segment", {"metavar": "SEGMENT"}, "segments"),
+            Argument(("-y", "--yes"), "do not ask", {"action": "store_true"}),
+        ),
+        "refused while a process writes it, holds it or beats in it",
+    ),
     Command("reload", "read the configuration again; what did not change runs on", CONTROL),
     Command("upgrade", "replace the daemon's program; every worker runs on", CONTROL),
     Command("shutdown", "stop the daemon and all workers in order", CONTROL),
@@ -228,8 +238,8 @@ def parser(words: Sequence[str] = ()) -> Parser:
 
     The rest would be made in vain, which takes longer than most commands.
     """
-    named = [command for command in COMMANDS if command.name in words]
-    helping = not named or words[0] in {"-h", "--help"}
+    meant = _command_word(words)
+    named = [command for command in COMMANDS if command.name == meant]
     mesh = Parser(add_help=False)
     mesh.add_argument(
         "--mesh",
@@ -244,7 +254,7 @@ def parser(words: Sequence[str] = ()) -> Parser:
         parents=[mesh],
     )
     below = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for command in COMMANDS if helping else named:
+    for command in named or COMMANDS:
         listed: dict[str, Any] = (
             {"help": command.help} if command.help else {}
         )  # without help it is not listed
@@ -258,6 +268,19 @@ def parser(words: Sequence[str] = ()) -> Parser:
         for argument in command.arguments:
             each.add_argument(*argument.flags, help=argument.help, **argument.options)
     return top
+
+
+def _command_word(words: Sequence[str]) -> str:
+    """Give the first word that is no option and no option's value; empty where help is asked."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--mesh":
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+        elif word in {"-h", "--help"}:
+            return ""
+    return ""
 
 
 def find_mesh(given: Path | None, default: Path | None = None) -> Path:

@@ -46,6 +46,16 @@ def test_configuration_problems_are_listed_together(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_wrong_usage_is_64(tmp_path):
+    """An option that there is not, one without its value: EX_USAGE, and nothing is started."""
+    for words in (["--no-such"], ["--set"], ["--profile"], ["stray"]):
+        ended = meshd(*words)
+        assert (ended.returncode, ended.stdout) == (64, "")
+        assert "usage: meshd" in ended.stderr
+    assert meshd("--help").returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_dependencies_in_a_circle_are_refused(tmp_path):
     """Two workers that wait for each other are a configuration problem."""
     profile = tmp_path / "circle.toml"

@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import resource
+import selectors
+import shutil
 import signal
 import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.supervisor import SupervisorConfig
 from mesh.control import SOCKET, ControlReply, ControlRequest, ControlUnavailable, ask
 from tests.daemons import daemon, until
 from tests.processes import child
+from workers.control_server import ControlServer
 
 pytestmark = pytest.mark.crash
 
@@ -183,4 +193,177 @@ def test_without_groups_the_socket_is_private(tmp_path):
             except ControlUnavailable as error:
                 return str(error)
 
-        assert "Permission denied" in as_user(65534, [], action)
+        told = as_user(65534, [], action)
+        assert "permission denied to uid 65534: the socket is root:root, mode 0600" in told
+        assert "control_group" in told
+        one.mesh_path.chmod(0o750)
+        os.chown(one.mesh_path, 0, grp.getgrnam("adm").gr_gid)
+        told = as_user(65534, [], action)
+        assert "its directory is root:adm, mode 0750; join the group adm" in told
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_a_group_is_given_by_number_and_a_missing_one_is_told(tmp_path):
+    """A number needs no name service; a name that nobody knows gives its role to nobody."""
+    extra = '[supervisor]\ncontrol_group = "54321"\nread_group = "no-such-group"'
+    with daemon(tmp_path, ONE, extra) as one:
+        one.running("first")
+        one.mesh_path.chmod(0o755)
+        assert "first: " in as_user(
+            65534, [54321], lambda: ask(one.mesh_path, ControlRequest("restart", "first")).text
+        )
+        assert "may not ping" in as_user(
+            65534, [54322], lambda: ask(one.mesh_path, ControlRequest("ping")).text
+        )
+        texts = [event["text"] for event in events(one)]
+        assert any("no group 'no-such-group'" in text for text in texts)
+
+
+def events(one):
+    """The daemon's events so far."""
+    ring = one.mesh.attach_plain("events")
+    return ring.reader(ring.oldest).read(ring.capacity)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="apt-get install strace")
+def test_no_name_service_is_asked_by_the_loop(tmp_path):
+    """Requests of members and strangers open neither /etc/group nor any other source of names."""
+    extra = '[supervisor]\ncontrol_group = "adm"\nread_group = "games"\nrequests_per_s = 1000'
+    adm = grp.getgrnam("adm").gr_gid
+    trace = tmp_path / "trace"
+    with daemon(tmp_path, ONE, extra) as one:
+        one.running("first")
+        one.mesh_path.chmod(0o755)
+        command = ["strace", "-f", "-o", trace, "-e", "trace=openat,connect,recvfrom", "-p"]
+        with subprocess.Popen([*command, str(one.process.pid)], stderr=subprocess.PIPE) as tracer:
+            try:
+                assert b"attached" in tracer.stderr.readline()
+                for groups in ([adm], [], [54321]):
+                    as_user(65534, groups, lambda: ask(one.mesh_path, ControlRequest("ping")).text)
+                until("traced", lambda: trace.read_text().count("recvfrom(") >= 3)
+            finally:
+                tracer.terminate()
+        seen = trace.read_text()
+        assert not any(word in seen for word in ("/etc/group", "nsswitch", "nscd", "passwd"))
+
+
+def serving(path, descriptors, tell, until_asked):
+    """Serve in this process, whose limit is `descriptors` above what it has open, to the end.
+
+    Tells, at the end, how often the loop was woken.
+    """
+    selector = selectors.DefaultSelector()
+    limits = SupervisorConfig(requests_per_s=10_000.0)
+    done = []
+
+    def answer(request):
+        done.append(request.command == until_asked)
+        return ControlReply(ok=True, text=request.command)
+
+    server = ControlServer(path, selector, limits, answer, time.monotonic)
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + descriptors, usual[1]))
+    signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NOFILE, usual))
+    turns = 0
+    tell("serves")
+    while not any(done):
+        turns += 1
+        for key, _ in selector.select(0.1):
+            if selector.get_map().get(key.fd) is key:
+                key.data(key.fileobj)
+        server.tend(time.monotonic())
+    server.close()
+    tell(str(turns))
+
+
+def test_without_descriptors_clients_are_turned_away(mesh_directory):
+    """With no descriptor left each client is told so; none is left to wake the loop for ever."""
+    held = range(highest_gap())  # the server's own gaps below its highest descriptor are filled
+
+    def body(tell):
+        kept = [os.dup(0) for _ in held]
+        serving(mesh_directory, 0, tell, "end")
+        assert kept
+
+    with child(body) as process:
+        process.started()
+        texts = [ask(mesh_directory, ControlRequest("ping")).text for _ in range(200)]
+        assert all("cannot take more connections (Too many open files)" in text for text in texts)
+        os.kill(process.pid, signal.SIGUSR1)
+        until("served", lambda: ask(mesh_directory, ControlRequest("ping")).ok)
+        ask(mesh_directory, ControlRequest("end"))
+        assert int(process.started()) < 200 * 2 + 100
+        assert process.wait() == 0
+
+
+def test_without_even_the_spare_descriptor_the_server_pauses(mesh_directory):
+    """Not even an answer is possible: the client waits, the loop sleeps, and later serves it."""
+
+    def body(tell):
+        serving(mesh_directory, -1, tell, "end")
+
+    with child(body) as process:
+        process.started()
+
+        def late(tell):
+            tell()
+            tell(ask(mesh_directory, ControlRequest("ping"), timeout=60.0).text)
+
+        with child(late) as client:
+            client.started()
+            before = psutil.Process(process.pid).num_ctx_switches().voluntary
+
+            def slept():
+                return psutil.Process(process.pid).num_ctx_switches().voluntary > before + 5
+
+            until("the loop sleeps", slept)
+            os.kill(process.pid, signal.SIGUSR1)
+            assert client.started() == "ping"
+        ask(mesh_directory, ControlRequest("end"))
+        assert process.wait() == 0
+
+
+@pytest.fixture
+def mesh_directory():
+    """A directory for a socket alone."""
+    path = Path(tempfile.mkdtemp(prefix="control-test-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+def highest_gap():
+    """How many numbers below this process's highest descriptor are free."""
+    used = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    return max(used) + 1 - len(used) + 8
+
+
+def test_thousands_of_connections(tmp_path):
+    """Five thousand that come, say something or nothing, and go: the worker runs on untouched."""
+    with daemon(tmp_path, ONE, "[supervisor]\nrequests_per_s = 10000") as one:
+        pid = one.running("first")
+        packet = msgspec.msgpack.encode(ControlRequest("ping"))
+        for number in range(5000):
+            with connected(one) as client, contextlib.suppress(BrokenPipeError):
+                client.send((packet, packet[:-1], b"\0", b"x" * 60_000)[number % 4])
+                if number % 100 == 0:
+                    client.recv(65536)
+        assert ask(one.mesh_path, ControlRequest("ping")).ok
+        assert one.running("first") == pid
+        assert one.status()["incidents"] == []
+        descriptors = list(Path(f"/proc/{one.process.pid}/fd").iterdir())
+        assert len(descriptors) < 80
+
+
+def test_oversize_is_refused_whole(tmp_path):
+    """A packet above the limit is cut by the kernel and is no request; nothing is carried out."""
+    with daemon(tmp_path, ONE) as one, connected(one) as client:
+        pid = one.running("first")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        packet = msgspec.msgpack.encode(ControlRequest("restart", "first" + "x" * (1 << 17)))
+        client.send(packet)
+        reply = msgspec.msgpack.decode(client.recv(65536), type=ControlReply)
+        assert not reply.ok
+        assert "not a request" in reply.text
+        assert one.running("first") == pid

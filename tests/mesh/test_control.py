@@ -45,11 +45,40 @@ def test_request_and_reply_cross_the_socket(mesh):
 
 
 def test_no_daemon_is_a_line_with_a_remedy(mesh):
-    """A missing or dead socket is ControlUnavailable, and a leftover is replaced by listen()."""
-    with pytest.raises(ControlUnavailable, match="start it"):
+    """A missing and a dead socket are told apart, and a leftover is replaced by listen()."""
+    with pytest.raises(ControlUnavailable, match="no daemon's socket; start one"):
         ask(mesh.path, ControlRequest("stop"))
+    mesh.path.mkdir(exist_ok=True)
     listen(mesh.path).close()
-    with pytest.raises(ControlUnavailable, match="start it"):
+    with pytest.raises(ControlUnavailable, match="is dead; start one"):
         ask(mesh.path, ControlRequest("stop"))
     with listen(mesh.path) as server:
         assert server.family == socket.AF_UNIX
+
+
+def test_a_daemon_that_hangs_is_told(mesh):
+    """A socket where nobody answers: the time that was waited, and no advice to start a second."""
+    mesh.path.mkdir(exist_ok=True)
+    with listen(mesh.path), pytest.raises(ControlUnavailable, match=r"within 0\.1 s: it hangs"):
+        ask(mesh.path, ControlRequest("ping"), timeout=0.1)
+
+
+def test_turned_away_before_the_request_is_heard(mesh):
+    """An answer given before the request was read is the answer; none at all is told."""
+    mesh.path.mkdir(exist_ok=True)
+    server = listen(mesh.path)
+    server.setblocking(True)
+    refusal = msgspec.msgpack.encode(ControlReply(ok=False, text="come again"))
+
+    def body(tell):
+        for packet in (refusal, b""):
+            with server.accept()[0] as connection:
+                connection.send(packet)
+        tell()
+
+    with child(body) as process:
+        assert ask(mesh.path, ControlRequest("ping")).text == "come again"
+        with pytest.raises(ControlUnavailable, match="turned the request away"):
+            ask(mesh.path, ControlRequest("ping"))
+        process.started()
+    server.close()

@@ -7,8 +7,6 @@ and no daemon there.
 from __future__ import annotations
 
 import argparse
-import configparser
-import ctypes
 import importlib.util
 import os
 import resource
@@ -18,11 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import psutil
-
 import mesh as package
 from mesh import MeshError, ProcessIdentity
-from mesh.control import SOCKET, ControlRequest, ControlUnavailable, ask
 from mesh.ctl import render
 from mesh.ctl.failure import Exit
 from mesh.ctl.report import heartbeat_rows, read_report
@@ -65,17 +60,24 @@ class Finding:
 
 def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
     """Run every check and print what was found; 1 if anything is bad."""
-    findings = [finding for check in CHECKS for finding in _tried(check, mesh)]
+    findings = []
+    for check in CHECKS:
+        for finding in _tried(check, mesh):
+            findings.append(finding)
+            if options.format != "json":
+                _print(finding)
     if options.format == "json":
         print(render.as_json([asdict(finding) for finding in findings]))
-    else:
-        for finding in findings:
-            verdict = render.styled(f"{finding.verdict:<4}", STYLES[finding.verdict])
-            print(f"{verdict}  {finding.check:<12} {finding.found}")
-            if finding.remedy:
-                print(f"      {'':<12} -> {finding.remedy}")
     bad = any(finding.verdict == BAD for finding in findings)
     return Exit.DEGRADED if bad else Exit.HEALTHY
+
+
+def _print(finding: Finding) -> None:
+    """Print at once: a check may take its time."""
+    verdict = render.styled(f"{finding.verdict:<4}", STYLES[finding.verdict])
+    print(f"{verdict}  {finding.check:<12} {finding.found}", flush=True)
+    if finding.remedy:
+        print(f"      {'':<12} -> {finding.remedy}", flush=True)
 
 
 def _tried(check: Check, mesh: Mesh) -> list[Finding]:
@@ -95,14 +97,16 @@ def daemon(mesh: Mesh) -> Iterator[Finding]:
         remedy = "start it: systemctl start tradingmesh, or meshd --profile NAME"
         yield Finding("daemon", NOTE, f"none has the mesh {mesh.path}", remedy)
         return
+    # what a check alone needs is imported by it: the first finding does not wait for the last
+    from mesh.control import ControlRequest, ControlUnavailable, ask  # noqa: PLC0415 - above
+
     try:
         reply = ask(mesh.path, ControlRequest("ping"))
     except ControlUnavailable as error:
         yield Finding(
             "daemon",
             WARN,
-            f"does not answer this user: {error}",
-            "ask as its user, as root, or in the group it gives the read role",
+            *(str(error).split("; ", 1)),
         )
         return
     yield Finding("daemon", GOOD if reply.ok else WARN, f"answers: {reply.text}")
@@ -215,9 +219,12 @@ def leftovers(mesh: Mesh) -> Iterator[Finding]:
                 "leftovers",
                 NOTE,
                 f"writers are dead of {', '.join(dead[:8])}",
-                "nothing: whoever writes next takes over",
+                "nothing: whoever writes next takes over; a segment that nobody will write, or "
+                "whose sizes change, is removed by meshctl unlink SEGMENT",
             )
         live = read_report(mesh)["daemon"]["alive"]
+        from mesh.control import SOCKET  # noqa: PLC0415 - see daemon()
+
         if (mesh.path / SOCKET).exists() and not live:
             yield Finding(
                 "leftovers",
@@ -264,6 +271,8 @@ def remove_ipc(_mesh: Mesh) -> Iterator[Finding]:
     value = "yes"  # the default of logind.conf(5)
     parts = [part for place in LOGIND_PARTS for part in sorted(Path(place).glob("*.conf"))]
     for path in [*map(Path, LOGIND), *parts]:
+        import configparser  # noqa: PLC0415 - see daemon()
+
         read = configparser.ConfigParser(strict=False, interpolation=None)
         if path.is_file() and read.read(path, encoding="utf-8"):
             value = read.get("Login", "RemoveIPC", fallback=value)
@@ -294,6 +303,8 @@ def clock(_mesh: Mesh) -> Iterator[Finding]:
         else "clocksource=tsc at boot, if the processor's is stable; others "
         "are read by a system call",
     )
+    import ctypes  # noqa: PLC0415 - see daemon()
+
     buffer = ctypes.create_string_buffer(512)  # struct timex with modes = 0: only asks
     if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
         yield Finding(
@@ -347,8 +358,8 @@ def processors(_mesh: Mesh) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    daemon,
     supervisor_module,
+    daemon,
     tmpfs,
     permissions,
     leftovers,
@@ -362,6 +373,8 @@ CHECKS: tuple[Check, ...] = (
 
 def _mounted(path: Path) -> tuple[str, str]:
     """Give type and options of the file system that holds `path`: the one mounted deepest."""
+    import psutil  # noqa: PLC0415 - see daemon()
+
     resolved = path.resolve()
     holding = [
         each
@@ -376,12 +389,14 @@ def _mounted(path: Path) -> tuple[str, str]:
 
 
 def _swap_bytes() -> int:
+    import psutil  # noqa: PLC0415 - see daemon()
+
     return psutil.swap_memory().total
 
 
 def _lives(name: str) -> bool:
     pid = name.split("-")[1]
-    return pid.isdigit() and psutil.pid_exists(int(pid))
+    return pid.isdigit() and Path("/proc", pid).exists()
 
 
 def _is_used(path: Path) -> bool:

@@ -139,7 +139,7 @@ def test_the_keys(loop, terminal):
     terminal.press("n")
     terminal.frame(has("q quit"))
     terminal.press("ry")
-    terminal.frame(has("no daemon answers"))
+    terminal.frame(has("no daemon's socket"))
     terminal.press("q")
     assert terminal.end() == 0
 
