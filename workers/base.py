@@ -17,6 +17,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
@@ -88,6 +89,20 @@ class Worker(ABC):
     def __init__(self, context: WorkerContext) -> None:
         """Keep the context; nothing is opened before `setup`."""
         self.context = context
+
+    @classmethod  # noqa: B027 - a hook, empty on purpose
+    def prepare(cls, spec: WorkerSpec, settings: Settings) -> None:
+        """Do ahead what a worker of this spec would do first; its nursery calls this, then forks.
+
+        On one thread, opening nothing that a child must not share (files, sockets, devices).
+        """
+
+    @classmethod  # noqa: B027 - as `prepare`
+    def rehearse(cls, spec: WorkerSpec, settings: Settings) -> None:
+        """Use what was prepared, without effect; each child that waits in the nursery calls this.
+
+        A page that is shared after a fork costs a fault when it is first written.
+        """
 
     def setup(self) -> None:  # noqa: B027 - a hook, empty on purpose
         """Open what the worker needs; it counts as ready when this returns."""
@@ -166,7 +181,7 @@ def _live(
     service = Systemd() if alone else None  # a worker that is a service of its own
     worker: Worker | None = None
     try:
-        worker = _resolve(spec.worker)(context)
+        worker = resolve(spec.worker)(context)
         worker.setup()
         log.info("ready")
         heartbeat.ready()
@@ -232,8 +247,30 @@ def _report(
         keep_newest(directory, settings.supervisor.crash_reports)
 
 
-def _resolve(where: str) -> type[Worker]:
-    """Import `package.module:Class`; only ever in the worker's own process."""
+def rehearse(settings: Settings) -> None:
+    """Walk, without effect, through what every worker does first: a child that waits does so.
+
+    A page that a fork shares costs a fault when it is first used; it is paid for here, ahead.
+    """
+    stderr = sys.stderr
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        sys.stderr = nowhere
+        try:
+            limit_output(settings.logging)
+            log = configure_logging(settings.logging, worker="rehearsal", pid=os.getpid())
+            log.info("rehearsal")
+        finally:
+            sys.stderr = stderr
+        faulthandler.register(signal.SIGUSR2, file=nowhere)
+        faulthandler.unregister(signal.SIGUSR2)
+    with contextlib.suppress(MeshError):
+        hearts = Mesh(settings.mesh.path, mode=settings.mesh.permissions).heartbeats()
+        hearts.rows()
+        hearts.close()
+
+
+def resolve(where: str) -> type[Worker]:
+    """Import `package.module:Class`; in the worker's own process, or in its nursery."""
     module, _, name = where.partition(":")
     found: type[Worker] = getattr(importlib.import_module(module), name)
     return found

@@ -34,7 +34,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -42,10 +42,12 @@ import msgspec
 from setproctitle import setproctitle
 
 from mesh import ProcessIdentity
+from workers.base import rehearse, resolve
 from workers.spawn import Birth, become, leave_parent
 
 if TYPE_CHECKING:
     from config import Settings
+    from config.worker_spec import WorkerSpec
 
 NEVER = float("inf")
 #: Modules of each import group.
@@ -56,6 +58,7 @@ GROUPS = {
 }
 SPARES = 2
 WARMING_S = 60.0  # longer than this nobody waits for a nursery
+REFILL_AFTER_S = 0.2  # the one that was just born needs the processor first
 REFILL_S = 5.0  # within which it forks a child, also on a busy host
 AGAIN_S = 5.0  # between the end of a nursery and the next one; doubled while none gets warm
 AGAIN_MAX_S = 300.0
@@ -90,6 +93,8 @@ class Nursery:
         self.group = group
         self.was_warm = False
         self.due = now + WARMING_S  # of the next child
+        self._refill_at = NEVER
+        self._owed = 0
         self._spares: list[tuple[ProcessIdentity, socket.socket]] = []
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
@@ -136,11 +141,23 @@ class Nursery:
             identity, line = self._spares.pop(0)
             with line, contextlib.suppress(OSError):  # it has ended: the next one
                 line.send(msgspec.msgpack.encode(birth))
-                self.due = min(self.due, now + REFILL_S)
-                with contextlib.suppress(OSError):  # a broken nursery is found by its end
-                    self._socket.send(b"more")
+                self._owed += 1
+                self._refill_at = min(self._refill_at, now + REFILL_AFTER_S)
+                self.due = min(self.due, now + REFILL_AFTER_S + REFILL_S)
+                if not self._spares:  # the next one may be needed at any moment
+                    self.refill(NEVER)
                 return identity
         return None
+
+    def refill(self, now: float) -> None:
+        """Ask for as many children as were taken, once that is due."""
+        if now < self._refill_at:
+            return
+        self._refill_at = NEVER
+        with contextlib.suppress(OSError):  # a broken nursery is found by its end
+            while self._owed:
+                self._socket.send(b"more")
+                self._owed -= 1
 
     def end(self) -> None:
         """End the nursery; its waiting children see the end of their sockets and leave."""
@@ -205,6 +222,8 @@ class Nurseries:
     def tend(self) -> None:
         """Replace what hangs, and start again what ended a while ago."""
         now = self._clock()
+        for nursery in self._nurseries.values():
+            nursery.refill(now)
         for nursery in [n for n in self._nurseries.values() if n.due <= now]:
             self._lose(nursery, "hangs")
         for group in [group for group, at in self._again.items() if at <= now]:
@@ -250,7 +269,7 @@ def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) 
         setproctitle(f"tradingmesh: nursery {group}")
         inherited = set(sys.modules)
         warm_up(group)
-        theirs = _import_workers(group, settings)
+        theirs = _prepare_workers(group, settings)
         threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
             sys.stderr.write(f"nursery {group}: {threads} threads after the imports; no forks\n")
@@ -259,12 +278,12 @@ def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) 
         gc.collect()
         gc.freeze()
         for _ in range(SPARES):
-            _send_spare(settings, line)
+            _send_spare(group, settings, line)
         while _stamps(set(), set(), code) == code:
             if select.select([line], [], [], LOOK_S)[0]:
                 if not line.recv(MAX_BYTES):
                     break
-                _send_spare(settings, line)
+                _send_spare(group, settings, line)
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
@@ -279,19 +298,27 @@ def warm_up(group: str) -> None:
         _throw_away_learner()
 
 
-def _import_workers(group: str, settings: Settings) -> set[str]:
-    """Import the workers of `group` and give their modules; one that fails says so itself."""
-    modules = {
-        spec.worker.partition(":")[0]
-        for spec in settings.workers
-        if spec.enabled and spec.nursery == group
-    }
-    for module in sorted(modules):
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a user's module: it fails again, in its own process
-            sys.stderr.write(f"nursery {group}: {module}: {error!r}\n")
+def _prepare_workers(group: str, settings: Settings) -> set[str]:
+    """Import and prepare the workers of `group`, give their modules; one that fails says so."""
+    modules = set()
+    for spec in _specs(group, settings):
+        modules.add(spec.worker.partition(":")[0])
+        with _told(group, spec):
+            resolve(spec.worker).prepare(spec, settings)
     return modules
+
+
+def _specs(group: str, settings: Settings) -> list[WorkerSpec]:
+    return [spec for spec in settings.workers if spec.enabled and spec.nursery == group]
+
+
+@contextlib.contextmanager
+def _told(group: str, spec: WorkerSpec) -> Iterator[None]:
+    """Let a user's module fail: it does so again, in its own process."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        sys.stderr.write(f"nursery {group}: {spec.worker}: {error!r}\n")
 
 
 def _stamps(named: set[str], new: set[str], known: Iterable[str] = ()) -> dict[str, int]:
@@ -327,10 +354,9 @@ def _throw_away_learner() -> None:
     # without one of its own it makes a directory for logs at every start
     learner.set_logger(Logger(folder=None, output_formats=[]))
     learner.learn(24)
-    importlib.import_module("workers.trainer.learner").warm_up()
 
 
-def _send_spare(settings: Settings, line: socket.socket) -> None:
+def _send_spare(group: str, settings: Settings, line: socket.socket) -> None:
     """Fork a child that waits for its task, through a parent that ends at once."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     told, tell = os.pipe()
@@ -340,7 +366,7 @@ def _send_spare(settings: Settings, line: socket.socket) -> None:
         if child == 0:
             ours.close()
             line.close()
-            _await_task(settings, its)
+            _await_task(group, settings, its)
         os.write(tell, child.to_bytes(4, "little"))
         os._exit(0)
     its.close()
@@ -353,8 +379,12 @@ def _send_spare(settings: Settings, line: socket.socket) -> None:
         socket.send_fds(line, [msgspec.msgpack.encode(spare)], [ours.fileno()])
 
 
-def _await_task(settings: Settings, line: socket.socket) -> NoReturn:
+def _await_task(group: str, settings: Settings, line: socket.socket) -> NoReturn:
     try:
+        rehearse(settings)
+        for spec in _specs(group, settings):
+            with _told(group, spec):
+                resolve(spec.worker).rehearse(spec, settings)
         request = line.recv(MAX_BYTES)
         if request:
             become(msgspec.msgpack.decode(request, type=Birth), settings)

@@ -7,6 +7,7 @@ a forked worker starts in milliseconds because everything common is imported alr
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -52,6 +53,7 @@ def spawn(birth: Birth, settings: Settings) -> int:
 
 def become(birth: Birth, settings: Settings) -> NoReturn:
     """Be the worker in this process, within its limits."""
+    gc.freeze()  # a collection would write to every page that is shared with the parent
     leave_parent(Path(birth.log))
     spec = next(s for s in settings.workers if s.name == birth.worker)
     _apply_limits(spec)

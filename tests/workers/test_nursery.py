@@ -30,6 +30,10 @@ import config  # sets the environment that keeps libraries from starting threads
 from workers.nursery import _throw_away_learner, warm_up
 warm_up("learner")
 warm_up("tracker")
+from config.trainer import TrainerConfig
+from workers.trainer import learner
+own = TrainerConfig(device="cpu", batch=64)
+learner.prepare(own)
 gc.freeze()
 threads = len(os.listdir("/proc/self/task"))
 assert threads == 1, f"{threads} threads before the fork"
@@ -45,6 +49,10 @@ for number in range(int(sys.argv[1])):
             torch.randn(400, 400) @ torch.randn(400, 400)
             torch.nn.Linear(64, 64)(torch.randn(2560, 64)).sum().backward()
             _throw_away_learner()
+            learner.rehearse(own)
+            model, update = learner.take_learner(own)
+            learner._learn(model, update, own.batch)
+            assert update.updates == model.policy_delay and update.is_sound()
             if number % 4 == 0:  # a run is slow: its database is made anew
                 mlflow.set_tracking_uri(f"sqlite:///{sys.argv[2]}/{number}.db")
                 with mlflow.start_run():

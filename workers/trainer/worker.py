@@ -29,11 +29,11 @@ from workers.records import (
     status_segment,
 )
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer import checkpoint, learner_state
+from workers.trainer import checkpoint, learner, learner_state
 from workers.trainer.evaluation import Evaluation, is_worse
 from workers.trainer.guard import Guard, NumbersLost
 from workers.trainer.leaderboard import LeaderboardKeeper
-from workers.trainer.learner import make_learner, make_priorities
+from workers.trainer.learner import make_learner, make_priorities, take_learner
 from workers.trainer.publisher import Publisher, policy_arrays
 from workers.trainer.replay import NoExperience, RingReplay
 from workers.trainer.tracking import Spool
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+    from config.settings import Settings
+    from config.worker_spec import WorkerSpec
 
 S = TypeVar("S")
 SLICE_S = 0.08  # of updates in one step of the worker
@@ -53,16 +56,25 @@ MEMORY = "shared memory"  # where a learner was resumed from
 class TrainerWorker(Worker):
     """One learner."""
 
+    @classmethod
+    def prepare(cls, spec: WorkerSpec, settings: Settings) -> None:
+        """Make the learner of this configuration, so that a child of the nursery has it."""
+        learner.prepare(_config(spec, settings))
+
+    @classmethod
+    def rehearse(cls, spec: WorkerSpec, settings: Settings) -> None:
+        """Learn once with it."""
+        learner.rehearse(_config(spec, settings))
+
     def setup(self) -> None:
         """Take the segments over and go on from memory, from disk, or from the seed."""
         context = self.context
         settings, mesh, name = context.settings, context.mesh, context.name
-        base = settings.trainer.model_dump()
-        self._config = config = TrainerConfig.model_validate({**base, **context.spec.settings})
+        self._config = config = _config(context.spec, settings)
         torch.set_num_threads(config.threads)
         self._ring: Ring | None = None
         self._replay: RingReplay | None = None
-        self._model, self._update = make_learner(config)
+        self._model, self._update = take_learner(config)
         self._cell = self._own(
             status_segment(name), lambda at: mesh.cell(at, TrainerStatus, create=True)
         )
@@ -406,3 +418,9 @@ class TrainerWorker(Worker):
             status.experience = self._ring.published
         self._cell.write(status)
         self._leaderboard.keep()
+
+
+def _config(spec: WorkerSpec, settings: Settings) -> TrainerConfig:
+    """Give the configuration of one learner: what is of all, and its own."""
+    base = settings.trainer.model_dump()
+    return TrainerConfig.model_validate({**base, **spec.settings})
