@@ -8,8 +8,9 @@ model.learn(100_000, callback=[
 
 from __future__ import annotations
 
+import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from rich.console import Console
@@ -137,10 +138,11 @@ class HeartbeatCallback(BaseCallback):
 class MLflowCallback(EveryUpdates):
     """Appends what the learner logs to a spool; the shipper brings it to MLflow."""
 
-    def __init__(self, spool: Spool, *, every_updates: int) -> None:
-        """Take a point every `every_updates` updates."""
+    def __init__(self, spool: Spool, *, every_updates: int, ends: bool = True) -> None:
+        """Take a point every `every_updates` updates; `ends`: the run ends with the training."""
         super().__init__(every_updates)
         self._spool = spool
+        self._ends = ends
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -155,7 +157,38 @@ class MLflowCallback(EveryUpdates):
         self._spool.point(self.updates, metrics)
 
     def _on_training_end(self) -> None:
-        self._spool.end("FINISHED")
+        if self._ends:
+            self._spool.end("FINISHED")
+
+
+class EndBySignal(BaseCallback):
+    """Ends the training in good order at the first SIGINT or SIGTERM; a context to train in.
+
+    The second one is treated as Python does: KeyboardInterrupt, or the end of the process.
+    """
+
+    def __init__(self) -> None:
+        """Be ready; signals are listened to within the context."""
+        super().__init__()
+        self.number = 0  # of the signal that came
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Listen no more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _on_step(self) -> bool:
+        return not self.number
 
 
 class ProgressCallback(BaseCallback):

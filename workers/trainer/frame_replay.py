@@ -74,6 +74,7 @@ class FrameReplay(ReplayBuffer):
     ) -> None:
         """Store one step of every environment."""
         at = self.pos
+        self._end_episodes_that_were_left(obs)
         self.frames[at], self.ages[at] = obs[:, -1], self._age
         self.actions[at] = action.reshape(self.n_envs, -1)
         self.rewards[at], self.dones[at] = reward, done
@@ -89,6 +90,21 @@ class FrameReplay(ReplayBuffer):
         self.pos = (at + 1) % self.buffer_size
         self.full |= self.pos == 0
         self.frames[self.pos] = next_obs[:, -1]  # until the next step says the same
+
+    def _end_episodes_that_were_left(self, obs: Array) -> None:
+        """Mark where an environment was reset within an episode, as a further `learn` does.
+
+        The transition before keeps the frame it led to, and the windows behind it begin anew.
+        """
+        before = self.pos - 1  # of a buffer that is empty every age is 0
+        left = (self._age > 0) & (
+            (obs[:, -1] != self.frames[self.pos]) | (obs[:, -2] != self.frames[before])
+        ).any(1)
+        for lane in np.flatnonzero(left).tolist():
+            self.dones[before, lane] = True
+            at = before % self.buffer_size * self.n_envs + lane
+            self._behind[at] = self.frames[self.pos, lane].copy()
+        self._age[left] = 0
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Draw uniformly from the transitions whose windows are whole."""

@@ -14,8 +14,8 @@ OBSERVATIONS = gymnasium.spaces.Box(-np.inf, np.inf, (WINDOW, FRAME), np.float32
 ACTIONS = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
 
-def played(steps, *buffers, seed=0):
-    """Let all buffers see the same episodes, which end by termination and by limits."""
+def played(steps, *buffers, seed=0, leave=0.05):
+    """Let all buffers see the same episodes, ended by termination, by limits, and by a reset."""
     dice = np.random.default_rng(seed)
 
     def frames():
@@ -32,7 +32,8 @@ def played(steps, *buffers, seed=0):
         for buffer in buffers:
             buffer.add(observations, following, action, reward, done, infos)
         started = np.repeat(frames()[:, None], WINDOW, 1)
-        observations = np.where(done[:, None, None], started, following)
+        left = dice.random(LANES) < leave  # reset within an episode
+        observations = np.where((done | left)[:, None, None], started, following)
 
 
 def test_draws_are_those_of_the_stock_buffer():

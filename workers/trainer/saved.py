@@ -1,0 +1,103 @@
+"""A model of the train command on disk: the zip, the arrays, and the experience to go on with.
+
+Files are written whole and renamed into place: a run that is killed while it saves leaves the
+model that was there before.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from workers.trainer.frame_replay import FrameReplay
+from workers.trainer.publisher import policy_arrays
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from workers.trainer.algorithm import TD3
+
+EXPERIENCE = ".replay.pkl"
+
+
+class CannotResume(Exception):
+    """There is no such model, or it is of another kind than the settings describe."""
+
+
+def writable(path: Path) -> None:
+    """Look, before hours of training, whether a model can be saved there. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    probe = path.with_suffix(".tmp")
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
+def save(model: TD3, path: Path, *, with_experience: bool) -> None:
+    """Write `path` (.zip) and the arrays beside it; the experience too, or remove an older one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    updates = model._n_updates  # noqa: SLF001 - of our own class
+    arrays: dict[str, Any] = policy_arrays(model.policy, updates=updates)
+    whole = io.BytesIO()
+    model.save(whole)
+    _write(path, whole.getvalue())
+    whole = io.BytesIO()
+    np.savez(whole, allow_pickle=False, **arrays)
+    _write(path.with_suffix(".npz"), whole.getvalue())
+    experience = path.with_suffix(EXPERIENCE)
+    if with_experience:
+        _write(experience, pickle.dumps(model.replay_buffer, pickle.HIGHEST_PROTOCOL))
+    else:
+        experience.unlink(missing_ok=True)
+
+
+def resume(model: TD3, path: Path) -> None:
+    """Let a fresh model go on where the one at `path` was. Raises CannotResume.
+
+    Weights, moments and counters come from the zip, everything else from the fresh model. Without
+    the experience (a run that was complete) new experience is collected first, as at the start.
+    """
+    try:
+        data, parameters, _ = load_from_zip_file(path, device=model.device)
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
+        raise CannotResume(f"{path}: {error}; train without --resume first") from error
+    try:
+        model.set_parameters(parameters, exact_match=True, device=model.device)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CannotResume(
+            f"{path} holds another network than the settings describe: {reason}; resume it with "
+            "the settings it was trained with"
+        ) from error
+    if data is None:
+        raise CannotResume(f"{path} holds weights alone, without counters; train without --resume")
+    model.num_timesteps = data["num_timesteps"]
+    model._n_updates = data["_n_updates"]  # noqa: SLF001 - of our own class
+    model._episode_num = data["_episode_num"]  # noqa: SLF001 - of our own class
+    experience = path.with_suffix(EXPERIENCE)
+    if not experience.exists():
+        model.learning_starts += model.num_timesteps
+        return
+    try:
+        found = pickle.loads(experience.read_bytes())  # noqa: S301 - our own file, as a model is
+    except (pickle.UnpicklingError, EOFError, AttributeError) as error:
+        raise CannotResume(f"{experience} is not whole ({error}); remove it") from error
+    fresh = model.replay_buffer
+    if not isinstance(found, FrameReplay) or fresh is None or found.n_envs != fresh.n_envs:
+        lanes = getattr(found, "n_envs", "no")
+        raise CannotResume(
+            f"{experience} holds experience of {lanes} lanes, not of {model.n_envs}; resume with "
+            "as many, or remove it"
+        )
+    found.device = model.device
+    model.replay_buffer = found
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)  # noqa: PTH105 - the atomic one
