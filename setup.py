@@ -19,6 +19,7 @@ EXTENSIONS = {
     "workers.ingest._avro._native": ["workers/ingest/_avro/module.c"],
     "workers.ingest._gates._native": ["workers/ingest/_gates/module.c"],
     "workers.trading_env._kernel": ["workers/trading_env/_kernel.c"],
+    "workers.trainer._products._native": ["workers/trainer/_products/module.c"],
     "workers.replayer._encode": ["workers/replayer/_encode.c"],
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mesh import Corrupt, Mesh, NotWritten, SegmentMissing, Tensors
+from mesh import Cell, Corrupt, Mesh, NotWritten, SegmentMissing, Tensors
 from workers.records import LEADERBOARD, policy_segment
 from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy_numpy import PublishedPolicy
@@ -38,6 +38,7 @@ class Policies:
         self._trainers = trainers
         self._max_age_ns = int(max_age_s * 1e9)
         self._segments: dict[str, Tensors] = {}
+        self._board: Cell[Any] | None = None
         self._versions: dict[str, int] = {}
         self._good: dict[str, Policy] = {}
         self._usable = False
@@ -65,9 +66,11 @@ class Policies:
     def _attach(self) -> None:
         now = time.monotonic()
         missing = [t for t in self._trainers if t not in self._segments]
-        if not missing or now < self._look_at:
+        if not (missing or self._board is None) or now < self._look_at:
             return
         self._look_at = now + LOOK_S
+        if self._board is None:
+            self._board = self._leaderboard()
         for trainer in missing:
             try:
                 found = self._mesh.attach(policy_segment(trainer))
@@ -93,9 +96,21 @@ class Policies:
         except SegmentMissing:  # replaced: attach again
             del self._segments[trainer]
 
-    def _leader(self) -> str:
+    def _leaderboard(self) -> Cell[Any] | None:
         try:
-            _, board = self._mesh.attach(LEADERBOARD).read()  # type: ignore[union-attr] # a cell
-        except (SegmentMissing, NotWritten):
+            found = self._mesh.attach(LEADERBOARD)
+        except SegmentMissing:
+            return None
+        return found if isinstance(found, Cell) else None
+
+    def _leader(self) -> str:
+        if self._board is None:
+            return ""
+        try:
+            _, board = self._board.read()
+        except NotWritten:
+            return ""
+        except SegmentMissing:  # replaced: attach again
+            self._board = None
             return ""
         return str(board.get("best", ""))

@@ -152,8 +152,9 @@ class TD3(StockTD3):
             self.update_kind = f"autograd: {why}"
         else:
             half = self.precision == "medium" and has_bfloat16_units(self.device)
-            self._update = MlpUpdate(policy, self._generator, half=half)
-            self.update_kind = "mlp, bfloat16 factors" if half else "mlp"
+            update = self._update = MlpUpdate(policy, self._generator, half=half)
+            rounded = ", bfloat16 factors" if half else ""
+            self.update_kind = f"mlp{rounded}, products by {update.products.kind}"
 
     @contextmanager
     def _matmul_precision(self) -> Iterator[None]:

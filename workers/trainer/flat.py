@@ -10,10 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam, as in torch and stable-baselines3
+LINE = 16  # floats of a cache line
+
+
+def vectors(count: int, size: int, device: torch.device) -> list[Tensor]:
+    """Give `count` vectors of zeros, (size,) each.
+
+    On a processor they are one array: NumPy asks for huge pages where it is large enough (4 MiB),
+    and products that read weights from memory are 2 % faster then.
+    """
+    if device.type != "cpu":
+        return [torch.zeros(size, device=device) for _ in range(count)]
+    apart = math.ceil(size / LINE) * LINE
+    memory = np.empty(count * apart + LINE, np.float32)
+    start = -memory.ctypes.data % (4 * LINE) // 4
+    memory.fill(0.0)
+    whole = torch.from_numpy(memory)[start : start + count * apart].view(count, apart)
+    return list(whole[:, :size])
 
 
 class Flat:
@@ -24,9 +42,7 @@ class Flat:
         self.shapes = [tuple(p.shape) for p in parameters]
         device = parameters[0].device
         size = sum(p.numel() for p in parameters)
-        self.values, self.gradient = (torch.zeros(size, device=device) for _ in range(2))
-        self.first, self.second = (torch.zeros(size, device=device) for _ in range(2))
-        self.target = torch.zeros(size, device=device)
+        self.values, self.gradient, self.first, self.second, self.target = vectors(5, size, device)
         self.steps = torch.zeros((), device=device)
         self.betas, self.epsilon, self.weight_decay = BETAS, EPSILON, 0.0
         self._bound = [

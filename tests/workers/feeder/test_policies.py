@@ -7,7 +7,9 @@ import time
 import numpy as np
 
 from mesh import Mesh
+from tests.daemons import until
 from workers.feeder.policies import Policies
+from workers.records import Leaderboard
 from workers.trading_env.policy_numpy import like
 
 
@@ -52,3 +54,21 @@ def test_policies_that_grew_too_old_are_told_from_none_at_all(mesh_directory):
     assert later.best().version == 2
     assert not later.has_expired
     segment.close()
+
+
+def test_the_leaderboard_is_followed_also_when_it_is_replaced(mesh_directory):
+    """Nobody's board: own order; a board: its best; another board in its place: that one's."""
+    mesh = Mesh(mesh_directory)
+    segments = [mesh.tensors(f"policy/{n}", like=arrays(), create=True) for n in ("p", "q")]
+    for segment in segments:
+        segment.publish(arrays())
+    policies = Policies(mesh, ("p", "q"), 60.0)
+    assert policies.best().trainer == "p"
+    for best in ("q", "p"):
+        board = mesh.cell("leaderboard", Leaderboard, create=True, max_bytes=4096)
+        board.write(Leaderboard(best))
+        until("the board's best", lambda best=best: policies.best().trainer == best)
+        board.close()
+        mesh.unlink("leaderboard")
+    for segment in segments:
+        segment.close()

@@ -10,6 +10,7 @@ from torch import nn
 from tests.workers.trainer.batches import A, B, batch, largest_difference, learners
 from workers.trainer.autograd_update import AutogradUpdate
 from workers.trainer.mlp_update import MlpUpdate
+from workers.trainer.products import Products, products_for
 from workers.trainer.update import Rule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -63,11 +64,25 @@ def test_weights_are_those_of_stable_baselines3(policy_kwargs, kind):
         assert ours.logger.name_to_value[name] == pytest.approx(theirs, rel=1e-4)
 
 
+def of_torch(*, half=False):
+    """Products by torch."""
+    return Products(half=half)
+
+
+def the_faster_ones(*, half=False):
+    """Products as they are chosen here: the kernel's where there is AVX-512."""
+    return products_for(torch.device("cpu"), half=half)
+
+
+MAKERS = pytest.mark.parametrize("made", [of_torch, the_faster_ones])
+
+
+@MAKERS
 @pytest.mark.parametrize("net_arch", [[32, 16], [16], [24, 16, 8]])
-def test_gradients_are_those_of_autograd(net_arch):
+def test_gradients_are_those_of_autograd(net_arch, made):
     """The written-out backward pass agrees with autograd's on both losses, discounts given too."""
     ours, other = learners(policy_kwargs={"net_arch": net_arch})
-    written, asked = MlpUpdate(ours.policy), AutogradUpdate(other.policy)
+    written, asked = MlpUpdate(ours.policy, products=made()), AutogradUpdate(other.policy)
     for discounts in (None, 0.5):
         transitions, noise = batch(3, discounts), 0.1 * torch.ones(B, A)
         with torch.no_grad():
@@ -81,10 +96,11 @@ def test_gradients_are_those_of_autograd(net_arch):
                 assert torch.allclose(found.grad, wanted.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_weighted_errors_are_those_of_autograd():
+@MAKERS
+def test_weighted_errors_are_those_of_autograd(made):
     """With weights: the same gradient and the same absolute errors either way."""
     ours, other = learners()
-    written, asked = MlpUpdate(ours.policy), AutogradUpdate(other.policy)
+    written, asked = MlpUpdate(ours.policy, products=made()), AutogradUpdate(other.policy)
     weights = torch.linspace(0.1, 1.0, B)[:, None]
     with torch.no_grad():
         losses = [
@@ -98,10 +114,12 @@ def test_weighted_errors_are_those_of_autograd():
         assert torch.allclose(found.grad, wanted.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_rounded_factors_stay_close():
+@MAKERS
+def test_rounded_factors_stay_close(made):
     """With bfloat16 factors a gradient keeps its direction and size within a few percent."""
     ours, other = learners()
-    exact, rounded = MlpUpdate(ours.policy), MlpUpdate(other.policy, half=True)
+    exact = MlpUpdate(ours.policy, products=made())
+    rounded = MlpUpdate(other.policy, products=made(half=True))
     with torch.no_grad():
         for update in (exact, rounded):
             update.critic_gradients(batch(0), torch.zeros(B, A), 0.99)

@@ -1,0 +1,1 @@
+"""The C part of the products of matrices."""
