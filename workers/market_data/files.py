@@ -41,7 +41,7 @@ class Place:
     @property
     def name(self) -> str:
         """Name without folders."""
-        return PurePosixPath(self.member).name or self.path.name
+        return PurePosixPath(self.member.rpartition("!")[2]).name or self.path.name
 
     def error(
         self, found: str, *, expected: str, remedy: str = FETCH_AGAIN, line: int = 0

@@ -130,11 +130,12 @@ def test_line_ends_and_marks_make_no_difference(tmp_path, end, start):
     assert rows["bid"].tolist() == [0.02] * 3
 
 
-def test_zips_in_zips_and_folders_in_zips_are_read(tmp_path):
+@pytest.mark.parametrize("folder", ["data/", ""])
+def test_zips_in_zips_and_folders_in_zips_are_read(tmp_path, folder):
     """`.zip.zip` by name or in fact, members in folders, what archivers leave behind."""
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w") as archive:
-        archive.writestr(f"data/{CALL}", ROW)
+        archive.writestr(f"{folder}{CALL}", ROW)
         archive.writestr(f"__MACOSX/._{CALL}", b"\0")
         archive.mkdir("empty")
     chain(
