@@ -31,7 +31,9 @@ import fastavro
 import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
+from config.ingest import IngestConfig
 from mesh import Mesh, MeshError
+from workers.ingest.consumer import profile_options
 from workers.ingest.decode import Decoder
 from workers.ingest.mapping import tick_mapping
 from workers.ingest.plan import OK
@@ -329,6 +331,7 @@ def bench_throughput(rounds: int = 3) -> None:
 # --- latency ----------------------------------------------------------------------------------
 
 SECONDS = 4.0
+RATES = ("1000", "10000")
 EVERY_S = 0.001
 
 
@@ -343,7 +346,7 @@ def body_now() -> bytes:
 
 def produce(servers: str, schema_id: str, rate: str) -> tuple[int, float]:
     """Send messages stamped with their time, `rate` a second, to three partitions."""
-    linger_ms = 0 if int(rate) < 5000 else 3  # the broker answers a fetch with one request's worth
+    linger_ms = 0 if int(rate) < 5000 else 2  # the broker answers a fetch with one request's worth
     producer = Producer(
         {"bootstrap.servers": servers, "linger.ms": linger_ms, "socket.nagle.disable": True}
     )
@@ -379,10 +382,45 @@ def peer_latency(servers: str, registry: str) -> tuple[float, float]:
     return percentiles(taken)
 
 
+def peer_poll(servers: str, _: str) -> tuple[float, float]:
+    """The limit: a bare poll() tuned as ours is; nothing is decoded until all has come."""
+    config = IngestConfig(latency_ms=1)
+    source = Consumer({"bootstrap.servers": servers, "group.id": "poll", **profile_options(config)})
+    source.assign([TopicPartition(TOPIC, partition, OFFSET_END) for partition in range(3)])
+    source.poll(1.0)
+    found: list[tuple[int, bytes]] = []
+    quiet = time.monotonic() + SECONDS + 6.0
+    while time.monotonic() < quiet:
+        first = source.poll(0.05)
+        if first is not None:
+            now, messages = time.time_ns(), [first, *source.consume(8191, 0.0)]
+            found += [(now, message.value()[FRAME_BYTES:]) for message in messages]
+            quiet = time.monotonic() + 1.0
+    taken = []
+    for came, body in found:
+        sent: Any = fastavro.schemaless_reader(io.BytesIO(body), PARSED, None)
+        taken.append((came - sent["timestamp"]) / 1e6)
+    return percentiles(taken)
+
+
 def percentiles(values: list[float]) -> tuple[float, float]:
     """Median and 99th."""
     found = sorted(values)
     return found[len(found) // 2], found[int(len(found) * 0.99)]
+
+
+def start_peer(*arguments: str) -> subprocess.Popen[str]:
+    """Start a part of the bench in a process of its own."""
+    command = [sys.executable, __file__, "--peer", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def peers_latency(peer: str, servers: str, url: str, schema_id: str, rate: str) -> list[float]:
+    """A peer alone at `rate` messages a second: p50, p99 in ms."""
+    reader = start_peer(peer, servers, url)
+    select.select([], [], [], 3.0)
+    start_peer("produce", servers, schema_id, rate).communicate(timeout=60)
+    return [float(x) for x in json.loads(reader.communicate(timeout=60)[0])]
 
 
 def bench_latency() -> None:
@@ -392,35 +430,32 @@ def bench_latency() -> None:
         servers = address["bootstrap_servers"]
         url = address["registry_url"]
         where = (f"kafka.bootstrap_servers={servers}", f"kafka.registry_url={url}")
+        # one after the other: two cores are not six
+        peers = {("defaults", "1000"): peers_latency("latency", servers, url, schema_id, "1000")}
+        for rate in RATES:
+            peers["poll() alone", rate] = peers_latency("poll", servers, url, schema_id, rate)
         worker = Worker("ingest", directory, mesh, *where, "ingest.latency_ms=1")
         ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
-        wait("ingest", lambda: Mesh(mesh).attach("status/ingest").read()[1]["state"] == "running")
-        peer = subprocess.Popen(
-            [sys.executable, __file__, "--peer", "latency", servers, url],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        select.select([], [], [], 3.0)
-        for rate in ("1000", "10000"):
-            reader, taken = ring.reader("latest"), []
-            source = subprocess.Popen(
-                [sys.executable, __file__, "--peer", "produce", servers, schema_id, rate],
-                stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
+        wait("ingest", lambda: Mesh(mesh).attach("status/ingest").read()[1]["lag"] != {})
+        for rate in RATES:
+            wait("end", lambda: not ring.reader("latest").wait_published(0.3))
+            reader, taken, decoded = ring.reader("latest"), [], []
+            source = start_peer("produce", servers, schema_id, rate)
             end = time.monotonic() + SECONDS + 3.0
             while time.monotonic() < end:
                 if reader.wait_published(0.5):
                     rows = reader.read(max_records=4096)
                     taken += ((time.time_ns() - rows["ts_event"]) / 1e6).tolist()
+                    decoded += ((rows["ts_ingest"] - rows["ts_event"]) / 1e6).tolist()
                 elif source.poll() is not None and taken:
                     break
             sent = json.loads(source.communicate(timeout=30)[0])[0]
-            p50, p99 = percentiles(taken)
-            users = (0.0, 0.0)
-            if rate == "1000":
-                users = json.loads(peer.communicate(timeout=60)[0])
-            for name, value, their in (("p50", p50, users[0]), ("p99", p99, users[1])):
-                show(f"ingest.latency.{rate}.{name}", value, "ms", their, peer_is="defaults",
-                     received=f"{len(taken)} of {sent}")  # fmt: skip
+            for name, value, number in zip(("p50", "p99"), percentiles(taken), (0, 1), strict=True):
+                for (peer, at), their in peers.items():
+                    if at == rate:
+                        show(f"ingest.latency.{rate}.{name}", value, "ms", their[number],
+                             peer_is=peer, received=f"{len(taken)} of {sent}",
+                             decoded=round(percentiles(decoded)[number], 3))  # fmt: skip
         worker.stop()
 
 
@@ -537,6 +572,7 @@ def bench_memory(rounds: int = 9) -> None:
 
 PEERS_APART = {
     "latency": peer_latency,
+    "poll": peer_poll,
     "produce": produce,
     "forever": produce_forever,
     "group": peer_group,
