@@ -150,6 +150,7 @@ class PartitionReader:
                     **({"group.instance.id": kafka.instance} if kafka.instance else {}),
                     "stats_cb": self._note_statistics,
                     "error_cb": self._note_error,
+                    "on_commit": self._note_commit,
                 },
             )
         except KafkaException as error:
@@ -367,26 +368,28 @@ class PartitionReader:
         """Take over positions that are committed to the ring."""
         self._positions = positions
 
-    def commit(self, *, wait: bool = False) -> None:
-        """Commit what has moved since the last time."""
+    def commit(self, *, wait: bool = False, places: Iterable[Place] | None = None) -> None:
+        """Commit what has moved since the last time, or all positions of `places`."""
+        begun = self._owned - self._new  # the positions of others may be behind Kafka's
         moved = {
             at: offset
-            for at in self._owned - self._new  # the positions of others may be behind Kafka's
+            for at in (begun if places is None else begun.intersection(places))
             if (offset := self._positions.get(place(*at), 0)) != self._committed.get(at, 0)
+            or (places is not None and offset)
         }
         if not moved:
             return
         offsets = [TopicPartition(*at, offset) for at, offset in moved.items()]
+        self._committed.update(moved)
         try:
             if wait and self.brokers_up:
                 with self._expect(_COMMIT_S + 1.0):
-                    self._consumer.commit(offsets=offsets, asynchronous=False)
+                    done = self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._note_commit(None, done)
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            self._note_error(error.args[0])
-        else:
-            self._committed.update(moved)
+            self._note_commit(error.args[0], offsets)
 
     def has_grown(self) -> bool:
         """Tell whether the topics have partitions that were not there at the start."""
@@ -405,7 +408,7 @@ class PartitionReader:
     def lag(self) -> dict[str, int]:
         """Give how many messages each partition is behind its newest, as far as it is known."""
         behind = {}
-        for at in self._owned:
+        for at in self._owned - self._new:
             _, high = self._consumer.get_watermark_offsets(TopicPartition(*at), cached=True)
             if high >= 0:
                 behind[place(*at)] = max(0, high - self._positions.get(place(*at), 0))
@@ -442,14 +445,22 @@ class PartitionReader:
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Tell the next owner where to go on: nothing of these partitions is under way here."""
         self.rebalances += 1
-        self.commit(wait=True)
         gone = {(p.topic, p.partition) for p in partitions}
+        self.commit(wait=True, places=gone)
         self._owned -= gone
         self._new -= gone
         for at in gone:
             self._stuck.pop(at, None)
             self._deferred.pop(at, None)
         consumer.incremental_unassign(partitions)
+
+    def _note_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """Forget what was not committed after all: it is committed again."""
+        for partition in partitions:
+            failed = error or partition.error
+            if failed:
+                self._note_error(failed)
+                self._committed.pop((partition.topic, partition.partition), None)
 
     def _note_error(self, error: KafkaError) -> None:
         self.errors[error.name()] = self.errors.get(error.name(), 0) + 1

@@ -228,11 +228,12 @@ class Decoder(BatchDecoder):
         self.unavailable = ""
         if self._batch.decode(self._plans):
             pending = self.schema_ids[:n][status == plan.PENDING]
-            waiting = {i for i in np.unique(pending).tolist() if not self._learn(i)}
+            waiting = {i for i in sorted(set(pending.tolist())) if not self._learn(i)}
             self._batch.decode(self._plans)
             self._judge(status, waiting)
-        for index in np.flatnonzero(status == plan.FALLBACK).tolist():
-            self._fall_back(index)
+        if plan.FALLBACK in status.tobytes():
+            for index in np.flatnonzero(status == plan.FALLBACK).tolist():
+                self._fall_back(index)
         return self.rows[:n], status
 
     def reason(self, index: int) -> Poison:
@@ -275,7 +276,7 @@ class Decoder(BatchDecoder):
     def _judge(self, status: Rows, waiting: set[int]) -> None:
         """Give the messages that have no plan their verdict, or to fastavro."""
         ids = self.schema_ids[: status.size]
-        for schema_id in np.unique(ids[status == plan.PENDING]).tolist():
+        for schema_id in set(ids[status == plan.PENDING].tolist()):
             mine = (ids == schema_id) & (status == plan.PENDING)
             if schema_id in self._verdicts:
                 status[mine] = plan.INCOMPATIBLE

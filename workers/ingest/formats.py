@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,6 +32,7 @@ _TYPES: Final[dict[str, Any]] = {"S": str | None, "f": float | None}
 _TIME: Final = int | float | datetime | None
 _WHOLE: Final = int | float | None
 _MOST: Final = (1 << 63) - 1
+_LETTERS: Final = {"f8": "d", "i8": "q", "i4": "i", "u4": "I", "u8": "Q"}  # of the struct module
 
 
 def decoder_for(config: IngestConfig, registry: SchemaRegistry, *, capacity: int) -> BatchDecoder:
@@ -71,30 +73,54 @@ class JsonDecoder(BatchDecoder):
         super().__init__(mapping, capacity=capacity)
         struct, self._paths = _struct(mapping.tree, "Message")
         self._decoder = msgspec.json.Decoder(struct, strict=False)
+        dtype = mapping.dtype
+        names = dtype.names or ()
+        self._row = Struct(
+            "<" + "".join(_LETTERS.get(dtype[n].str[1:]) or f"{dtype[n].itemsize}s" for n in names)
+        )
+        blank = self._row.unpack(mapping.template)
+        self._blank = [x.rstrip(b"\0") if isinstance(x, bytes) else x for x in blank]
+        self._at = [names.index(column.name) for column in mapping.columns]
+        self._required = [
+            (c, at) for c, at in zip(mapping.columns, self._at, strict=True) if c.required
+        ]
 
     def decode(self) -> tuple[Rows, Rows]:
         """Give rows and status of what was taken, views of shape (count,)."""
         rows, status = self._begin()
+        made: list[bytes] = []
         for index in range(status.size):
             try:
-                rows[index] = self._row(self.value(index))[0]
+                made.append(self._packed(self.value(index)))
             except Poison as poison:
                 status[index] = plan.STATUS_OF[poison.kind]
-            else:
-                self._batch.stamp(index)
+        fit = np.flatnonzero(status == plan.OK)
+        rows[fit] = np.frombuffer(b"".join(made), rows.dtype)
+        for index in fit.tolist():
+            self._batch.stamp(index)
         return rows, status
 
-    def _slowly(self, index: int) -> Rows:
-        return self._row(self.value(index))
+    def _packed(self, value: bytes | None) -> bytes:
+        """Give the bytes of a row, by one call for all columns: numpy takes one for each."""
+        cells = self._blank.copy()
+        values = self._values(self._record(value))
+        for column, at, found in zip(self._mapping.columns, self._at, values, strict=True):
+            if found is not None:
+                cells[at] = column.cell(found)
+        for column, at in self._required:
+            column.check(cells[at])
+        return self._row.pack(*cells)
 
-    def _row(self, value: bytes | None) -> Rows:
+    def _slowly(self, index: int) -> Rows:
+        return self._mapping.filled(self._values(self._record(self.value(index))))
+
+    def _record(self, value: bytes | None) -> Any:
         if not value:
             raise Poison(ErrorClass.FRAME, "no value, expected a JSON object")
         try:
-            record = self._decoder.decode(value)
+            return self._decoder.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Poison(ErrorClass.BODY, str(error)) from error
-        return self._mapping.filled(self._values(record))
 
     def _values(self, record: Any) -> Iterator[Any]:
         for path in self._paths:

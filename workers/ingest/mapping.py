@@ -79,6 +79,11 @@ class Column:
             return self._float(value)
         return self._integer(value)
 
+    def check(self, cell: float | bytes) -> None:
+        """Raise Poison where a required column holds nothing."""
+        if not cell or (isinstance(cell, int) and cell < 0):
+            raise Poison(ErrorClass.VALUE, f"{self.name}: {cell!r}; it is required")
+
     def _text(self, value: Any) -> bytes:
         if not isinstance(value, str | bytes):
             raise self._unfit(value)
@@ -155,8 +160,8 @@ class RowMapping:
         for column, value in zip(self.columns, values, strict=True):
             cell = column.cell(value)
             row[column.name] = cell
-            if column.required and (not cell or (isinstance(cell, int) and cell < 0)):
-                raise Poison(ErrorClass.VALUE, f"{column.name}: {cell!r}; it is required")
+            if column.required:
+                column.check(cell)
         return row
 
 

@@ -18,9 +18,10 @@ LOOK_S: Final = 2.0
 KINDS: Final = {KafkaError._AUTHENTICATION: "authentication", KafkaError._SSL: "tls"}  # noqa: SLF001 - public in librdkafka
 _REMEDY: Final = {
     "authentication": "check sasl.mechanism, sasl.username and sasl.password in kafka.options",
-    "tls": "check ssl.ca.location in kafka.options, the host name in kafka.bootstrap_servers, and "
-    "the certificate of the broker",
+    "tls": "check ssl.ca.location and ssl.certificate.location in kafka.options, the host name in "
+    "kafka.bootstrap_servers, and the certificate of the broker",
 }
+_ALERT: Final = " alert "  # of TLS, as OpenSSL names them
 _PASSING: Final = re.compile(r" \(after \d+ms in state \w+\)")
 _ADDRESS: Final = re.compile(r"://(?:\[(?P<six>[^]]+)\]|(?P<name>[^:/]+)):(?P<port>\d+)")
 
@@ -28,6 +29,8 @@ _ADDRESS: Final = re.compile(r"://(?:\[(?P<six>[^]]+)\]|(?P<name>[^:/]+)):(?P<po
 def refusal(error: KafkaError) -> tuple[str, str] | None:
     """Give kind and text of an error that means we are refused; None for every other."""
     kind = KINDS.get(error.code())
+    if kind is None and _ALERT in error.str():  # our certificate: noticed once we are connected
+        kind = "tls"
     if kind is None:
         return None
     return kind, f"{_PASSING.sub('', error.str())}; {_REMEDY[kind]}"

@@ -295,19 +295,21 @@ class IngestWorker(Worker):
         if reader.is_stuck:
             self._moved(links, links.recovered, reader.recover())
         rows, status = decoder.decode()
-        waiting = self._defer(links, status, following)
+        origins, letters, passed = decoder.origins[: rows.size], [], rows.size
+        if status.any():  # not all is OK
+            waiting = self._defer(links, status, following)
+            letters = self._undecodable(messages, links, status, waiting)
+            good = (status == OK) & ~waiting
+            rows, origins = rows[good], origins[good]
+            passed -= int(waiting.sum())
         for number, offset in links.recovered.items():
             following[number] = offset
-        letters = self._undecodable(messages, links, status, waiting)
-        good = (status == OK) & ~waiting
-        origins = decoder.origins[: decoder.count]
-        if not good.all():
-            rows, origins = rows[good], origins[good]
         rows["ts_ingest"] = now = time.time_ns()
         judged = self._gates.judge(rows, now_ns=now, batch=self._status.batches + 1)
-        for i in np.flatnonzero(judged.fates == DEAD).tolist():
-            doubt = Poison(ErrorClass.GATE, flag_names(rows["flags"][i]))
-            letters.append(DeadLetter.of(messages[origins[i]], doubt, None))
+        if judged.published != rows.size:
+            for i in np.flatnonzero(judged.fates == DEAD).tolist():
+                doubt = Poison(ErrorClass.GATE, flag_names(rows["flags"][i]))
+                letters.append(DeadLetter.of(messages[origins[i]], doubt, None))
         lost = 0
         try:
             self._keep(letters, links)
@@ -319,7 +321,6 @@ class IngestWorker(Worker):
                 return 0
             lost = error.letters
             self._note("sink", str(error), count=lost)
-        passed = decoder.count - int(waiting.sum())
         new = self._counted(following, judged, letters, links, passed)
         new.letters_lost += lost
         new.dead_lettered, new.dropped = new.dead_lettered - lost, new.dropped + lost
@@ -337,7 +338,7 @@ class IngestWorker(Worker):
         n = status.size
         places, offsets = links.decoder.places[:n], links.decoder.offsets[:n]
         self._note("registry", links.decoder.unavailable, count=1)
-        for number in np.unique(places[waiting]).tolist():
+        for number in sorted(set(places[waiting].tolist())):
             mine = places == number
             first = int(offsets[mine & waiting].min())
             waiting |= mine & (offsets >= first)
@@ -374,7 +375,7 @@ class IngestWorker(Worker):
     def _publish(self, rows: Rows, judged: Judgement, new: IngestStatus, links: Links) -> None:
         """Commit rows, positions and counters in one, then bring the quotes up to date."""
         kept = rows if judged.published == rows.size else rows[judged.fates == PUBLISH]
-        latest = rows[judged.latest]
+        latest = rows.take(judged.latest)
         if self._is_high and self._config.back_pressure == "conflate":
             kept = rows[np.sort(np.concatenate([judged.latest, judged.roomless]))]
             new.conflated += judged.published - kept.size
@@ -405,9 +406,8 @@ class IngestWorker(Worker):
             errors=dict(self._status.errors),
         )
         reader, decoder = links.reader, links.decoder
-        changed = following != links.following
-        changed[[*links.moved, *links.recovered]] = True
-        for number in np.flatnonzero(changed).tolist():
+        changed = set((following != links.following).nonzero()[0].tolist())
+        for number in changed | links.moved.keys() | links.recovered.keys():
             new.positions[place(*reader.places[number])] = int(following[number])
         new.batches += 1
         new.market_time_ns, new.market_leap_ns = self._gates.clock

@@ -58,8 +58,20 @@ class Authority:
             .not_valid_after(until)
         )
 
-    def server(self, host="localhost", *, expired=False):
-        """Give a server's TLS context with a certificate for `host`."""
+    def server(self, host="localhost", *, expired=False, clients=None):
+        """Give a server's TLS context with a certificate for `host`.
+
+        `clients`: the authority whose certificates clients must show.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate(host, expired=expired))
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients.path)
+        return context
+
+    def certificate(self, host, *, expired=False):
+        """Give the path of a new key and its certificate."""
         now = dt.datetime.now(dt.UTC)
         since, until = (now - DAY, now - DAY / 2) if expired else (now - DAY / 2, now + DAY)
         names = [x509.DNSName(host)]
@@ -79,9 +91,7 @@ class Authority:
             )
             + signed.public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
+        return path
 
 
 class SecureFront:

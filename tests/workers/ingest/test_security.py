@@ -86,6 +86,27 @@ def test_tls_is_used_and_each_wrong_certificate_is_named(tmp_path, authority):
         )
 
 
+def test_a_client_certificate_is_shown(tmp_path, authority):
+    """Brokers that want one get it; when they no longer trust it, that is said."""
+    mine = str(authority.certificate("desk"))
+    given = {"ssl.certificate.location": mine, "ssl.key.location": mine}
+    made = partial(
+        SecureFront,
+        context=authority.server(clients=authority),
+        options=options(authority) | given,
+    )
+    with world(tmp_path, FAST, front=made) as one:
+        one.send(GOOD[:30])
+        one.passed(30)
+        stranger = Authority(tmp_path, "stranger")
+        one.front.change(context=authority.server(clients=stranger))
+        refused(one, "tls", "unknown ca")
+        one.front.change(context=authority.server(clients=authority))
+        one.send(GOOD[:30])
+        one.passed(60)
+        one.unhurt()
+
+
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
 def test_credentials_are_used_and_wrong_ones_are_said(tmp_path, authority, mechanism):
     """SASL over TLS; a password that is changed at the brokers is waited out, and never shown."""
