@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -19,66 +20,52 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from mesh import Mesh, ProcessIdentity
-from workers.records import (
-    EVENT_DTYPE,
-    EVENTS,
-    EXPERIENCE,
-    EXPERIENCE_DTYPE,
-    QUOTES,
-    SUPERVISOR,
-    TICK_DTYPE,
-    TICKS,
-    FeederStatus,
-    IngestStatus,
-    SupervisorStatus,
-    TrainerStatus,
-    WorkerStatus,
-    policy_segment,
-    status_segment,
-)
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from mesh import Mesh
+from tests.ctl.conftest import Loop
+from workers.records import TICK_DTYPE, policy_segment
 
 ROUNDS = 15
 PROMISE_MS = 150.0
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("--help", "status", "status --format json", "segments", "show ticks", "show quotes",
-            "show policy/td3-0", "tail ticks --no-follow", "locks", "events", "doctor",
+            "show policy/td3-1", "tail ticks --no-follow", "locks", "events", "doctor",
             "completion bash", "words workers")  # fmt: skip
 
 
-def loop(mesh: Mesh) -> list[object]:
-    """Fill a mesh with the segments of a loop, this process being every writer."""
-    me = ProcessIdentity.current()
-    names = ("ingest", "feeder", "td3-0", "td3-1")
-    kinds = (IngestStatus, FeederStatus, TrainerStatus, TrainerStatus)
-    rows = [WorkerStatus(n, f"workers.{n}:X", me.pid, "running", 0, start_time=me.start_time)
-            for n in names]  # fmt: skip
-    said = SupervisorStatus(me.pid, me.start_time, 0.0, "0", "bench", "healthy", workers=rows)
-    cell = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=1 << 17)
-    cell.write(said)
-    kept: list[object] = [cell]
-    for name, kind in zip(names, kinds, strict=True):
-        status = mesh.cell(status_segment(name), kind, create=True, max_bytes=1 << 14)
-        status.write(kind())
-        kept.append(status)
-    hearts = mesh.heartbeats(create=True)
-    for name in names:
-        heart = hearts.claim(name)
-        heart.ready()
-    for name, dtype, capacity in ((TICKS, TICK_DTYPE, 1 << 17), (EVENTS, EVENT_DTYPE, 4096),
-                                  (EXPERIENCE, EXPERIENCE_DTYPE, 1 << 16)):  # fmt: skip
-        ring = mesh.ring(name, dtype, capacity=capacity, create=True)
-        ring.publish(np.zeros(1000, dtype))
-        kept.append(ring)
-    quotes = mesh.table(QUOTES, TICK_DTYPE, rows=8192, create=True)
+def loop(path: Path) -> list[object]:
+    """Fill a mesh with the segments of a loop at the sizes of a running one.
+
+    The segments are those of the tests of meshctl; this process is every writer.
+    """
+    made = Loop(path, records=1 << 16, rows=8192)
     for key in range(300):
-        quotes.write(f"K{key}", np.zeros(1, TICK_DTYPE)[0])
+        made.quotes.write(f"K{key}", np.zeros(1, TICK_DTYPE)[0])
     like = {"w0": np.zeros((256, 1600), "<f4"), "w1": np.zeros((256, 256), "<f4")}
-    for trainer in ("td3-0", "td3-1"):
-        policy = mesh.tensors(policy_segment(trainer), like=like, create=True)
-        policy.publish(like)
-        kept.append(policy)
-    return [*kept, quotes, hearts]
+    policy = made.mesh.tensors(policy_segment("td3-1"), like=like, create=True)
+    policy.publish(like)
+    return [made, policy]
+
+
+def busy(path: Path) -> None:
+    """Publish as fast as it goes into a ring and a table, until killed: the host is not idle."""
+    mesh = Mesh(path)
+    ring = mesh.ring("busy/ticks", TICK_DTYPE, capacity=1 << 14, create=True)
+    table = mesh.table("busy/quotes", TICK_DTYPE, rows=1024, create=True)
+    rows = np.zeros(256, TICK_DTYPE)
+    while True:
+        ring.publish(rows)
+        table.write("K", rows[0])
+
+
+def writers(path: Path) -> list[subprocess.Popen[bytes]]:
+    """Give one busy process a processor."""
+    command = [sys.executable, __file__, "--busy", str(path)]
+    return [
+        subprocess.Popen([*command[:-1], f"{path}-{number}"])
+        for number in range(len(os.sched_getaffinity(0)))
+    ]
 
 
 def first_output_ms(command: list[str]) -> float:
@@ -95,32 +82,47 @@ def first_output_ms(command: list[str]) -> float:
     return elapsed / 1e6
 
 
-def main() -> None:
-    """Print one JSON line a command."""
-    path = Path(tempfile.mkdtemp(prefix="ctl-bench-", dir="/dev/shm"))
-    kept = loop(Mesh(path))
+def measure(ctl: list[str], load: str) -> None:
+    """Print one JSON line a command; commands and peers run in turn."""
     peers = {
         "python": [sys.executable, "-c", "print(1)"],
         "numpy": [sys.executable, "-c", "import numpy; print(1)"],
     }
-    ctl = [sys.executable, "-m", "mesh.ctl.cli", "--mesh", str(path)]
     runs = {**peers, **{name: [*ctl, *name.split()] for name in COMMANDS}}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    try:
-        for _ in range(ROUNDS):
-            for name, command in runs.items():
-                times[name].append(first_output_ms(command))
-    finally:
-        shutil.rmtree(path)
-    del kept
+    for _ in range(ROUNDS):
+        for name, command in runs.items():
+            times[name].append(first_output_ms(command))
     limit, peer = median(times["python"]), median(times["numpy"])
     for name in COMMANDS:
         value = median(times[name])
         print(json.dumps({
-            "bench": f"ctl.first_output {name}", "value": round(value, 1), "unit": "ms",
+            "bench": f"ctl.first_output{load} {name}", "value": round(value, 1), "unit": "ms",
             "p90": round(quantiles(times[name], n=10)[8], 1), "limit": round(limit, 1),
             "peer": round(peer, 1), "ratio": round(value / peer, 2), "promise": PROMISE_MS,
         }))  # fmt: skip
+
+
+def main() -> None:
+    """Measure on a quiet host, then with a writer at full speed on every processor."""
+    if sys.argv[1:2] == ["--busy"]:
+        busy(Path(sys.argv[2]))
+    path = Path(tempfile.mkdtemp(prefix="ctl-bench-", dir="/dev/shm"))
+    kept = loop(path)
+    script = Path(sysconfig.get_path("scripts"), "meshctl")  # what users run, as pip writes it
+    ctl = [str(script), "--mesh", str(path)]
+    loads: list[subprocess.Popen[bytes]] = []
+    try:
+        measure(ctl, "")
+        loads = writers(path)
+        measure(ctl, ".busy")
+    finally:
+        for process in loads:
+            process.kill()
+            process.wait()
+        for each in path.parent.glob(f"{path.name}*"):
+            shutil.rmtree(each)
+    del kept
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from config.section import Section
 
 
-class KafkaConfig(BaseModel):
+class KafkaConfig(Section):
     """Addresses, topics and librdkafka's own options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bootstrap_servers: str = Field(
         default="mesh",

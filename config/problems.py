@@ -118,6 +118,15 @@ def masked(value: Any) -> Any:
     return [masked(each) for each in value] if isinstance(value, list) else value
 
 
+def hidden(key: str, value: Any) -> Any:
+    """`value` of `key` with what is secret in it masked, passwords in URLs too."""
+    if is_secret(key) and value not in ("", None):
+        return MASK
+    if isinstance(value, str):
+        return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
+    return masked(value) if isinstance(value, Mapping) else value
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """A remedy for the unknown name `word`: the known one it resembles, or all of them."""
     if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):

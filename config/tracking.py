@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from config.section import Section
 
 
-class TrackingConfig(BaseModel):
+class TrackingConfig(Section):
     """MLflow."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     uri: str = Field(
         default="",

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from config.section import Section
+
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=86400.0)]
 
@@ -38,10 +40,8 @@ class RestartConfig(BaseModel):
     )
 
 
-class WorkerSpec(BaseModel):
+class WorkerSpec(Section):
     """One worker of the system."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = Field(
         description="Name of the worker: its heartbeat row, log file and status cell."

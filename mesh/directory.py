@@ -177,7 +177,8 @@ class Mesh:
         """
         from mesh.plain import plain_attached  # noqa: PLC0415 - what only `meshctl` needs
 
-        return plain_attached(SegmentFile(name, self.path / file_name(name), writable=False))
+        file = SegmentFile(name, self.path / file_name(name), writable=False, prefault=False)
+        return plain_attached(file)
 
     def break_leases(self, dead: ProcessIdentity) -> list[str]:
         """Free every lease and lock of a dead process; give their names.

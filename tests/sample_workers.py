@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
 
+import msgspec
 import numpy as np
 
 from config import ConfigProblems, Problem
@@ -39,6 +41,41 @@ class Crashing(Worker):
     def last_inputs(self):
         """What the crash report should show."""
         return {"offset": 42}
+
+
+class Confided(Counting):
+    """Tells the fingerprint of each secret it was given, and quotes its settings as it fails."""
+
+    def setup(self):
+        """Publish what came, so that only who knows a secret can tell that it is the one."""
+        super().setup()
+        settings = self.context.settings
+        secrets = (
+            settings.kafka.options.get("sasl.password", ""),
+            settings.kafka.registry_password,
+            os.environ.get("MLFLOW_TRACKING_TOKEN", ""),
+        )
+        cell = self.context.mesh.cell(f"told/{self.context.name}", Told, create=True)
+        cell.write(Told([hashlib.sha256(secret.encode()).hexdigest() for secret in secrets]))
+
+    def step(self):
+        """Count; the first one of all fails, and says with what."""
+        if self.ring.published == 20:
+            self.ring.publish(np.array([20], COUNTS))
+            sys.stdout.write(f"printed: {self.context.settings}\n")
+            self.context.log.warning("logged", settings=self.context.settings)
+            raise ValueError(f"cannot use {self.context.settings} of {self.context.spec!r}")
+        return super().step()
+
+    def last_inputs(self):
+        """What the crash report should show."""
+        return {"settings": self.context.settings, "spec": self.context.spec}
+
+
+class Told(msgspec.Struct):
+    """Fingerprints."""
+
+    secrets: list[str]
 
 
 class NeverReady(Worker):

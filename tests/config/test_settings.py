@@ -144,6 +144,23 @@ def test_secrets_never_appear_in_a_report(key):
     assert "***" in str(caught.value)
 
 
+def test_the_text_of_settings_shows_no_secret():
+    """repr() and str(), which an error or a log may quote, mask secrets at every depth."""
+    worker = {"name": "w", "worker": "a:B", "env": {"MLFLOW_TRACKING_TOKEN": "s3cret", "A": "b"}}
+    settings = Settings.model_validate(
+        {
+            "kafka": {"options": {"sasl.password": "s3cret"}, "registry_password": "s3cret"},
+            "tracking": {"uri": "https://user:s3cret@mlflow:5000"},
+            "workers": [worker],
+        }
+    )
+    for text in (repr(settings), str(settings), f"{settings.kafka} {settings.workers[0]!r}"):
+        assert "s3cret" not in text
+    assert "https://user:***@mlflow:5000" in repr(settings)
+    assert "'A': 'b'" in repr(settings)
+    assert settings.kafka.options["sasl.password"] == "s3cret"
+
+
 def test_password_in_an_address_is_masked():
     """user:password@ in a URL is a secret whatever the key is called."""
     found = problems_of(None, ["database.address=postgresql://mesh:hunter2@db/mesh"])

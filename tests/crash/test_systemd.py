@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -32,7 +33,10 @@ needs_systemd = pytest.mark.skipif(
 
 
 def installed(directory):
-    """The files of an installation below `directory`, with this environment as the prefix."""
+    """The files of an installation below `directory`, with this environment as the prefix.
+
+    Links are not among them.
+    """
     subprocess.run(
         [ROOT / "systemd" / "install.sh", directory, sys.prefix, sys.executable],
         env={**os.environ, "UNITS_ONLY": "1"},
@@ -40,13 +44,18 @@ def installed(directory):
         capture_output=True,
         timeout=60,
     )
-    return {p.relative_to(directory).as_posix() for p in Path(directory).rglob("*") if p.is_file()}
+    found = [p for p in Path(directory).rglob("*") if p.is_file() and not p.is_symlink()]
+    return {path.relative_to(directory).as_posix() for path in found}
 
 
 def test_install_and_uninstall_touch_their_own_files_alone(tmp_path):
     """DESTDIR holds everything; a changed configuration is kept by both; nothing else is left."""
     before = installed(tmp_path)
     assert before == {
+        f"{sys.prefix[1:]}/share/tradingmesh/installed",
+        "usr/share/bash-completion/completions/meshctl",
+        "usr/share/zsh/vendor-completions/_meshctl",
+        "usr/share/fish/vendor_completions.d/meshctl.fish",
         "usr/lib/systemd/system/tradingmesh.service",
         "usr/lib/systemd/system/tradingmesh-broker.service",
         "usr/lib/sysusers.d/tradingmesh.conf",
@@ -60,11 +69,35 @@ def test_install_and_uninstall_touch_their_own_files_alone(tmp_path):
     assert config.read_text() == "# mine"
     unit = (tmp_path / "usr/lib/systemd/system/tradingmesh.service").read_text()
     assert f"ExecStart={sys.prefix}/bin/meshd " in unit
+    for command in ("meshd", "meshctl"):
+        link = tmp_path / "usr/local/bin" / command
+        assert str(link.readlink()) == f"{sys.prefix}/bin/{command}"
+    theirs = tmp_path / "usr/share/zsh/vendor-completions/_other"
+    theirs.write_text("of another program")
+    uninstall = [ROOT / "systemd" / "uninstall.sh", tmp_path]
+    refused = subprocess.run([*uninstall, "/nowhere"], check=False, timeout=60)
+    assert refused.returncode == 1
+    subprocess.run([*uninstall, sys.prefix], check=True, timeout=60)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if not p.is_dir()}
+    assert left == {
+        "etc/tradingmesh/tradingmesh.toml",
+        "etc/tradingmesh/broker.toml",
+        "usr/share/zsh/vendor-completions/_other",
+    }
+    assert not (tmp_path / "usr/lib").exists()  # made for us alone
+
+
+def test_a_command_of_another_program_is_left_alone(tmp_path):
+    """What stands at the commands' place already is neither replaced nor taken away."""
+    mine = tmp_path / "usr/local/bin/meshctl"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("another program")
+    installed(tmp_path)
     subprocess.run(
-        [ROOT / "systemd" / "uninstall.sh", tmp_path, "/nowhere"], check=True, timeout=60
+        [ROOT / "systemd" / "uninstall.sh", tmp_path, sys.prefix], check=True, timeout=60
     )
-    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    assert left == {"etc/tradingmesh/tradingmesh.toml", "etc/tradingmesh/broker.toml"}
+    assert mine.read_text() == "another program"
+    assert not (mine.parent / "meshd").is_symlink()
 
 
 @needs_analyze
@@ -100,7 +133,7 @@ def test_units_are_hardened(unit):
 class PrivateSystemd:
     """A systemd of its own, with our unit installed by our installer and a drop-in for the test."""
 
-    def __init__(self, directory, profile):
+    def __init__(self, directory, profile, credentials=None):
         self.state = Path(directory)
         self.shared = Path(tempfile.mkdtemp(prefix="systemd-test-", dir="/dev/shm"))
         self.mesh_path = self.shared / "mesh"
@@ -124,11 +157,18 @@ class PrivateSystemd:
             f"BindReadOnlyPaths={places}\n"
             f"Environment=PYTHONPATH={ROOT}\n"  # the sample workers are not installed
             "StandardOutput=append:/run/tradingmesh.log\nStandardError=inherit\n"
+            + "".join(
+                f"LoadCredential={name}:/etc/tradingmesh/{name}\n" for name in credentials or {}
+            )
         )
         self._etc(tree)
         (self.state / "etc" / "tradingmesh" / "tradingmesh.toml").write_text(
             profile.format(mesh=self.mesh_path)
         )
+        for name, text in (credentials or {}).items():
+            secret = self.state / "etc" / "tradingmesh" / name
+            secret.write_text(text)
+            secret.chmod(0o400)  # root's: the daemon's user cannot read the file itself
         self.boot = self.state / "boot.log"
         with self.boot.open("wb") as log:
             self.process = subprocess.Popen(
@@ -241,9 +281,9 @@ def _package_places():
 
 
 @contextlib.contextmanager
-def private_systemd(directory, profile):
+def private_systemd(directory, profile, credentials=None):
     """A private systemd that leaves nothing behind."""
-    one = PrivateSystemd(directory, profile)
+    one = PrivateSystemd(directory, profile, credentials)
     try:
         yield one
     except BaseException:
@@ -305,6 +345,62 @@ def test_real_systemd_runs_replaces_and_stops_the_daemon(tmp_path):
     """The shipped unit, under a real systemd, with light workers: ready to clean stop."""
     with private_systemd(tmp_path, LIGHT) as one:
         play(one, {"first", "second"}, "first")
+
+
+SECRETS = {
+    "kafka.options.sasl.password": "hunter2-of-kafka",
+    "kafka.registry_password": "hunter2-of-the-registry",
+    "workers.first.env.MLFLOW_TRACKING_TOKEN": "hunter2-of-mlflow",
+}
+TRUSTING = """
+run_directory = "/var/lib/tradingmesh"
+[mesh]
+path = "{mesh}"
+[workers.first]
+worker = "tests.sample_workers:Confided"
+"""
+
+
+def quoting(one, secret):
+    """What an operator, or who gets their files, can read that has the secret in it."""
+    root = Path("/proc", str(one.pid1()), "root")
+    files = [path for path in (root / "var/lib/tradingmesh").rglob("*") if path.is_file()]
+    files += [root / "run/tradingmesh.log", one.boot, *one.mesh_path.iterdir()]
+    found = {str(path) for path in files if path.is_file() and secret in path.read_bytes()}
+    for process in psutil.Process(one.pid1()).children(recursive=True):
+        if secret.decode() in " ".join(process.cmdline()):
+            found.add(str(process))
+    return found
+
+
+@needs_systemd
+def test_credentials_reach_the_settings_and_nothing_else(tmp_path):
+    """LoadCredential= gives Kafka's and MLflow's secrets to the worker alone.
+
+    They stand in no log, status, crash report, segment or command line, although the worker
+    prints, logs and fails with its settings; nor in the list of problems of a wrong configuration.
+    """
+    with private_systemd(tmp_path, TRUSTING, SECRETS) as one:
+        until("active", lambda: one.property("ActiveState") == "active", 240.0)
+        told = until("told", lambda: one.mesh.attach("told/first").read()[1])
+        wanted = [hashlib.sha256(secret.encode()).hexdigest() for secret in SECRETS.values()]
+        assert told["secrets"] == wanted
+        crashes = Path("/proc", str(one.pid1()), "root/var/lib/tradingmesh/crashes")
+        (report,) = until("crash report", lambda: list(crashes.glob("first-*.json")))
+        assert "cannot use" in report.read_text()
+        until("healed", lambda: one.status()["workers"][0]["state"] == "running")
+        assert "***" in report.read_text()
+        toml = Path("/proc", str(one.pid1()), "root/etc/tradingmesh/tradingmesh.toml")
+        toml.write_text(toml.read_text() + "\n[kafka]\nno_such_key = 1\n")
+        one.systemctl("reload", "tradingmesh")
+        until("refused", lambda: "no_such_key" in one.status()["reload_error"])
+        logs = Path("/proc", str(one.pid1()), "root/var/lib/tradingmesh/logs/first.log")
+        until("printed", lambda: "printed: " in logs.read_text())
+        for secret in SECRETS.values():
+            assert quoting(one, secret.encode()) == set()
+        one.systemctl("stop", "tradingmesh")
+        for secret in SECRETS.values():
+            assert quoting(one, secret.encode()) == set()
 
 
 @needs_systemd

@@ -39,7 +39,7 @@ DEAD = ProcessIdentity(2**22 + 7, 1)  # above pid_max: nobody
 class Loop:
     """A whole loop at one moment, this process being all of its writers."""
 
-    def __init__(self, path):
+    def __init__(self, path, *, records=64, rows=16):
         self.mesh = mesh = Mesh(path)
         me = ProcessIdentity.current()
         self.logs = path / ".logs"
@@ -77,11 +77,11 @@ class Loop:
             self._write("td3-0", TrainerStatus("training", 40, version=2, updates_per_s=9.0)),
             self._write("replayer", ReplayerStatus(11, speed=60.0, source="synthetic seed 7")),
         ]  # fmt: skip
-        self.ticks = mesh.ring(TICKS, TICK_DTYPE, capacity=64, create=True)
+        self.ticks = mesh.ring(TICKS, TICK_DTYPE, capacity=records, create=True)
         self.publish(5)
-        self.experience = mesh.ring(EXPERIENCE, EXPERIENCE_DTYPE, capacity=64, create=True)
+        self.experience = mesh.ring(EXPERIENCE, EXPERIENCE_DTYPE, capacity=records, create=True)
         self.experience.publish(np.zeros(8, EXPERIENCE_DTYPE))
-        self.quotes = mesh.table(QUOTES, TICK_DTYPE, rows=16, create=True)
+        self.quotes = mesh.table(QUOTES, TICK_DTYPE, rows=rows, create=True)
         self.quotes.write("SYNX", self.tick(100.0))
         self.quotes.write("OTHER", self.tick(1.0))
         like = {"w0": np.arange(40.0).reshape(4, 10), "updates": np.array(40)}

@@ -222,15 +222,15 @@ class TableMachine(Machine):
             assert (version, record["n"]) == (self.versions[key], n)
 
 
-class LeaseMachine(Machine):
-    """Of several processes one at a time is the writer, until it closes or dies."""
+class ActorMachine(Machine):
+    """A mesh and up to four processes that use it."""
 
     actors = Bundle("actors")
 
     def __init__(self):
-        """Nobody writes."""
+        """Nobody is there."""
         super().__init__()
-        self.living, self.writer, self.total = [], None, 0
+        self.living = []
 
     def teardown(self):
         """No process is left."""
@@ -244,6 +244,17 @@ class LeaseMachine(Machine):
         actor = Actor(self.mesh.path)
         self.living.append(actor)
         return actor
+
+
+class LeaseMachine(ActorMachine):
+    """Of several processes one at a time is the writer, until it closes or dies."""
+
+    actors = ActorMachine.actors
+
+    def __init__(self):
+        """Nobody writes."""
+        super().__init__()
+        self.writer, self.total = None, 0
 
     @rule(actor=actors)
     def publish(self, actor):
@@ -286,29 +297,16 @@ class LeaseMachine(Machine):
                 assert owner.pid == self.writer.pid
 
 
-class LockMachine(Machine):
+class LockMachine(ActorMachine):
     """A lock has one owner at most; a dead one is handed to whoever breaks it, once."""
 
-    actors = Bundle("actors")
+    actors = ActorMachine.actors
 
     def __init__(self):
         """Free."""
         super().__init__()
-        self.living, self.owner, self.dead = [], None, False
+        self.owner, self.dead = None, False
         self.lock = self.mesh.lock("l")
-
-    def teardown(self):
-        """No process is left."""
-        for actor in self.living:
-            actor.kill()
-        super().teardown()
-
-    @rule(target=actors)
-    @precondition(lambda self: len(self.living) < 4)
-    def start(self):
-        actor = Actor(self.mesh.path)
-        self.living.append(actor)
-        return actor
 
     @rule(actor=actors)
     def acquire(self, actor):

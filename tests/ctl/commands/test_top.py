@@ -123,23 +123,19 @@ def test_the_keys(loop, terminal):
     """Sort, choose, the log of the chosen one, help, and a restart that is asked about first."""
     loop.logs.mkdir()
     (loop.logs / "feeder.log").write_text("a line of the feeder\n")
-    terminal.frame(has("WORKER"))
-    terminal.press("s")
-    terminal.frame(has("sorted by cpu"))
-    terminal.press("ssss\x1b[Bl")
-    terminal.frame(has("a line of the feeder"))
-    terminal.press("x")
-    terminal.frame(has("WORKER"))
-    terminal.press("h")
-    terminal.frame(has("choose a worker"))
-    terminal.press("\x1b")
-    terminal.frame(has("WORKER"))
-    terminal.press("r")
-    terminal.frame(has("restart feeder? y/n"))
-    terminal.press("n")
-    terminal.frame(has("q quit"))
-    terminal.press("ry")
-    terminal.frame(has("no daemon's socket"))
+    for keys, drawn in (
+        ("", "WORKER"),
+        ("s", "sorted by cpu"),
+        ("ssss\x1b[Bl", "a line of the feeder"),
+        ("x", "WORKER"),
+        ("h", "choose a worker"),
+        ("\x1b", "WORKER"),
+        ("r", "restart feeder? y/n"),
+        ("n", "q quit"),
+        ("ry", "no daemon's socket"),
+    ):
+        terminal.press(keys)
+        terminal.frame(has(drawn))
     terminal.press("q")
     assert terminal.end() == 0
 
