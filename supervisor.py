@@ -35,7 +35,7 @@ from workers.lifecycle import ALIVE, Event, State
 from workers.log import configure_logging, limit_output
 from workers.notify import Systemd, sd_notify
 from workers.nursery import adopt_orphans
-from workers.predecessor import STATUS_BYTES, take_events, take_status
+from workers.predecessor import STATUS_BYTES, shortened, take_events, take_status
 from workers.records import SupervisorStatus
 from workers.reload import changes, fixed_fault
 from workers.safe_state import why_unsafe
@@ -196,10 +196,12 @@ class Supervisor:
         if now < self.safety_at:
             return
         self.safety_at = now + SAFETY_LOOK_S
+        workers = self.fleet.workers.values()
         acting = ""
-        for worker in self.fleet.workers.values():
-            acting = acting or str(self.fleet.read_status(worker.name).get("acting_trainer", ""))
-        unsafe = why_unsafe(self.fleet.workers.values(), acting, self.settings.supervisor, now)
+        if any(worker.spec.role == "policy" for worker in workers):
+            said = (self.fleet.read_status(worker.name) for worker in workers)
+            acting = next(filter(None, (str(word.get("acting_trainer", "")) for word in said)), "")
+        unsafe = why_unsafe(workers, acting, self.settings.supervisor, now)
         if bool(unsafe) != bool(self.now_status.safe_state):
             self._tell("safe state", "error" if unsafe else "info", unsafe or "acting again")
         self._replace(safe_state=unsafe)
@@ -239,10 +241,8 @@ class Supervisor:
         encoded = msgspec.msgpack.encode(new)
         if encoded != self.published:
             self.published = encoded
-            if len(encoded) > STATUS_BYTES:  # very many workers, incidents and foreign processes
-                new = msgspec.structs.replace(new, incidents=[], foreign=[])
             self.now_status = new
-            self.status.write(new)
+            self.status.write(new if len(encoded) <= STATUS_BYTES else shortened(new))
 
     def _tell(self, kind: str, severity: str, text: str) -> None:
         self.journal.event(kind, severity, text=text)

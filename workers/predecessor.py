@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mesh import HeartbeatRow
 
 STATUS_BYTES = 1 << 19
+SHORT_REASON = 60  # characters
 _OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
 
 
@@ -59,6 +60,22 @@ def take_status(mesh: Mesh) -> tuple[Cell[SupervisorStatus], SupervisorStatus | 
             raise LeaseHeld(f"{mesh.path}: a daemon of another version runs: {owner}") from None
         mesh.unlink(SUPERVISOR)
     return _cell(mesh), said
+
+
+def shortened(status: SupervisorStatus) -> SupervisorStatus:
+    """Give as much of a status as fits into its cell: of very many workers, or long faults.
+
+    First go incidents and foreign processes, then the deaths and the ends of the reasons; what
+    adoption needs (name, pid, start time, state) stays for any number of workers that can be.
+    """
+    short = msgspec.structs.replace(status, incidents=[], foreign=[])
+    if len(msgspec.msgpack.encode(short)) > STATUS_BYTES:
+        rows = [
+            msgspec.structs.replace(row, reason=row.reason[:SHORT_REASON], deaths=[])
+            for row in status.workers
+        ]
+        short = msgspec.structs.replace(short, workers=rows)
+    return short
 
 
 def take_events(mesh: Mesh, capacity: int) -> Ring:

@@ -12,9 +12,24 @@ from setproctitle import setproctitle
 from mesh import LayoutMismatch, LeaseHeld, Mesh, ProcessIdentity
 from mesh._core._native import checksum, layout
 from tests.processes import child
-from workers.predecessor import live_process, take_events, take_status, watch
-from workers.records import EVENT_DTYPE, EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
+from workers.predecessor import (
+    STATUS_BYTES,
+    live_process,
+    shortened,
+    take_events,
+    take_status,
+    watch,
+)
+from workers.records import (
+    EVENT_DTYPE,
+    EVENTS,
+    SUPERVISOR,
+    Incident,
+    SupervisorStatus,
+    WorkerStatus,
+)
 from workers.spawn import title
+from workers.tracked import DEATHS_TOLD
 
 
 class Older(msgspec.Struct):
@@ -46,6 +61,30 @@ def test_first_daemon_finds_nothing(mesh):
     cell, told = take_status(mesh)
     assert told is None
     assert cell.info.owner == ProcessIdentity.current()
+
+
+@pytest.mark.parametrize(("workers", "reason"), [(200, 400), (1024, 400)])
+def test_status_of_very_many_workers_fits(mesh, workers, reason):
+    """With every field at its longest: incidents go first, what adoption needs stays."""
+    cell, _ = take_status(mesh)
+    deaths = [(1e9 + n / 3, n / 3, False) for n in range(DEATHS_TOLD)]
+    rows = [
+        WorkerStatus(
+            f"{n:032}", "a:" + "B" * 80, 2**22 - n, "running", 10**6, "é" * reason, 1e9, True,
+            "g" * 32, 2**40 + n, 10**6, 2**40, deaths,
+        )
+        for n in range(workers)
+    ]  # fmt: skip
+    incidents = [Incident("w" * 32, "exited", 1e9, evidence="é" * reason) for _ in range(2000)]
+    long = SupervisorStatus(1, 2, 3.0, "1", "p", "healthy", workers=rows, incidents=incidents)
+    assert len(msgspec.msgpack.encode(long)) > STATUS_BYTES
+    cell.write(shortened(long))
+    said = cell.read()[1]
+    assert said.incidents == []
+    assert [(w.name, w.pid, w.start_time, w.state, w.restarts) for w in said.workers] == [
+        (w.name, w.pid, w.start_time, w.state, w.restarts) for w in rows
+    ]
+    cell.close()
 
 
 @pytest.mark.parametrize("state", ["healthy", "starting", "degraded", "down", "stopping"])
