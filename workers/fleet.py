@@ -271,7 +271,7 @@ class Fleet:
             row = self._rows.get(worker.name)
             if worker.state not in ALIVE or row is None or row.identity != worker.identity:
                 continue
-            if row.ready:
+            if row.ready and worker.state is State.STARTING:
                 self.apply(worker, Event.READY)
             if worker.state is State.RUNNING and worker.is_hung(row, self.settings.supervisor, now):
                 self.apply(worker, Event.HUNG)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from config.logging import LoggingConfig
 
-LOOK_S = 0.2
+LOOK_S = 0.5
 FLOOD = 2.0  # a file of this many limits grew faster than it was looked at,
 OFTEN_S = 60.0  # one that is cut again within this time is written too fast, too
 
@@ -45,11 +45,13 @@ class LogFiles:
         if now < self._next:
             return
         self._next = now + LOOK_S
-        for path in self.directory.glob("*.log"):
+        for entry in os.scandir(self.directory):
+            if not entry.name.endswith(".log"):
+                continue
             try:
-                size = path.stat().st_size
+                size = entry.stat().st_size
                 if size > self._limits.max_bytes:
-                    self._rotate(path, size, now)
+                    self._rotate(Path(entry.path), size, now)
             except OSError:  # it went away, or the disk is full: the next look tries again
                 continue
 
