@@ -331,8 +331,6 @@ def bench_throughput(rounds: int = 3) -> None:
 # --- latency ----------------------------------------------------------------------------------
 
 SECONDS = 4.0
-RATES = ("1000", "10000")
-EVERY_S = 0.001
 
 
 def body_now() -> bytes:
@@ -358,7 +356,7 @@ def produce(servers: str, schema_id: str, rate: str) -> tuple[int, float]:
             producer.produce(TOPIC, frame(int(schema_id), body_now()), partition=sent % 3)
             sent += 1
         producer.poll(0)
-        select.select([], [], [], EVERY_S / 4)
+        select.select([], [], [], 0.00025)
     producer.flush(10)
     return sent, SECONDS
 
@@ -415,48 +413,55 @@ def start_peer(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def peers_latency(peer: str, servers: str, url: str, schema_id: str, rate: str) -> list[float]:
+#: (who, its process) by rate; the limit is a bare poll() tuned as ours is
+LIMIT = ("poll() alone", "poll")
+LATENCY_PEERS = {"1000": (("defaults", "latency"), LIMIT), "10000": (LIMIT,)}
+
+
+def peers_latency(peer: str, rate: str) -> list[float]:
     """A peer alone at `rate` messages a second: p50, p99 in ms."""
-    reader = start_peer(peer, servers, url)
-    select.select([], [], [], 3.0)
-    start_peer("produce", servers, schema_id, rate).communicate(timeout=60)
-    return [float(x) for x in json.loads(reader.communicate(timeout=60)[0])]
+    with embedded_broker(json.dumps({TOPIC: 3, "quotes.dead": 1})) as (_, _, address):
+        schema_id, servers = str(register(address)), address["bootstrap_servers"]
+        reader = start_peer(peer, servers, address["registry_url"])
+        select.select([], [], [], 3.0)
+        start_peer("produce", servers, schema_id, rate).communicate(timeout=60)
+        return [float(x) for x in json.loads(reader.communicate(timeout=60)[0])]
+
+
+def our_latency(rate: str) -> tuple[list[float], list[float], str]:
+    """Milliseconds to a row that a sleeping reader has in hand, and to it being decoded."""
+    with embedded_broker(json.dumps({TOPIC: 3, "quotes.dead": 1})) as (mesh, directory, address):
+        schema_id, servers = str(register(address)), address["bootstrap_servers"]
+        worker = Worker("ingest", directory, mesh, "ingest.latency_ms=1")
+        ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
+        wait("ingest", lambda: Mesh(mesh).attach("status/ingest").read()[1]["state"] == "running")
+        reader, taken, decoded = ring.reader("latest"), [], []
+        source = start_peer("produce", servers, schema_id, rate)
+        while True:
+            if reader.wait_published(0.5):
+                rows = reader.read(max_records=4096)
+                taken += ((time.time_ns() - rows["ts_event"]) / 1e6).tolist()
+                decoded += ((rows["ts_ingest"] - rows["ts_event"]) / 1e6).tolist()
+            elif source.poll() is not None:
+                break
+        sent = json.loads(source.communicate(timeout=30)[0])[0]
+        worker.stop()
+    return taken, decoded, f"{len(taken)} of {sent}"
 
 
 def bench_latency() -> None:
-    """From produce() to a row that a sleeping reader of the ring has in hand."""
-    with embedded_broker(json.dumps({TOPIC: 3, "quotes.dead": 1})) as (mesh, directory, address):
-        schema_id = str(register(address))
-        servers = address["bootstrap_servers"]
-        url = address["registry_url"]
-        where = (f"kafka.bootstrap_servers={servers}", f"kafka.registry_url={url}")
-        # one after the other: two cores are not six
-        peers = {("defaults", "1000"): peers_latency("latency", servers, url, schema_id, "1000")}
-        for rate in RATES:
-            peers["poll() alone", rate] = peers_latency("poll", servers, url, schema_id, rate)
-        worker = Worker("ingest", directory, mesh, *where, "ingest.latency_ms=1")
-        ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
-        wait("ingest", lambda: Mesh(mesh).attach("status/ingest").read()[1]["lag"] != {})
-        for rate in RATES:
-            wait("end", lambda: not ring.reader("latest").wait_published(0.3))
-            reader, taken, decoded = ring.reader("latest"), [], []
-            source = start_peer("produce", servers, schema_id, rate)
-            end = time.monotonic() + SECONDS + 3.0
-            while time.monotonic() < end:
-                if reader.wait_published(0.5):
-                    rows = reader.read(max_records=4096)
-                    taken += ((time.time_ns() - rows["ts_event"]) / 1e6).tolist()
-                    decoded += ((rows["ts_ingest"] - rows["ts_event"]) / 1e6).tolist()
-                elif source.poll() is not None and taken:
-                    break
-            sent = json.loads(source.communicate(timeout=30)[0])[0]
-            for name, value, number in zip(("p50", "p99"), percentiles(taken), (0, 1), strict=True):
-                for (peer, at), their in peers.items():
-                    if at == rate:
-                        show(f"ingest.latency.{rate}.{name}", value, "ms", their[number],
-                             peer_is=peer, received=f"{len(taken)} of {sent}",
-                             decoded=round(percentiles(decoded)[number], 3))  # fmt: skip
-        worker.stop()
+    """From produce() to a row in a reader's hand, peers one by one, each with a new broker.
+
+    The embedded one answers the later the more requests' worth of messages a partition holds.
+    """
+    for rate, names in LATENCY_PEERS.items():
+        taken, decoded, received = our_latency(rate)
+        for who, peer in names:
+            theirs = peers_latency(peer, rate)
+            for number, name in enumerate(("p50", "p99")):
+                value, at = percentiles(taken)[number], round(percentiles(decoded)[number], 3)
+                show(f"ingest.latency.{rate}.{name}", value, "ms", theirs[number],
+                     peer_is=who, decoded=at, received=received)  # fmt: skip
 
 
 # --- restart ----------------------------------------------------------------------------------
@@ -497,9 +502,7 @@ def bench_restart(kills: int = 10) -> None:
             [sys.executable, "-m", "supervisor", "--profile", str(profile)], cwd=ROOT,
             stderr=(directory / "meshd.log").open("ab"), start_new_session=True,
         )  # fmt: skip
-        source = subprocess.Popen(
-            [sys.executable, __file__, "--peer", "forever", servers, schema_id, "1000"]
-        )
+        source = start_peer("forever", servers, schema_id, "1000")
         try:
             ring = wait("rows", lambda: (r := Mesh(mesh).attach("ticks")).published > 100 and r)
             ours = [milliseconds_to_fresh(mesh, ring) for _ in range(kills)]
@@ -530,10 +533,7 @@ def milliseconds_to_fresh(mesh: Path, ring: Any) -> float:
 
 def seconds_of_group(servers: str) -> float:
     """Time of a member that follows one that was killed."""
-    peer = subprocess.Popen(
-        [sys.executable, __file__, "--peer", "group", servers, "-"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    peer = start_peer("group", servers, "-")
     if peer.stdout is None:
         raise RuntimeError("no pipe")
     elapsed = float(json.loads(peer.stdout.readline())[0])
