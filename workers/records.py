@@ -288,6 +288,8 @@ class TrainerStatus(msgspec.Struct):
     lost_batch: str = ""  # file with the newest batch that lost its numbers
     best_score: float = float("nan")  # of the policies published so far
     evaluated: int = 0  # updates of the newest evaluation
+    unwritten: int = 0  # checkpoints, best policies and lost batches that the disk did not take
+    disk_error: str = ""  # the newest of them, and why
 
 
 class Standing(msgspec.Struct):

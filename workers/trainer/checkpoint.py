@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from workers.trainer.whole_file import write_whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"TMCKPT01"
@@ -21,17 +22,12 @@ class BadCheckpoint(Exception):
 
 def write(directory: Path, updates: int, arrays: dict[str, Array], keep: int) -> Path:
     """Write `checkpoint-<updates>` and remove all but the newest `keep`."""
-    directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     body = buffer.getvalue()
     path = directory / f"checkpoint-{updates:012d}"
-    temporary = directory / ".new"  # one name: what a kill leaves is overwritten by the next
-    with temporary.open("wb") as file:
-        file.write(MAGIC + hashlib.blake2b(body, digest_size=DIGEST).digest() + body)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)  # noqa: PTH105 - the atomic one
+    digest = hashlib.blake2b(body, digest_size=DIGEST).digest()
+    write_whole(path, MAGIC, digest, body, temporary=".new")
     for old in paths(directory)[keep:]:
         old.unlink(missing_ok=True)
     return path

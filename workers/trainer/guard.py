@@ -9,11 +9,12 @@ supervisor starts again and, when that does not help, quarantines.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from workers.trainer.whole_file import write_whole
 
 if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -42,6 +43,7 @@ class Guard:
         self._in_a_row = 0
         self._rollbacks_in_a_row = 0
         self.batch = ""
+        self.not_kept = 0
 
     def lost(self, batch: ReplayBufferSamples) -> bool:
         """Tell whether so many updates in a row were lost that only a roll-back is left."""
@@ -64,13 +66,11 @@ class Guard:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         path = self._directory / f"{self._name}-batch-{self._update.updates:012d}.npz"
-        temporary = path.with_suffix(".tmp")
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, path)  # noqa: PTH105 - the atomic one
+            write_whole(path, buffer.getvalue(), temporary=f"{self._name}-batch.tmp")
         except OSError as error:  # a full disk costs the batch, not the learner
             self.batch = f"not kept: {error}"
+            self.not_kept += 1
             return
         self.batch = str(path)
         kept = sorted(self._directory.glob(f"{self._name}-batch-*.npz"), reverse=True)

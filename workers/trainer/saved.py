@@ -7,7 +7,6 @@ model that was there before.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from workers.trainer.frame_replay import FrameReplay
 from workers.trainer.publisher import policy_arrays
+from workers.trainer.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,18 +39,19 @@ def writable(path: Path) -> None:
 
 def save(model: TD3, path: Path, *, with_experience: bool) -> None:
     """Write `path` (.zip) and the arrays beside it; the experience too, or remove an older one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     updates = model._n_updates  # noqa: SLF001 - of our own class
     arrays: dict[str, Any] = policy_arrays(model.policy, updates=updates)
     whole = io.BytesIO()
     model.save(whole)
-    _write(path, whole.getvalue())
+    temporary = path.with_suffix(".tmp").name
+    write_whole(path, whole.getvalue(), temporary=temporary)
     whole = io.BytesIO()
     np.savez(whole, allow_pickle=False, **arrays)
-    _write(path.with_suffix(".npz"), whole.getvalue())
+    write_whole(path.with_suffix(".npz"), whole.getvalue(), temporary=temporary)
     experience = path.with_suffix(EXPERIENCE)
     if with_experience:
-        _write(experience, pickle.dumps(model.replay_buffer, pickle.HIGHEST_PROTOCOL))
+        content = pickle.dumps(model.replay_buffer, pickle.HIGHEST_PROTOCOL)
+        write_whole(experience, content, temporary=temporary)
     else:
         experience.unlink(missing_ok=True)
 
@@ -95,9 +96,3 @@ def resume(model: TD3, path: Path) -> None:
         )
     found.device = model.device
     model.replay_buffer = found
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)  # noqa: PTH105 - the atomic one

@@ -37,6 +37,7 @@ from workers.trainer.learner import make_learner, make_priorities, take_learner
 from workers.trainer.publisher import Publisher, policy_arrays
 from workers.trainer.replay import NoExperience, RingReplay
 from workers.trainer.tracking import Spool
+from workers.trainer.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,7 @@ class TrainerWorker(Worker):
             settings.tracking.spool_bytes,
         )
         self._told = 0.0
+        self._refused = 0
         self._rate = time.monotonic(), 0
         self._cell.write(self._status)
 
@@ -310,17 +312,15 @@ class TrainerWorker(Worker):
         self._model.save(whole[".zip"])
         np.savez(whole[".npz"], allow_pickle=False, **arrays)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
             with self.context.expect(30.0):
                 for suffix, content in whole.items():
-                    temporary, path = directory / f"{stem}.tmp", directory / f"{stem}{suffix}"
-                    temporary.write_bytes(content.getvalue())
-                    files.append(temporary.replace(path))
+                    path = directory / f"{stem}{suffix}"
+                    files.append(write_whole(path, content.getvalue(), temporary=".new"))
             kept = sorted(directory.glob("best-*"), reverse=True)
             for old in kept[2 * self._config.checkpoints :]:
                 old.unlink(missing_ok=True)
         except OSError as error:  # no room for it: learning goes on, and so do its scores
-            self.context.log.error("best policy not kept", error=str(error))  # noqa: TRY400 - the text has it all
+            self._was_refused("best policy", error)
             return
         name = f"{self.context.settings.tracking.experiment}-{self.context.name}"
         self._spool.model(self._update.updates, name, "best", files)
@@ -357,7 +357,13 @@ class TrainerWorker(Worker):
             with self.context.expect(30.0):
                 checkpoint.write(self._directory, updates, state, self._config.checkpoints)
         except OSError as error:
-            self.context.log.error("no checkpoint", updates=updates, error=str(error))  # noqa: TRY400 - the text has it all
+            self._was_refused("checkpoint", error)
+
+    def _was_refused(self, what: str, error: OSError) -> None:
+        """Count a file that the disk did not take, and say which."""
+        self._refused += 1
+        self._status.disk_error = f"{what} after {self._update.updates} updates: {error}"
+        self.context.log.error("not written", what=what, error=str(error))
 
     def _metrics(self) -> dict[str, float]:
         critic_loss, actor_loss = self._update.losses.tolist()
@@ -411,6 +417,7 @@ class TrainerWorker(Worker):
         status.critic_loss, status.actor_loss = update.losses.tolist()
         status.skipped, status.lost_batch = int(update.skipped), self._guard.batch
         status.learning_rate = self._config.learning_rate * update.caution
+        status.unwritten = self._refused + self._guard.not_kept
         status.faults = self._replay.faults if self._replay is not None else 0
         dropped = self._spool.dropped
         status.tracking = f"{dropped} points dropped: {self._spool.error}" if dropped else "spooled"
