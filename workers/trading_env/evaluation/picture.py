@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 SHOWN = ("total_return", "sharpe", "max_drawdown", "turnover", "cost", "hit_rate")
 TITLES = ("return", "Sharpe", "max drawdown", "turnover/year", "cost", "hit rate")
+LINEAR_PERCENT = 1.0
 PERCENT = {"total_return", "max_drawdown", "cost", "hit_rate"}
 
 
@@ -23,24 +24,34 @@ def picture(runs: Mapping[str, Run], document: Mapping[str, Any], path: Path) ->
         FigureCanvasAgg,
     )
     from matplotlib.figure import Figure  # noqa: PLC0415 - only those who draw pay for it
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 - only those who draw pay for it
 
-    figure = Figure(figsize=(10, 8.5), dpi=110)
+    figure = Figure(figsize=(10, 10), dpi=110)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, 1, height_ratios=(3, 1.6, 0.5 + 0.4 * len(runs)), hspace=0.3)
-    top, middle = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    grid = figure.add_gridspec(3, 1, height_ratios=(3, 1.6, 1.2 + 0.45 * len(runs)), hspace=0.08)
+    top = figure.add_subplot(grid[0])
+    middle = figure.add_subplot(grid[1], sharex=top)
     for name, run in runs.items():
-        growth = run.equity / run.equity[0]
+        growth = 100 * (run.equity / run.equity[0] - 1)
         hours = np.arange(len(growth)) * run.step_s / 3600
-        mean = growth.mean(1)
-        (line,) = top.plot(hours, mean, label=name, linewidth=1.4)
+        (line,) = top.plot(hours, growth.mean(1), label=name, linewidth=1.4)
         if growth.shape[1] > 1:
             low, high = np.percentile(growth, [10, 90], axis=1)
             top.fill_between(hours, low, high, alpha=0.12, color=line.get_color())
-        peak = np.maximum.accumulate(growth, axis=0)
-        middle.plot(hours, -(1 - growth / peak).mean(1) * 100, linewidth=1.0)
-    top.set_ylabel("equity / start")
-    top.set_title("mean over episodes; band: 10 % to 90 % of them", fontsize=9)
-    top.legend(fontsize=8, loc="upper left")
+        peak = np.maximum.accumulate(run.equity, axis=0)
+        middle.plot(hours, -(1 - run.equity / peak).mean(1) * 100, linewidth=1.0)
+    for axes in (top, middle):  # chance loses so much that on a plain scale the others are one line
+        axes.set_yscale("symlog", linthresh=LINEAR_PERCENT)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.grid(alpha=0.25, linewidth=0.6)
+    top.set_ylabel("return, %")
+    top.tick_params(labelbottom=False)
+    top.set_title(
+        f"mean over episodes; band: 10 % to 90 % of them; linear within {LINEAR_PERCENT:g} %, "
+        "logarithmic beyond",
+        fontsize=9,
+    )
+    top.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     middle.set_ylabel("drawdown, %")
     middle.set_xlabel("market hours since the start of the episode")
     _table(figure.add_subplot(grid[2]), document)
@@ -54,7 +65,11 @@ def _table(axes: Any, document: Mapping[str, Any]) -> None:
         for entry in document["policies"].values()
     ]
     table = axes.table(
-        rows, rowLabels=list(document["policies"]), colLabels=TITLES, loc="center", cellLoc="right"
+        rows,
+        rowLabels=list(document["policies"]),
+        colLabels=TITLES,
+        loc="lower center",
+        cellLoc="right",
     )
     table.auto_set_font_size(False)
     table.set_fontsize(7)
