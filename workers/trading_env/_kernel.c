@@ -8,7 +8,7 @@
 
 #include "lane.h"
 
-enum { LANE_ARRAYS = 4, STEP_ARGUMENTS = 13 };
+enum { LANE_ARRAYS = 4, STEP_ARGUMENTS = 9 };
 
 typedef struct {
     PyObject_HEAD
@@ -92,7 +92,7 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
                          ? PyArray_DIM((PyArrayObject *)a[3], 0)
                          : -1;
     const npy_intp accounts[2] = {lanes, COLUMNS}, orders[3] = {lanes, -1, SLOTS};
-    const npy_intp windows[3] = {lanes, -1, FEATURES}, flat[1] = {lanes}, count[1] = {RULES};
+    const npy_intp windows[3] = {lanes, HISTORY, FEATURES}, flat[1] = {lanes}, count[1] = {RULES};
     double *memory = data_of(a[0], "memory", NPY_DOUBLE, 2, accounts);
     double *pending = memory ? data_of(a[1], "pending", NPY_DOUBLE, 3, orders) : NULL;
     float *frames = pending ? data_of(a[2], "frames", NPY_FLOAT, 3, windows) : NULL;
@@ -109,8 +109,7 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
     self->arrays = arguments;
     self->lanes = (lanes_t){.memory = memory, .pending = pending, .frames = frames,
                             .steps = steps, .lanes = lanes,
-                            .latency = PyArray_DIM((PyArrayObject *)a[1], 1),
-                            .history = PyArray_DIM((PyArrayObject *)a[2], 1)};
+                            .latency = PyArray_DIM((PyArrayObject *)a[1], 1)};
     memcpy(&self->lanes.rules, values, sizeof(rules_t));
     return (PyObject *)self;
 }
@@ -121,27 +120,24 @@ static void lanes_dealloc(PyObject *object)
     Py_TYPE(object)->tp_free(object);
 }
 
-
 static const char start_doc[] =
-    "start(block, rows, lanes, newest): episodes of these lanes begin at these rows.";
+    "start(block, rows, lanes): episodes of these lanes begin at these rows.";
 static PyObject *lanes_start(PyObject *object, PyObject *const *a, Py_ssize_t count)
 {
     lanes_t *self = &((PyLanes *)object)->lanes;
-    if (count != 4 || !Py_IS_TYPE(a[0], &BlockType)) {
-        PyErr_SetString(PyExc_TypeError, "start(block, rows, lanes, newest)");
+    if (count != 3 || !Py_IS_TYPE(a[0], &BlockType)) {
+        PyErr_SetString(PyExc_TypeError, start_doc);
         return NULL;
     }
     const block_t *block = &((PyBlock *)a[0])->block;
     const npy_intp any[1] = {-1};
     const int64_t *rows = data_of(a[1], "rows", NPY_INT64, 1, any);
     const int64_t *which = rows ? data_of(a[2], "lanes", NPY_INT64, 1, any) : NULL;
-    Py_ssize_t newest = which ? PyLong_AsSsize_t(a[3]) : -1;
-    if (which == NULL || (newest == -1 && PyErr_Occurred())) {
+    if (which == NULL) {
         return NULL;
     }
     npy_intp n = PyArray_DIM((PyArrayObject *)a[1], 0);
-    bool inside = n == PyArray_DIM((PyArrayObject *)a[2], 0) && newest >= WINDOW - 1 &&
-                  newest < self->history;
+    bool inside = n == PyArray_DIM((PyArrayObject *)a[2], 0);
     for (npy_intp i = 0; inside && i < n; i++) {
         inside = rows[i] >= 0 && rows[i] < block->count && which[i] >= 0 && which[i] < self->lanes;
     }
@@ -150,30 +146,9 @@ static PyObject *lanes_start(PyObject *object, PyObject *const *a, Py_ssize_t co
         return NULL;
     }
     for (npy_intp i = 0; i < n; i++) {
-        start_lane(self, which[i], block->rows[rows[i]].features, newest);
+        start_lane(self, which[i], block->rows[rows[i]].features);
     }
     Py_RETURN_NONE;
-}
-
-/* Shares of the limit (float or double) of a lane as contracts; false when one is not finite. */
-static bool targets_of(const lanes_t *self, const void *actions, bool is_double, ptrdiff_t lane,
-                       double *targets)
-{
-    bool finite = true;
-    for (int j = 0; j < SLOTS; j++) {
-        ptrdiff_t at = lane * SLOTS + j;
-        double share = is_double ? ((const double *)actions)[at] : ((const float *)actions)[at];
-        finite = finite && isfinite(share);
-        targets[j] = clip(share, 1.0) * self->rules.contract_limit;
-    }
-    return finite;
-}
-
-static void hold(double *targets)
-{
-    for (int j = 0; j < SLOTS; j++) {
-        targets[j] = NAN;
-    }
 }
 
 static const char unsound_doc[] =
@@ -187,19 +162,71 @@ static PyObject *lanes_unsound(PyObject *object, PyObject *array)
     if (actions == NULL) {
         return NULL;
     }
-    double targets[SLOTS];
-    for (ptrdiff_t lane = 0; lane < self->lanes; lane++) {
-        if (!targets_of(self, actions, is_double, lane, targets)) {
-            return PyLong_FromSsize_t(lane);
+    return PyLong_FromSsize_t(unsound_lane(actions, is_double, self->lanes));
+}
+
+static PyTypeObject *OutcomeType;
+static PyStructSequence_Field outcome_fields[] = {
+    {"reward", "float64 (n,)"},
+    {"ruined", "bool (n,)"},
+    {"truncated", "bool (n,): the data or the steps of the episode end, and it is not ruined"},
+    {"ended", "bool (n,): ruined or truncated"},
+    {"change", "float64 (n, 10): contracts bought (+) and sold (-)"},
+    {"costs", "float64 (n,): of this step"},
+    {"swept", "float64 (n,): gains and losses of the positions, before costs"},
+    {"reasons", "uint8 (n, 10): bits of Reason"},
+    {"cash", "float64 (n,)"},
+    {"equity", "float64 (n,)"},
+    {"steps", "int64 (n,): of the episode"},
+    {"ts_event", "int64 (n,): of the rows `then`"},
+    {"any_ended", "bool"},
+    {"broken", "a lane whose account is not finite, -1 without one"},
+    {NULL, NULL},
+};
+enum { OUTCOME_ARRAYS = 12, ANY_ENDED = OUTCOME_ARRAYS, BROKEN };
+static PyStructSequence_Desc outcome_description = {
+    "workers.trading_env._kernel.Outcome", "What one step did to n lanes.", outcome_fields,
+    BROKEN + 1};
+
+/* A new Outcome of n lanes, its arrays not yet written; `out` points into them. */
+static PyObject *new_outcome(npy_intp lanes, outputs_t *out)
+{
+    struct {
+        void **data;
+        int type, dimensions;
+    } const arrays[OUTCOME_ARRAYS] = {
+        {(void **)&out->reward, NPY_DOUBLE, 1},  {(void **)&out->ruined, NPY_BOOL, 1},
+        {(void **)&out->truncated, NPY_BOOL, 1}, {(void **)&out->ended, NPY_BOOL, 1},
+        {(void **)&out->change, NPY_DOUBLE, 2},  {(void **)&out->costs, NPY_DOUBLE, 1},
+        {(void **)&out->swept, NPY_DOUBLE, 1},   {(void **)&out->reasons, NPY_UINT8, 2},
+        {(void **)&out->cash, NPY_DOUBLE, 1},    {(void **)&out->equity, NPY_DOUBLE, 1},
+        {(void **)&out->steps, NPY_INT64, 1},    {(void **)&out->ts_event, NPY_INT64, 1},
+    };
+    npy_intp shape[2] = {lanes, SLOTS};
+    PyObject *outcome = PyStructSequence_New(OutcomeType);
+    for (int i = 0; outcome != NULL && i < OUTCOME_ARRAYS; i++) {
+        PyObject *array = PyArray_SimpleNew(arrays[i].dimensions, shape, arrays[i].type);
+        if (array == NULL) {
+            Py_CLEAR(outcome);
+            break;
         }
+        PyStructSequence_SetItem(outcome, i, array);
+        *arrays[i].data = PyArray_DATA((PyArrayObject *)array);
     }
-    return PyLong_FromLong(-1);
+    return outcome;
+}
+
+/* The flags of n lanes, or NULL for None; *fits becomes false when they are no such array. */
+static const uint8_t *flags_of(PyObject *array, const char *name, const npy_intp *lanes, bool *fits)
+{
+    const uint8_t *flags = array == Py_None ? NULL : data_of(array, name, NPY_BOOL, 1, lanes);
+    *fits = *fits && (array == Py_None || flags != NULL);
+    return flags;
 }
 
 static const char step_doc[] =
-    "step(block, now, then, actions, fresh | None, hold, newest, reward, ruined, change, costs,\n"
-    "swept, reasons) -> -1, or a lane whose account is not finite. A lane whose action is not\n"
-    "finite holds; with hold all do.";
+    "step(block, now, then, actions, fresh | None, hold, newest, data_ends | None, step_limit)\n"
+    "-> Outcome. A lane whose action is not finite holds; with hold all do.";
 static PyObject *lanes_step(PyObject *object, PyObject *const *a, Py_ssize_t count)
 {
     lanes_t *self = &((PyLanes *)object)->lanes;
@@ -208,32 +235,23 @@ static PyObject *lanes_step(PyObject *object, PyObject *const *a, Py_ssize_t cou
         return NULL;
     }
     const block_t *block = &((PyBlock *)a[0])->block;
-    bool is_double = PyArray_TYPE((PyArrayObject *)a[3]) == NPY_DOUBLE;
+    wish_t wish = {.is_double = PyArray_TYPE((PyArrayObject *)a[3]) == NPY_DOUBLE};
     const npy_intp flat[1] = {self->lanes}, slots[2] = {self->lanes, SLOTS};
     const int64_t *now = data_of(a[1], "now", NPY_INT64, 1, flat);
     const int64_t *then = now ? data_of(a[2], "then", NPY_INT64, 1, flat) : NULL;
-    const void *actions =
-        then ? data_of(a[3], "actions", is_double ? NPY_DOUBLE : NPY_FLOAT, 2, slots) : NULL;
-    const uint8_t *fresh = NULL;
-    if (actions != NULL && a[4] != Py_None) {
-        fresh = data_of(a[4], "fresh", NPY_BOOL, 1, flat);
-        actions = fresh ? actions : NULL;
+    if (then != NULL) {
+        wish.actions = data_of(a[3], "actions", wish.is_double ? NPY_DOUBLE : NPY_FLOAT, 2, slots);
     }
-    int holding = actions ? PyObject_IsTrue(a[5]) : 0;
-    Py_ssize_t newest = actions ? PyLong_AsSsize_t(a[6]) : 0;
-    if (actions == NULL || PyErr_Occurred()) {
+    bool fits = wish.actions != NULL;
+    wish.fresh = fits ? flags_of(a[4], "fresh", flat, &fits) : NULL;
+    wish.data_ends = fits ? flags_of(a[7], "data_ends", flat, &fits) : NULL;
+    wish.hold = fits && PyObject_IsTrue(a[5]) != 0;
+    Py_ssize_t newest = fits ? PyLong_AsSsize_t(a[6]) : 0;
+    wish.step_limit = fits && !PyErr_Occurred() ? PyLong_AsLongLong(a[8]) : 0;
+    if (!fits || PyErr_Occurred()) {
         return NULL;
     }
-    outputs_t out;
-    if ((out.reward = data_of(a[7], "reward", NPY_DOUBLE, 1, flat)) == NULL ||
-        (out.ruined = data_of(a[8], "ruined", NPY_BOOL, 1, flat)) == NULL ||
-        (out.change = data_of(a[9], "change", NPY_DOUBLE, 2, slots)) == NULL ||
-        (out.costs = data_of(a[10], "costs", NPY_DOUBLE, 1, flat)) == NULL ||
-        (out.swept = data_of(a[11], "swept", NPY_DOUBLE, 1, flat)) == NULL ||
-        (out.reasons = data_of(a[12], "reasons", NPY_UINT8, 2, slots)) == NULL) {
-        return NULL;
-    }
-    bool inside = newest >= WINDOW - 1 && newest < self->history;
+    bool inside = newest >= WINDOW && newest < HISTORY;
     for (ptrdiff_t lane = 0; inside && lane < self->lanes; lane++) {
         inside = now[lane] >= 0 && now[lane] < block->count && then[lane] >= 0 &&
                  then[lane] < block->count;
@@ -242,21 +260,20 @@ static PyObject *lanes_step(PyObject *object, PyObject *const *a, Py_ssize_t cou
         PyErr_SetString(PyExc_IndexError, "a row that does not exist");
         return NULL;
     }
-    ptrdiff_t broken = -1;
-    for (ptrdiff_t lane = 0; lane < self->lanes; lane++) {
-        double targets[SLOTS];
-        if (fresh != NULL && fresh[lane]) {
-            restart_lane(self, block, lane, then[lane], newest, &out);
-            continue;
-        }
-        if (!targets_of(self, actions, is_double, lane, targets) || holding) {
-            hold(targets);
-        }
-        if (!step_lane(self, block, lane, now[lane], then[lane], targets, newest, &out)) {
-            broken = lane;
-        }
+    outputs_t out;
+    PyObject *outcome = new_outcome(self->lanes, &out);
+    if (outcome == NULL) {
+        return NULL;
     }
-    return PyLong_FromSsize_t(broken);
+    step_lanes(self, block, now, then, &wish, newest, &out);
+    PyObject *broken = PyLong_FromSsize_t(out.broken);
+    if (broken == NULL) {
+        Py_DECREF(outcome);
+        return NULL;
+    }
+    PyStructSequence_SetItem(outcome, ANY_ENDED, PyBool_FromLong(out.any_ended));
+    PyStructSequence_SetItem(outcome, BROKEN, broken);
+    return outcome;
 }
 
 static PyMethodDef lanes_methods[] = {
@@ -286,9 +303,10 @@ static struct PyModuleDef module_definition = {
 PyMODINIT_FUNC PyInit__kernel(void)
 {
     import_array();
-    PyObject *module = PyModule_Create(&module_definition);
+    OutcomeType = PyStructSequence_NewType(&outcome_description);
+    PyObject *module = OutcomeType == NULL ? NULL : PyModule_Create(&module_definition);
     if (module == NULL || PyModule_AddType(module, &BlockType) < 0 ||
-        PyModule_AddType(module, &LanesType) < 0) {
+        PyModule_AddType(module, &LanesType) < 0 || PyModule_AddType(module, OutcomeType) < 0) {
         Py_XDECREF(module);
         return NULL;
     }

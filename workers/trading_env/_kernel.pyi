@@ -11,7 +11,7 @@ class Lanes:
     def __new__(
         cls, memory: _Array, pending: _Array, frames: _Array, steps: _Array, rules: _Array, /
     ) -> Self: ...
-    def start(self, block: Block, rows: _Array, lanes: _Array, newest: int, /) -> None: ...
+    def start(self, block: Block, rows: _Array, lanes: _Array, /) -> None: ...
     def unsound(self, actions: _Array, /) -> int: ...
     def step(
         self,
@@ -22,11 +22,23 @@ class Lanes:
         fresh: _Array | None,
         hold: bool,
         newest: int,
-        reward: _Array,
-        ruined: _Array,
-        change: _Array,
-        costs: _Array,
-        swept: _Array,
-        reasons: _Array,
+        data_ends: _Array | None,
+        step_limit: int,
         /,
-    ) -> int: ...
+    ) -> Outcome: ...
+
+class Outcome:
+    reward: _Array
+    ruined: _Array
+    truncated: _Array
+    ended: _Array
+    change: _Array
+    costs: _Array
+    swept: _Array
+    reasons: _Array
+    cash: _Array
+    equity: _Array
+    steps: _Array
+    ts_event: _Array
+    any_ended: bool
+    broken: int

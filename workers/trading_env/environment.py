@@ -23,7 +23,7 @@ from workers.trading_env.spaces import action_space, observation_space
 from workers.trading_env.track import track_of
 
 if TYPE_CHECKING:
-    from workers.trading_env.portfolio import Outcome
+    from workers.trading_env._kernel import Outcome
     from workers.trading_env.providers.protocol import MarketDataProvider
 
 Array = np.ndarray[Any, np.dtype[Any]]

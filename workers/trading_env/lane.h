@@ -17,7 +17,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { SLOTS = 10, FEATURES = 100, WINDOW = 16, RETURNS = 20 };
+enum { SLOTS = 10, FEATURES = 100, WINDOW = 16, HISTORY = 2 * WINDOW, RETURNS = 20 };
 enum { CASH, CARRY, EQUITY, PEAK, COSTS, TRADED, COUNT, POSITION, RETURN = POSITION + SLOTS };
 enum { COLUMNS = RETURN + RETURNS };
 enum { NO_QUOTE = 1, PARTIAL = 2, STALE = 4, CLOSED = 8, ROLLED = 16, HELD = 32 };
@@ -31,11 +31,14 @@ typedef struct {
 enum { RULES = sizeof(rules_t) / sizeof(double) };
 
 /* A market state as a step reads it, in one piece: lanes are at any rows, and what a step costs is
- * mostly the lines it has to fetch. flags: STALE and CLOSED. ROW_DTYPE in market_block.py. */
+ * mostly the lines it has to fetch. flags: STALE and CLOSED; rolled: a bit a slot. ROW_DTYPE in
+ * market_block.py. */
 typedef struct {
     double price[SLOTS], half_spread[SLOTS], buy_limit[SLOTS], sell_limit[SLOTS];
     double previous_price[SLOTS], previous_half_spread[SLOTS];
-    uint8_t rolled[SLOTS], flags, unused[5];
+    int64_t ts_event;
+    uint16_t rolled;
+    uint8_t flags, unused[5];
     float features[FEATURES];
 } row_t;
 _Static_assert(sizeof(row_t) == 896, "the layout of ROW_DTYPE");
@@ -46,18 +49,31 @@ typedef struct {
     ptrdiff_t count;
 } block_t;
 
-/* Accounts (n, COLUMNS), orders under way (n, latency, 10), frames (n, history, 100), steps. */
+/* Accounts (n, COLUMNS), orders under way (n, latency, 10), frames (n, HISTORY, 100), steps.
+ * Every frame is there twice, WINDOW columns apart: the newest WINDOW frames are always in a row. */
 typedef struct {
     double *memory, *pending;
     float *frames;
     int64_t *steps;
-    ptrdiff_t lanes, latency, history;
+    ptrdiff_t lanes, latency;
     rules_t rules;
 } lanes_t;
 
+/* Shares of the limit (n, 10) that are wanted; lanes that begin anew, lanes whose data ends at
+ * `then` (both (n) or NULL); steps after which an episode is over (0: none); nobody wants anything. */
 typedef struct {
-    double *reward, *change, *costs, *swept;
-    uint8_t *ruined, *reasons;
+    const void *actions;
+    const uint8_t *fresh, *data_ends;
+    int64_t step_limit;
+    bool is_double, hold;
+} wish_t;
+
+typedef struct {
+    double *reward, *change, *costs, *swept, *cash, *equity;
+    int64_t *steps, *ts_event;
+    uint8_t *ruined, *truncated, *ended, *reasons;
+    bool any_ended;
+    ptrdiff_t broken; /* a lane whose account is not finite; -1 */
 } outputs_t;
 
 static double clip(double value, double limit)
@@ -113,7 +129,7 @@ static void write_account(float *frame, const double *account, const rules_t *ru
 }
 
 /* A new episode of a lane: a fresh account, a window of its first frame. */
-static void start_lane(lanes_t *self, ptrdiff_t lane, const float *features, ptrdiff_t newest)
+static void start_lane(lanes_t *self, ptrdiff_t lane, const float *features)
 {
     double *account = self->memory + lane * COLUMNS;
     memset(account, 0, COLUMNS * sizeof(double));
@@ -121,10 +137,10 @@ static void start_lane(lanes_t *self, ptrdiff_t lane, const float *features, ptr
     memset(self->pending + lane * self->latency * SLOTS, 0,
            (size_t)(self->latency * SLOTS) * sizeof(double));
     self->steps[lane] = 0;
-    float *first = self->frames + (lane * self->history + newest - WINDOW + 1) * FEATURES;
+    float *first = self->frames + lane * HISTORY * FEATURES;
     memcpy(first, features, FEATURES * sizeof(float));
     write_account(first, account, &self->rules);
-    for (int k = 1; k < WINDOW; k++) {
+    for (int k = 1; k < HISTORY; k++) {
         memcpy(first + k * FEATURES, first, FEATURES * sizeof(float));
     }
 }
@@ -185,12 +201,13 @@ static bool move_lane(lanes_t *self, const block_t *block, ptrdiff_t lane, ptrdi
         held_squared += position[j] * position[j];
         moved_squared += done * done;
         double after = there->price[j];
-        if (there->rolled[j]) {
+        bool rolled = there->rolled >> j & 1;
+        if (rolled) {
             after = there->previous_price[j];
             reasons[j] |= ROLLED;
         }
         swept += position[j] * (after - price);
-        if (there->rolled[j]) {
+        if (rolled) {
             double closed = fabs(position[j]);
             closing += closed * (after * rules->cost_rate +
                                  there->previous_half_spread[j] * rules->spread_share);
@@ -224,39 +241,122 @@ static bool move_lane(lanes_t *self, const block_t *block, ptrdiff_t lane, ptrdi
     return isfinite(value) && isfinite(out->reward[lane]);
 }
 
-/* Fetch what this lane reads at its next step: the row after `then`. */
-static void fetch_ahead(const block_t *block, ptrdiff_t then)
+enum { AHEAD = 3 }; /* lanes: some 300 ns, as long as a line from memory takes */
+
+/* Fetch what a lane is about to read, and the lines of the frames it is about to write. Inline: gcc
+ * drops calls of functions that do nothing but prefetch. */
+static inline __attribute__((always_inline)) void fetch_lane(const lanes_t *self,
+                                                             const block_t *block, ptrdiff_t lane,
+                                                             ptrdiff_t now, ptrdiff_t then,
+                                                             ptrdiff_t newest)
 {
-    if (then + 1 < block->count) {
-        const char *row = (const char *)(block->rows + then + 1);
-        for (size_t line = 0; line < sizeof(row_t); line += 64) {
-            __builtin_prefetch(row + line, 0, 2);
-        }
+    const char *here = (const char *)(block->rows + now);
+    const char *there = (const char *)(block->rows + then);
+    const char *frame = (const char *)(self->frames + (lane * HISTORY + newest) * FEATURES);
+    const char *twin = frame - WINDOW * FEATURES * sizeof(float);
+    for (size_t line = 0; line < offsetof(row_t, previous_price); line += 64) {
+        __builtin_prefetch(here + line);
+    }
+    for (size_t line = 0; line < sizeof(row_t); line += 64) {
+        __builtin_prefetch(there + line);
+    }
+    for (size_t line = 0; line < FEATURES * sizeof(float); line += 64) {
+        __builtin_prefetch(frame + line, 1);
+        __builtin_prefetch(twin + line, 1);
     }
 }
 
-/* One step of one lane; `wanted` are its targets in contracts, NaN where it holds. */
-static bool step_lane(lanes_t *self, const block_t *block, ptrdiff_t lane, ptrdiff_t now,
-                      ptrdiff_t then, double *wanted, ptrdiff_t newest, outputs_t *out)
-{
-    bool sound = move_lane(self, block, lane, now, then, wanted, out);
-    self->steps[lane]++;
-    fetch_ahead(block, then);
-    float *frame = self->frames + (lane * self->history + newest) * FEATURES;
-    memcpy(frame, block->rows[then].features, FEATURES * sizeof(float));
-    write_account(frame, self->memory + lane * COLUMNS, &self->rules);
-    return sound;
-}
-
 /* A lane whose episode ended before this step: a new one begins at row `then`, nothing is done. */
-static void restart_lane(lanes_t *self, const block_t *block, ptrdiff_t lane, ptrdiff_t then,
-                         ptrdiff_t newest, outputs_t *out)
+static void restart_lane(lanes_t *self, const row_t *there, ptrdiff_t lane, outputs_t *out)
 {
-    start_lane(self, lane, block->rows[then].features, newest);
+    start_lane(self, lane, there->features);
     out->reward[lane] = out->costs[lane] = out->swept[lane] = 0.0;
     out->ruined[lane] = 0;
     memset(out->change + lane * SLOTS, 0, SLOTS * sizeof(double));
     memset(out->reasons + lane * SLOTS, 0, SLOTS);
+}
+
+/* The first lane whose action is not finite; -1 when all are. */
+static ptrdiff_t unsound_lane(const void *actions, bool is_double, ptrdiff_t lanes)
+{
+    int broken = 0;
+    ptrdiff_t count = lanes * SLOTS;
+    for (ptrdiff_t k = 0; is_double && k < count; k++) {
+        broken |= !isfinite(((const double *)actions)[k]);
+    }
+    for (ptrdiff_t k = 0; !is_double && k < count; k++) {
+        broken |= !isfinite(((const float *)actions)[k]);
+    }
+    for (ptrdiff_t k = 0; broken && k < count; k++) {
+        if (!isfinite(is_double ? ((const double *)actions)[k] : ((const float *)actions)[k])) {
+            return k / SLOTS;
+        }
+    }
+    return -1;
+}
+
+/* Targets of a lane in contracts; all NaN where it holds, as it does with one that is no number. */
+static void targets_of(const lanes_t *self, const wish_t *wish, ptrdiff_t lane, double *targets)
+{
+    bool holds = wish->hold;
+    for (int j = 0; j < SLOTS; j++) {
+        ptrdiff_t at = lane * SLOTS + j;
+        double share = wish->is_double ? ((const double *)wish->actions)[at]
+                                       : ((const float *)wish->actions)[at];
+        holds = holds || !isfinite(share);
+        targets[j] = clip(share, 1.0) * self->rules.contract_limit;
+    }
+    for (int j = 0; holds && j < SLOTS; j++) {
+        targets[j] = NAN;
+    }
+}
+
+/* Whether the episode of a lane is over, and its account, as the outputs say it. */
+static void tell(const lanes_t *self, const row_t *there, ptrdiff_t lane, const wish_t *wish,
+                 bool fresh, outputs_t *out)
+{
+    const double *account = self->memory + lane * COLUMNS;
+    int64_t steps = self->steps[lane];
+    bool over = (wish->data_ends != NULL && wish->data_ends[lane]) ||
+                (wish->step_limit > 0 && steps >= wish->step_limit);
+    bool ruined = out->ruined[lane], truncated = over && !ruined && !fresh;
+    out->truncated[lane] = truncated;
+    out->ended[lane] = ruined || truncated;
+    out->any_ended = out->any_ended || ruined || truncated;
+    out->cash[lane] = account[CASH];
+    out->equity[lane] = account[EQUITY];
+    out->steps[lane] = steps;
+    out->ts_event[lane] = there->ts_event;
+}
+
+/* One step of all lanes from rows `now` to rows `then`. */
+static void step_lanes(lanes_t *self, const block_t *block, const int64_t *now,
+                       const int64_t *then, const wish_t *wish, ptrdiff_t newest, outputs_t *out)
+{
+    out->any_ended = false;
+    out->broken = -1;
+    for (ptrdiff_t lane = 0; lane < self->lanes; lane++) {
+        if (lane + AHEAD < self->lanes) {
+            fetch_lane(self, block, lane + AHEAD, now[lane + AHEAD], then[lane + AHEAD], newest);
+        }
+        const row_t *there = block->rows + then[lane];
+        bool fresh = wish->fresh != NULL && wish->fresh[lane];
+        if (fresh) {
+            restart_lane(self, there, lane, out);
+        } else {
+            double targets[SLOTS];
+            targets_of(self, wish, lane, targets);
+            if (!move_lane(self, block, lane, now[lane], then[lane], targets, out)) {
+                out->broken = lane;
+            }
+            self->steps[lane]++;
+            float *frame = self->frames + (lane * HISTORY + newest) * FEATURES;
+            memcpy(frame, there->features, FEATURES * sizeof(float));
+            write_account(frame, self->memory + lane * COLUMNS, &self->rules);
+            memcpy(frame - WINDOW * FEATURES, frame, FEATURES * sizeof(float));
+        }
+        tell(self, there, lane, wish, fresh, out);
+    }
 }
 
 #endif

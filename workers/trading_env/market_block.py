@@ -34,7 +34,8 @@ SMALLEST, LARGEST = 1e-9, 1e12
 INDICATOR_LIMIT = 5.0
 STALE, CLOSED = 4, 8  # as in portfolio.Reason
 #: `row_t` of lane.h. Half spread and limits are those of trades: contracts that can be bought and
-#: sold (0 where held, infinite without partial fills); half spreads are 0 where nothing trades.
+#: sold (0 where held, infinite without partial fills); half spreads are 0 where nothing trades;
+#: `rolled` has a bit a slot.
 ROW_DTYPE = np.dtype(
     [
         ("price", "<f8", (SLOTS,)),
@@ -43,12 +44,19 @@ ROW_DTYPE = np.dtype(
         ("sell_limit", "<f8", (SLOTS,)),
         ("previous_price", "<f8", (SLOTS,)),
         ("previous_half_spread", "<f8", (SLOTS,)),
-        ("rolled", "?", (SLOTS,)),
+        ("ts_event", "<i8"),
+        ("rolled", "<u2"),
         ("flags", "u1"),
         ("unused", "u1", (5,)),
         ("features", "<f4", (FEATURES,)),
     ]
 )
+
+
+def slots_rolled(rows: Array) -> Array:
+    """Give the bits of `rolled` of rows (T,) of ROW_DTYPE as bool (T, 10)."""
+    bits: Array = (rows["rolled"][:, None] >> np.arange(SLOTS) & 1).astype(bool)
+    return bits
 
 
 def bad_rows(states: Array) -> dict[str, Array]:
@@ -163,6 +171,11 @@ class MarketBlock:
         return np.ascontiguousarray(self.states["ts_event"])
 
     @property
+    def rolled(self) -> Array:
+        """Slots whose contract left with the step to a state, bool (T, 10)."""
+        return slots_rolled(self.rows)
+
+    @property
     def price(self) -> Array:
         """The marks, float64 (T, 10)."""
         marks: Array = self.rows["price"]
@@ -187,8 +200,9 @@ class MarketBlock:
         for limit, size in (("buy_limit", "ask_size"), ("sell_limit", "bid_size")):
             quoted = states[size] if config.partial_fills else np.inf
             rows[limit] = np.where(open_for_trade, quoted, 0.0)
-        for name in ("price", "previous_price", "previous_half_spread", "rolled"):
+        for name in ("price", "previous_price", "previous_half_spread", "ts_event"):
             rows[name] = states[name]
+        rows["rolled"] = states["rolled"] @ (1 << np.arange(SLOTS))
         rows["flags"] = states["stale"] * np.uint8(STALE) + states["closed"] * np.uint8(CLOSED)
         rows["features"] = market_features(states, config)
         return cls(states, rows)

@@ -25,7 +25,6 @@ that leaves). Cash is kept by compensated summation (Kahan 1965) for that.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any
 
@@ -101,15 +100,3 @@ class Portfolios:
             raise ValueError("the accounts hold NaN or infinity")
         self.memory[...] = memory
         self.pending[...] = np.frombuffer(data[split:]).reshape(self.pending.shape)
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What one step did to n lanes."""
-
-    reward: Array  # float64 (n,)
-    ruined: Array  # bool (n,)
-    change: Array  # float64 (n, 10): contracts bought (+) and sold (-)
-    costs: Array  # float64 (n,): of this step
-    swept: Array  # float64 (n,): gains and losses of the positions, before costs
-    reasons: Array  # uint8 (n, 10): bits of Reason

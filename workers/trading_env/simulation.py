@@ -10,10 +10,11 @@ from workers.records import SLOTS
 from workers.trading_env import _kernel
 from workers.trading_env.errors import BadMarketData, InvalidAction
 from workers.trading_env.observation import Windows
-from workers.trading_env.portfolio import BALANCE_LIMIT, Outcome, Portfolios
+from workers.trading_env.portfolio import BALANCE_LIMIT, Portfolios
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from workers.trading_env._kernel import Outcome
     from workers.trading_env.market_block import MarketBlock
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,12 +39,14 @@ class Simulation:
             self.steps,
             _rules(config),
         )
+        self._step = self._kernel.step
+        self._step_limit = config.max_episode_steps or 0
         self._may_be_unsound = config.on_bad_action == "hold"
 
     def reset(self, block: MarketBlock, rows: Array, lanes: Array | None = None) -> None:
         """Start an episode of `lanes` (indices; all by default) at these rows of `block`."""
         lanes = self._everyone if lanes is None else lanes
-        self._kernel.start(block.kernel, rows, lanes, self.windows.at)
+        self._kernel.start(block.kernel, rows, lanes)
 
     def checked(self, actions: Any) -> Array:
         """Actions (n, 10) as contiguous floats. Raises InvalidAction, as `step` does."""
@@ -84,27 +87,19 @@ class Simulation:
         fresh: Array | None = None,
         *,
         hold: bool = False,
+        data_ends: Array | None = None,
     ) -> Outcome:
-        """`step` with actions that `checked` gave."""
-        n = self.lanes
-        outcome = Outcome(
-            np.empty(n),
-            np.empty(n, np.bool_),
-            np.empty((n, SLOTS)),
-            np.empty(n),
-            np.empty(n),
-            np.empty((n, SLOTS), np.uint8),
+        """`step` with actions that `checked` gave, and lanes (bool) whose data ends at `then`."""
+        windows = self.windows
+        following = windows.following()
+        outcome = self._step(
+            block.kernel, now, then, numbers, fresh, hold, following, data_ends, self._step_limit
         )
-        following = self.windows.following()
-        found = self._kernel.step(
-            block.kernel, now, then, numbers, fresh, hold, following, outcome.reward,
-            outcome.ruined, outcome.change, outcome.costs, outcome.swept, outcome.reasons,
-        )  # fmt: skip
-        self.windows.at = following
-        if found != SOUND:
+        windows.at = following
+        if outcome.broken != SOUND:
             raise BadMarketData(
-                f"the account of lane {found} is not finite after the step; its prices are out of "
-                "range"
+                f"the account of lane {outcome.broken} is not finite after the step; its prices "
+                "are out of range"
             )
         return outcome
 

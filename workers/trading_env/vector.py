@@ -26,10 +26,11 @@ from workers.trading_env.spaces import action_space, observation_space
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from workers.trading_env.portfolio import Outcome
+    from workers.trading_env._kernel import Outcome
     from workers.trading_env.providers.protocol import MarketDataProvider
 
 Array = np.ndarray[Any, np.dtype[Any]]
+WHY = f"<U{max(map(len, (RUIN, END_OF_DATA, STEP_LIMIT)))}"
 INFO = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
 
 
@@ -116,29 +117,24 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         data_ends = self.market.move(ended)
         if ended is not None:
             self._start(np.flatnonzero(ended))
+        market = self.market
         outcome = self.simulation.move(
-            self.market.block(), self.market.now, self.market.then, actions, ended
+            market.block(), market.now, market.then, actions, ended, data_ends=data_ends
         )
-        terminated = outcome.ruined
-        over = data_ends
-        if self.config.max_episode_steps:
-            over = over | (self.simulation.steps >= self.config.max_episode_steps)
-        truncated: Array = over > terminated
-        if ended is not None:
-            truncated[ended] = False
-        return self._finish(outcome, terminated, truncated, data_ends)
+        return self._finish(outcome, data_ends)
 
     def _finish(
-        self, outcome: Outcome, terminated: Array, truncated: Array, data_ends: Array
+        self, outcome: Outcome, data_ends: Array
     ) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Say which episodes ended, and in same-step mode begin the next ones."""
-        self._ended = terminated | truncated
-        self._some_ended = bool(self._ended.any())
+        terminated, truncated = outcome.ruined, outcome.truncated
+        self._ended, self._some_ended = outcome.ended, outcome.any_ended
         info = self._info(outcome)
         if self._some_ended:
-            why = np.where(data_ends, END_OF_DATA, STEP_LIMIT)
-            info["ended"] = np.where(self._ended, np.where(terminated, RUIN, why), "")
-            info["_ended"] = self._ended.copy()
+            info["ended"] = why = np.zeros(self.num_envs, WHY)
+            why[truncated & data_ends], why[truncated & ~data_ends] = END_OF_DATA, STEP_LIMIT
+            why[terminated] = RUIN
+            info["_ended"] = outcome.ended.copy()
             if self._mode is AutoresetMode.SAME_STEP:
                 self._restart(np.flatnonzero(self._ended), info)
         if self.config.swap_terminated_truncated:
@@ -180,13 +176,24 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         return windows.copy() if self._copy else windows
 
     def _info(self, outcome: Outcome | None) -> dict[str, Any]:
+        if outcome is not None:
+            return {
+                "cash": outcome.cash,
+                "equity": outcome.equity,
+                "costs": outcome.costs,
+                "fills": outcome.change,
+                "reasons": outcome.reasons,
+                "step": outcome.steps,
+                "ts_event": outcome.ts_event,
+                **self._masks,
+            }
         accounts, n = self.simulation.accounts, self.num_envs
         return {
             "cash": accounts.cash.copy(),
             "equity": accounts.equity.copy(),
-            "costs": np.zeros(n) if outcome is None else outcome.costs,
-            "fills": np.zeros((n, SLOTS)) if outcome is None else outcome.change,
-            "reasons": np.zeros((n, SLOTS), np.uint8) if outcome is None else outcome.reasons,
+            "costs": np.zeros(n),
+            "fills": np.zeros((n, SLOTS)),
+            "reasons": np.zeros((n, SLOTS), np.uint8),
             "step": self.simulation.steps.copy(),
             "ts_event": self.market.block().ts_event[self.market.then],
             **self._masks,

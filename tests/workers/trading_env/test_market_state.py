@@ -188,7 +188,7 @@ def test_a_replaced_strike_is_refused_or_closed():
         MarketBlock.of(states, TradingConfig())
     config = TradingConfig(corporate_action="close")
     block = MarketBlock.of(states, config)
-    assert block.rows["rolled"][3].tolist() == [slot == 4 for slot in range(SLOTS)]
+    assert block.rolled[3].tolist() == [slot == 4 for slot in range(SLOTS)]
     assert block.rows["previous_price"][3, 4] == states["price"][2, 4]
     simulation = Simulation(1, config)
     row = np.zeros(1, np.int64)
@@ -211,7 +211,7 @@ def test_an_unmarked_change_of_contract_is_refused_or_closed():
     with pytest.raises(BadMarketData, match="not marked as rolled"):
         MarketBlock.of(states, TradingConfig(on_bad_data="raise"))
     block = MarketBlock.of(states, TradingConfig())
-    assert block.rows["rolled"][3, 4]
+    assert block.rolled[3, 4]
     assert block.rows["previous_price"][3, 4] == states["price"][2, 4]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.records import GREEKS, SLOTS
-from workers.trading_env.market_block import GREEK_FEATURES, POSITIONS
+from workers.trading_env.market_block import GREEK_FEATURES, POSITIONS, slots_rolled
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
@@ -132,8 +132,9 @@ def best_paths(rows: Array, config: TradingConfig) -> Array:
     leaving = left * config.cost_rate + rows["previous_half_spread"] * config.spread_share
     tradeable = (rows["buy_limit"] > 0) & (rows["sell_limit"] > 0)
     change = np.abs(levels[:, None] - levels[None, :])  # held, chosen
+    all_rolled = slots_rolled(rows)
     for t in range(count - 2, -1, -1):
-        rolled = rows["rolled"][t + 1]
+        rolled = all_rolled[t + 1]
         after = np.where(rolled, left[t + 1], rows["price"][t + 1])
         gain = levels * (after - rows["price"][t])[:, None]
         ahead = np.where(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +54,11 @@ class RecordedProvider:
                 "record for longer or ask for fewer steps"
             )
         self._random_start = random_start
-        self._least = least
-        self._stops = np.cumsum([run.size for run in self._segments])
-        self._starts = self._stops - [run.size for run in self._segments]
+        sizes = [run.size for run in self._segments]
+        self._stops = list(itertools.accumulate(sizes))
+        self._starts = [0, *self._stops[:-1]]
+        #: first states to choose from, counted over the segments so far
+        self._choices = list(itertools.accumulate(size - least for size in sizes))
         self._states = (
             self._segments[0] if len(self._segments) == 1 else np.concatenate(self._segments)
         )
@@ -76,15 +81,14 @@ class RecordedProvider:
 
     def episode(self, seed: int | None) -> tuple[int, int]:
         """First and last row of an episode, counted over all segments."""
-        dice = np.random.default_rng(seed)
+        dice = random.Random(None if seed is None else int(seed))  # noqa: S311 - an episode, no secret; made in microseconds
         if self._random_start:
-            choices = self._stops - self._starts - self._least
-            drawn = int(dice.integers(int(choices.sum())))
-            segment = int(np.searchsorted(np.cumsum(choices), drawn, side="right"))
-            offset = drawn - int(choices[:segment].sum())
-            return int(self._starts[segment]) + offset, int(self._stops[segment]) - 1
-        segment = int(dice.integers(len(self._segments))) if seed is not None else 0
-        return int(self._starts[segment]), int(self._stops[segment]) - 1
+            drawn = dice.randrange(self._choices[-1])
+            segment = bisect.bisect_right(self._choices, drawn)
+            offset = drawn - (self._choices[segment - 1] if segment else 0)
+            return self._starts[segment] + offset, self._stops[segment] - 1
+        segment = dice.randrange(len(self._segments)) if seed is not None else 0
+        return self._starts[segment], self._stops[segment] - 1
 
     def reset(self, *, seed: int | None = None) -> Array:
         """Start an episode."""
