@@ -8,35 +8,44 @@ One JSON line a figure: `ratio` is value / peer; `peer` says which one. 64-byte 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import mmap
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import timeit
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import msgspec
 import numpy as np
-from mesh_peers import FORK, LATEST, QUEUES, SIZE, MpQueue, Peer, ShmLock, UltraDict
+from mesh_peers import (
+    FORK,
+    LATEST,
+    POLLED,
+    QUEUES,
+    SIZE,
+    SLEEPING,
+    MpQueue,
+    Peer,
+    ShmLock,
+    UltraDict,
+)
+from mesh_turns import CURSOR, DONE, Taken, Turn, Way, address, limits, pin, pointer, take_turns
 
 from mesh import Mesh
 
-ROOT = Path(__file__).parent.parent
 RECORD = np.dtype([("t", "<u8"), ("x", "<f8", (7,))])
 CALLS = 200_000
-SAMPLES = 4000
-TOTAL = 1 << 20
 CAPACITY = 1 << 16
 BATCH = 256
+ROOM = 4096
 
 
 class Risk(msgspec.Struct):
@@ -50,42 +59,40 @@ class Risk(msgspec.Struct):
     updated_ns: int
 
 
-def figure(bench: str, value: float, unit: str, peer: str, other: float | None) -> None:
-    """Print one line."""
+def figure(
+    bench: str, value: float, unit: str, peer: str, other: float | None, ratio: float | None = None
+) -> None:
+    """Print one line; `ratio` is the median of those taken in turns, else value / other."""
     line: dict[str, Any] = {"bench": bench, "value": round(value, 3), "unit": unit}
     if other is not None:
-        line |= {"peer": peer, "peer_value": round(other, 3), "ratio": round(value / other, 3)}
+        ratio = value / other if ratio is None else ratio
+        line |= {"peer": peer, "peer_value": round(other, 3), "ratio": round(ratio, 3)}
     print(json.dumps(line), flush=True)
 
 
+def timed(names: dict[str, Any], calls: int, *statements: str) -> list[list[float]]:
+    """Processor time of one call of each statement, ns, measured in turns: neighbours do not count.
+
+    A statement with `calls` in it makes that many calls itself.
+    """
+    names = {**names, "calls": calls}
+    timers = [timeit.Timer(text, globals=names, timer=time.process_time) for text in statements]
+    turns = [1 if "calls" in text else calls for text in statements]
+    taken: list[list[float]] = [[] for _ in statements]
+    for _ in range(9):
+        for found, timer, turn in zip(taken, timers, turns, strict=True):
+            found.append(timer.timeit(turn) / calls * 1e9)
+    return taken
+
+
 def nanoseconds(statement: str, names: dict[str, Any], calls: int = CALLS) -> float:
-    """Median over seven runs of the processor time of one call, ns: neighbours do not count."""
-    timer = timeit.Timer(statement, globals=names, timer=time.process_time)
-    return median(timer.repeat(7, calls)) / calls * 1e9
+    """Median of the processor time of one call, ns."""
+    return median(timed(names, calls, statement)[0])
 
 
-def limits(directory: str, *figures: str) -> dict[str, float]:
-    """Compile the C program and give its figures; none where there is no compiler."""
-    program = Path(directory) / "limits"
-    if program.exists():
-        return measured(program, *figures)
-    flags = ["-O3", "-std=c11", *(["-mcx16"] if os.uname().machine == "x86_64" else [])]
-    source = ROOT / "bench/mesh_limits.c"
-    try:
-        subprocess.run(["cc", *flags, f"-I{ROOT}/mesh/_core", source, "-o", program], check=True)
-    except FileNotFoundError:
-        print("limits: skipped, apt-get install gcc", file=sys.stderr)
-        return {}
-    return measured(program, *figures)
-
-
-def measured(program: Path, *figures: str) -> dict[str, float]:
-    """Run the C program for each figure."""
-    found = {}
-    for name in figures:
-        text = subprocess.run([program, name], check=True, capture_output=True, text=True).stdout
-        found |= {key: float(value) for key, value in (line.split() for line in text.splitlines())}
-    return found
+def ratio_of(ours: list[float], others: list[float]) -> float:
+    """Median over the turns."""
+    return median(mine / other for mine, other in zip(ours, others, strict=True))
 
 
 def present(*peers: type[Peer]) -> list[type[Peer]]:
@@ -98,15 +105,17 @@ def present(*peers: type[Peer]) -> list[type[Peer]]:
 
 def bench_cell(mesh: Mesh, directory: str) -> None:
     """Write and read the latest record, same process, ns."""
-    limit = limits(directory, "cell")
     cell = mesh.cell("cell", RECORD, create=True)
     names: dict[str, Any] = {"cell": cell, "a": np.zeros(1, RECORD), "b": np.ones(1, RECORD)}
-    ours = {
-        "write": nanoseconds("cell.write(a)", names),
-        "read": nanoseconds("cell.read(b)", names),
-    }
-    for what, value in ours.items():
-        figure(f"cell.{what}", value, "ns", "C", limit.get(f"cell.{what}"))
+    ours: dict[str, float] = {}
+    c = limits(directory)
+    for what, statement in (("write", "cell.write(a)"), ("read", "cell.read(b)")):
+        beside = [] if c is None else [f"c.limit_{what}(segment, calls)"]
+        found = timed(names | {"c": c, "segment": address(cell)}, CALLS, statement, *beside)
+        ours[what] = median(found[0])
+        if c is not None:
+            ratio = ratio_of(*found)
+            figure(f"cell.{what}", ours[what], "ns", "C", median(found[1]), ratio)
     for kind in present(*LATEST):
         peer = kind()
         peer.open_writer()
@@ -128,9 +137,342 @@ def bench_struct(mesh: Mesh, _directory: str) -> None:
     cell.write(value)
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Risk)
     names = {"cell": cell, "v": value, "e": encoder, "d": decoder, "b": encoder.encode(value)}
-    alone = nanoseconds("e.encode(v)", names), nanoseconds("d.decode(b)", names)
-    figure("struct.write", nanoseconds("cell.write(v)", names), "ns", "encode alone", alone[0])
-    figure("struct.read", nanoseconds("cell.read()", names), "ns", "decode alone", alone[1])
+    for what, ours, alone in (
+        ("write", "cell.write(v)", "e.encode(v)"),
+        ("read", "cell.read()", "d.decode(b)"),
+    ):
+        found = timed(names, CALLS, ours, alone)
+        figure(f"struct.{what}", median(found[0]), "ns", f"{alone[2:8]} alone", median(found[1]),
+               ratio_of(*found))  # fmt: skip
+
+
+class ByCell(Way):
+    """Latest value through a cell, with a stamp in it."""
+
+    name = "ours"
+
+    def __init__(self, mesh: Mesh, gap_ns: int, *, sleeping: bool) -> None:
+        """A value each `gap_ns`; the reader sleeps in between, or polls."""
+        self._mesh, self._gap_ns, self._sleeping = mesh, gap_ns, sleeping
+        self._segment = f"latency-{self.name}"
+
+    def open_writer(self) -> None:
+        """Create."""
+        self._writer = self._mesh.cell(self._segment, RECORD, create=True)
+        self._writer.write(np.zeros(1, RECORD))
+
+    def open_reader(self) -> None:
+        """Attach."""
+        self._reader = self._mesh.cell(self._segment, RECORD)
+
+    def write(self, turn: Turn) -> None:
+        """Stamp and publish."""
+        record, clock, publish = np.zeros(1, RECORD), time.monotonic_ns, self._writer.write
+        stamp = memoryview(record.view("<u8"))
+        while not turn.over():
+            until = clock() + self._gap_ns
+            while clock() < until:
+                pass
+            stamp[0] = clock()
+            publish(record)
+
+    def read(self, turn: Turn) -> None:
+        """Wait and read in one call; the clock is read as soon as the value is there."""
+        out, clock, read_newer = np.zeros(1, RECORD), time.monotonic_ns, self._reader.read_newer
+        stamp, spin = memoryview(out.view("<u8")), 0.0 if self._sleeping else 1.0
+        version, found = self._reader.version, []
+        for _ in range(len(turn.delays)):
+            version, _ = read_newer(version, 10.0, out, spin)
+            found.append(clock() - stamp[0])
+        turn.delays[:] = found
+
+    def close(self) -> None:
+        """Give the lease back and remove the segment."""
+        self._writer.close()
+        self._mesh.unlink(self._segment)
+
+
+class ByCellInC(ByCell):
+    """The same core without Python."""
+
+    name = "C"
+
+    def __init__(self, mesh: Mesh, gap_ns: int, *, sleeping: bool, c: Any) -> None:
+        """Call `c`."""
+        super().__init__(mesh, gap_ns, sleeping=sleeping)
+        self._c = c
+
+    def write(self, turn: Turn) -> None:
+        """Stamp and publish."""
+        gap_ns = ctypes.c_int64(self._gap_ns)
+        self._c.limit_send(address(self._writer), gap_ns, turn.word(DONE), turn.number)
+
+    def read(self, turn: Turn) -> None:
+        """Poll, or sleep on the futex."""
+        samples = ctypes.c_uint64(len(turn.delays))
+        self._c.limit_receive(
+            address(self._reader), int(self._sleeping), samples, pointer(turn.delays)
+        )
+
+
+class PeerWay(Way):
+    """Through a peer."""
+
+    def __init__(self, kind: type[Peer], records: int = 1) -> None:
+        """Values of `records` records."""
+        self._peer = kind()
+        self._peer.size = SIZE * records
+        self.name = kind.__name__
+
+    def open_writer(self) -> None:
+        """Open."""
+        self._peer.open_writer()
+
+    def open_reader(self) -> None:
+        """Open."""
+        self._peer.open_reader()
+
+    def close(self) -> None:
+        """Take away what it made."""
+        self._peer.close()
+
+
+class ByPeer(PeerWay):
+    """Stamped values."""
+
+    def __init__(self, kind: type[Peer], gap_ns: int) -> None:
+        """A value each `gap_ns`."""
+        super().__init__(kind)
+        self._gap_ns = gap_ns
+
+    def write(self, turn: Turn) -> None:
+        """Stamp and publish."""
+        clock, write, rest = time.monotonic_ns, self._peer.write, bytes(SIZE - 8)
+        while not turn.over():
+            until = clock() + self._gap_ns
+            while clock() < until:
+                pass
+            write(clock().to_bytes(8, "little") + rest)
+
+    def read(self, turn: Turn) -> None:
+        """Read until there is a value that was written in this turn and not seen before."""
+        clock, read, found = time.monotonic_ns, self._peer.read, []
+        last = clock()
+        while len(found) < len(turn.delays):
+            value = read()
+            now = clock()
+            if value is not None and (stamp := int.from_bytes(value[:8], "little")) > last:
+                last = stamp
+                found.append(now - stamp)
+        turn.delays[:] = found
+
+
+def latencies(how: str, taken: list[Taken]) -> None:
+    """Print p50 and p99 beside those of the others."""
+    ours, *others = taken
+    for at, part in (("p50", 0.5), ("p99", 0.99)):
+        values = [[d[int(len(d) * part)] for d in way.delays] for way in (ours, *others)]
+        for other, found in zip(others, values[1:], strict=True):
+            figure(f"latency.{how}.{at}", median(values[0]), "us", other.name, median(found),
+                   ratio_of(values[0], found))  # fmt: skip
+
+
+def interpreter_share(mesh: Mesh) -> float:
+    """Microseconds between the two looks at the clock when nothing is on its way: Python alone."""
+    cell = mesh.cell("here", RECORD, create=True)
+    record, out, clock, found = np.zeros(1, RECORD), np.zeros(1, RECORD), time.monotonic_ns, []
+    stamp, came = memoryview(record.view("<u8")), memoryview(out.view("<u8"))
+    publish, read_newer, version = cell.write, cell.read_newer, 0
+    for _ in range(5000):
+        stamp[0] = clock()
+        publish(record)
+        version, _ = read_newer(version, 10.0, out, 1.0)
+        found.append(clock() - came[0])
+    return median(found) / 1e3
+
+
+def bench_latency(mesh: Mesh, directory: str) -> None:
+    """One-way latency from a writer to a reader on another processor, microseconds."""
+    c = limits(directory)
+    figure("latency.interpreter", interpreter_share(mesh), "us", "", None)
+    for how, gap_ns, samples, peers in (
+        ("polling", 5_000, 1000, POLLED),
+        ("sleeping", 200_000, 500, SLEEPING),
+    ):
+        sleeping = how == "sleeping"
+        ways: list[Way] = [ByCell(mesh, gap_ns, sleeping=sleeping)]
+        if c is not None:
+            ways.append(ByCellInC(mesh, gap_ns, sleeping=sleeping, c=c))
+        latencies(how, take_turns(ways, 15, samples))
+        ways = [ways[0], *(ByPeer(kind, gap_ns) for kind in present(*peers))]
+        latencies(how, take_turns(ways, 5, samples))
+
+
+class ByRing(Way):
+    """Records through a ring, lossless: the writer waits for the reader."""
+
+    name = "ours"
+
+    def __init__(self, mesh: Mesh, batch: int, total: int) -> None:
+        """`total` records a turn, `batch` a call."""
+        self._mesh, self._batch, self._total = mesh, batch, total
+        self._segment = f"stream-{self.name}"
+
+    def open_writer(self) -> None:
+        """Create."""
+        self._writer = self._mesh.ring(self._segment, RECORD, capacity=CAPACITY, create=True)
+        self._records = np.zeros(self._batch, RECORD)
+
+    def open_reader(self) -> None:
+        """Attach."""
+        self._ring = self._mesh.ring(self._segment, RECORD)
+        self._reader = self._ring.reader("oldest")
+        self._out = np.zeros(ROOM, RECORD)
+
+    def begin(self, turn: Turn) -> None:
+        """Say where the reader is."""
+        turn.words[CURSOR] = self._writer.published
+
+    def write(self, turn: Turn) -> None:
+        """Publish; look every 1024 records where the reader is."""
+        publish, records, words = self._writer.publish, self._records, turn.words
+        first = self._writer.published
+        turns = range(max(1024 // self._batch, 1))
+        for at in range(first, first + self._total, self._batch * len(turns)):
+            while at - words[CURSOR] > CAPACITY - 2048:
+                pass
+            for _ in turns:
+                publish(records)
+
+    def read(self, turn: Turn) -> None:
+        """Copy all of them out."""
+        read, out, words = self._reader.read, self._out, turn.words
+        sequence = self._reader.sequence
+        end = sequence + self._total
+        while sequence < end:
+            sequence += read(ROOM, out)
+            words[CURSOR] = sequence
+        if self._reader.lost:
+            raise RuntimeError(f"{self._reader.lost} records were lost")
+
+    def close(self) -> None:
+        """Give the lease back and remove the segment."""
+        self._writer.close()
+        self._mesh.unlink(self._segment)
+
+
+class ByRingInC(ByRing):
+    """The same core without Python: same capacity, same calls, copied into a buffer as well."""
+
+    name = "C"
+
+    def __init__(self, mesh: Mesh, batch: int, total: int, c: Any) -> None:
+        """Call `c`."""
+        super().__init__(mesh, batch, total)
+        self._c = c
+
+    def write(self, turn: Turn) -> None:
+        """Publish; look every 1024 records where the reader is."""
+        self._c.limit_publish(
+            address(self._writer), pointer(self._records), ctypes.c_uint64(self._batch),
+            ctypes.c_uint64(self._total), turn.word(CURSOR),
+        )  # fmt: skip
+
+    def read(self, turn: Turn) -> None:
+        """Copy all of them out."""
+        lost = self._c.limit_follow(
+            address(self._ring), pointer(self._out), ctypes.c_uint64(ROOM),
+            ctypes.c_uint64(self._total), turn.word(CURSOR),
+        )  # fmt: skip
+        if lost:
+            raise RuntimeError(f"{lost} records were lost")
+
+
+class StreamByPeer(PeerWay):
+    """Messages of `batch` records through a queue."""
+
+    def __init__(self, kind: type[Peer], batch: int, messages: int) -> None:
+        """`messages` a turn."""
+        super().__init__(kind, batch)
+        self._messages, self._value = messages, bytes(SIZE * batch)
+
+    def write(self, _turn: Turn) -> None:
+        """Write all of them."""
+        write, value = self._peer.write, self._value
+        for _ in range(self._messages):
+            write(value)
+
+    def read(self, _turn: Turn) -> None:
+        """Read all of them."""
+        read, left = self._peer.read, self._messages
+        while left:
+            left -= read() is not None
+
+
+def rates(name: str, taken: list[Taken], totals: list[int]) -> None:
+    """Print million records a second beside those of the others."""
+    values = [
+        [total / seconds / 1e6 for seconds in way.seconds]
+        for way, total in zip(taken, totals, strict=True)
+    ]
+    for other, found in zip(taken[1:], values[1:], strict=True):
+        figure(name, median(values[0]), "M/s", other.name, median(found),
+               ratio_of(values[0], found))  # fmt: skip
+
+
+def bench_stream(mesh: Mesh, directory: str) -> None:
+    """Records from a writer to a reader, one a call and in batches, million a second."""
+    c = limits(directory)
+    for batch, total, peer_total in ((1, 1 << 19, 1 << 13), (BATCH, 1 << 22, 1 << 18)):
+        name = f"stream.{batch}"
+        ways: list[Way] = [ByRing(mesh, batch, total)]
+        if c is not None:
+            ways.append(ByRingInC(mesh, batch, total, c))
+        rates(name, take_turns(ways, 15), [total] * len(ways))
+        peers = present(*QUEUES)
+        ways = [ways[0], *(StreamByPeer(kind, batch, peer_total // batch) for kind in peers)]
+        rates(name, take_turns(ways, 5), [total] + [peer_total] * len(peers))
+
+
+def bench_tensors(mesh: Mesh, directory: str) -> None:
+    """10 MB of arrays: publish, read into arrays, borrow; beside one memcpy of as much."""
+    like = {f"w{n}": np.full(250_000, n, "<f4") for n in range(10)}
+    tensors = mesh.tensors("tensors", like=like, create=True)
+    out = {name: np.zeros_like(array) for name, array in like.items()}
+    size = sum(array.nbytes for array in like.values())
+    places, flat = mmap.mmap(-1, 3 * size), np.ones(size, "u1")
+    np.frombuffer(places, "u1")[:] = 1
+
+    def borrowed() -> None:
+        with tensors.borrow() as view:
+            assert view["w3"][0] == 3
+
+    def locked() -> None:
+        with lock:
+            buffer[:] = flat
+
+    for _ in range(4):
+        tensors.publish(like)
+    tensors.read(out)
+    lock, buffer = FORK.Lock(), np.zeros(size, "u1")
+    names: dict[str, Any] = {
+        "t": tensors, "like": like, "out": out, "c": limits(directory), "locked": locked,
+        "to": pointer(np.frombuffer(places, "u1")), "flat": pointer(flat),
+        "size": ctypes.c_uint64(size),
+    }  # fmt: skip
+    names |= {"private": buffer, "shared": np.frombuffer(places, "u1")[:size]}
+    for what, statement, alone in (
+        ("publish", "t.publish(like)", "c.limit_copy(to, flat, size, calls)"),
+        ("read", "t.read(out)", "private[:] = shared"),
+    ):
+        bare = [] if names["c"] is None else [alone]
+        found = timed(names, 10, statement, *bare, "locked()")
+        ours, others = found[0], [*(("memcpy",) if bare else ()), "copy under mp.Lock, no checksum"]
+        for peer, other in zip(others, found[1:], strict=True):
+            figure(f"tensors.{what}", median(ours) / 1e6, "ms", peer, median(other) / 1e6,
+                   ratio_of(ours, other))  # fmt: skip
+    seconds = nanoseconds("borrowed()", {"borrowed": borrowed}, 5000)
+    figure("tensors.borrow", seconds / 1e3, "us", "", None)
 
 
 def in_child(body: Callable[[], None], processor: int) -> Any:
@@ -144,221 +486,6 @@ def in_child(body: Callable[[], None], processor: int) -> Any:
     process = FORK.Process(target=run, daemon=True)
     process.start()
     return process
-
-
-def pin(processor: int) -> None:
-    """Stay on one processor, where there are two."""
-    if (os.cpu_count() or 1) > processor:
-        os.sched_setaffinity(0, {processor})
-
-
-def delays_of(write: Callable[[int], None], read: Callable[[], int], gap_s: float) -> list[float]:
-    """One-way delays in microseconds; `read` gives the stamp of a value it has not given before."""
-    results, tell = FORK.Pipe(duplex=False)
-
-    def reader() -> None:
-        found = []
-        for _ in range(SAMPLES):
-            stamp = read()
-            found.append((time.monotonic_ns() - stamp) / 1e3)
-        tell.send(found)
-
-    process = in_child(reader, 1)
-    while not results.poll():
-        until = time.perf_counter() + gap_s
-        while time.perf_counter() < until:
-            pass
-        write(time.monotonic_ns())
-    found: list[float] = results.recv()
-    process.join()
-    return found
-
-
-def mesh_delays(mesh: Mesh, name: str, gap_s: float, *, sleeping: bool) -> list[float]:
-    """One-way delays through a cell."""
-    cell = mesh.cell(name, RECORD, create=True)
-    out, record = np.zeros(1, RECORD), np.zeros(1, RECORD)
-    stamps, written = out["t"], record["t"]
-    state = {"last": 0}
-    reader = mesh.cell(name, RECORD)
-    read_record, wait = reader.read, reader.wait_newer
-    record["t"] = time.monotonic_ns()
-
-    def write(stamp: int) -> None:
-        written[0] = stamp
-        cell.write(record)
-
-    def read() -> int:
-        last = state["last"]
-        if sleeping or last == 0:
-            while not wait(last, 1.0):
-                pass
-        version, _ = read_record(out)
-        while version == last:
-            version, _ = read_record(out)
-        state["last"] = version
-        return int(stamps[0])
-
-    return delays_of(write, read, gap_s)
-
-
-def peer_delays(kind: type[Peer], gap_s: float) -> list[float]:
-    """One-way delays through a peer: the latest value is polled, a queue sleeps."""
-    peer = kind()
-    state = {"opened": False, "last": b""}
-
-    def write(stamp: int) -> None:
-        peer.write(stamp.to_bytes(8, "little") + bytes(SIZE - 8))
-
-    def read() -> int:
-        if not state["opened"]:
-            peer.open_reader()
-            state["opened"] = True
-        value = peer.read()
-        while value is None or value[:8] == bytes(8) or (not kind.queue and value == state["last"]):
-            value = peer.read()
-        state["last"] = value
-        return int.from_bytes(value[:8], "little")
-
-    peer.open_writer()
-    try:
-        return delays_of(write, read, gap_s)
-    finally:
-        peer.close()
-
-
-def percentiles(delays: list[float]) -> tuple[float, float]:
-    """p50 and p99, the first tenth left out as warm-up."""
-    cuts = quantiles(delays[len(delays) // 10 :], n=100)
-    return cuts[49], cuts[98]
-
-
-def bench_latency(mesh: Mesh, directory: str) -> None:
-    """One-way latency from a writer to a reader on another processor, microseconds."""
-    limit = limits(directory, "latency")
-    pin(0)
-    ours = {
-        "polling": percentiles(mesh_delays(mesh, "polling", 5e-6, sleeping=False)),
-        "sleeping": percentiles(mesh_delays(mesh, "sleeping", 200e-6, sleeping=True)),
-    }
-    for how, values in ours.items():
-        for at, value in zip(("p50", "p99"), values, strict=True):
-            name = f"latency.{how}.{at}"
-            figure(name, value, "us", "C", limit.get(name))
-    figure("latency.polling.p50", ours["polling"][0], "us", "ShmLock",
-           percentiles(peer_delays(ShmLock, 5e-6))[0])  # fmt: skip
-    for kind in present(*QUEUES):
-        other = percentiles(peer_delays(kind, 200e-6))[0]
-        figure("latency.sleeping.p50", ours["sleeping"][0], "us", kind.__name__, other)
-
-
-def mesh_rate(mesh: Mesh, name: str, batch: int, total: int) -> float:
-    """Million records a second through a ring, lossless: the writer waits for the reader."""
-    ring = mesh.ring(name, RECORD, capacity=CAPACITY, create=True)
-    records = np.zeros(batch, RECORD)
-    ready, tell = FORK.Pipe(duplex=False)
-    cursor = np.frombuffer(mmap.mmap(-1, 4096), np.uint64)
-
-    def reader() -> None:
-        out = np.zeros(4096, RECORD)
-        reading = mesh.ring(name, RECORD).reader("oldest")
-        read, got = reading.read, 0
-        tell.send("ready")
-        while got < total:
-            got += read(out=out)
-            cursor[0] = got
-        tell.send(reading.lost)
-
-    process = in_child(reader, 1)
-    ready.recv()
-    publish = ring.publish
-    turns = range(max(1024 // batch, 1))
-    start = time.perf_counter()
-    for first in range(0, total, batch * len(turns)):
-        while first - int(cursor[0]) > CAPACITY - 2048:
-            pass
-        for _ in turns:
-            publish(records)
-    lost = ready.recv()
-    seconds = time.perf_counter() - start
-    process.join()
-    ring.close()
-    mesh.unlink(name)
-    assert lost == 0
-    return total / seconds / 1e6
-
-
-def peer_rate(kind: type[Peer], batch: int, total: int) -> float:
-    """Million records a second through a queue, `batch` records a message."""
-    peer = kind()
-    ready, tell = FORK.Pipe(duplex=False)
-
-    def reader() -> None:
-        peer.open_reader()
-        tell.send("ready")
-        for _ in range(total // batch):
-            peer.read()
-        tell.send("done")
-
-    peer.open_writer()
-    process = in_child(reader, 1)
-    ready.recv()
-    value = bytes(SIZE * batch)
-    start = time.perf_counter()
-    for _ in range(total // batch):
-        peer.write(value)
-    ready.recv()
-    seconds = time.perf_counter() - start
-    process.join()
-    peer.close()
-    return total / seconds / 1e6
-
-
-def bench_stream(mesh: Mesh, directory: str) -> None:
-    """Records from a writer to a reader, one a call and in batches, million a second."""
-    pin(0)
-    for batch, name in ((1, "stream.1"), (BATCH, f"stream.{BATCH}")):
-        ours, c = [], []
-        for _ in range(5):  # in turn, so that both have the same neighbours
-            ours.append(mesh_rate(mesh, f"ring-{batch}", batch, 1 << (21 if batch == 1 else 24)))
-            c.append(limits(directory, "stream").get(name))
-        limit = median(c) if None not in c else None
-        figure(name, median(ours), "M/s", "C", limit)
-        for kind in present(*QUEUES):
-            total = 100_000 if batch == 1 else TOTAL
-            other = peer_rate(kind, batch, total // batch * batch)
-            figure(name, median(ours), "M/s", kind.__name__, other)
-
-
-def bench_tensors(mesh: Mesh, directory: str) -> None:
-    """10 MB of arrays: publish, read into arrays, borrow; beside one memcpy of as much."""
-    limit = limits(directory, "tensors").get("tensors.memcpy")
-    like = {f"w{n}": np.full(250_000, n, "<f4") for n in range(10)}
-    tensors = mesh.tensors("tensors", like=like, create=True)
-    out = {name: np.zeros_like(array) for name, array in like.items()}
-
-    def borrowed() -> None:
-        with tensors.borrow() as view:
-            assert view["w3"][0] == 3
-
-    for _ in range(4):
-        tensors.publish(like)
-    tensors.read(out)
-    names: dict[str, Any] = {"t": tensors, "like": like, "out": out, "borrowed": borrowed}
-    for what, statement in (("publish", "t.publish(like)"), ("read", "t.read(out)")):
-        figure(f"tensors.{what}", nanoseconds(statement, names, 20) / 1e6, "ms", "memcpy", limit)
-    figure("tensors.borrow", nanoseconds("borrowed()", names, 5000) / 1e3, "us", "", None)
-    buffer = np.zeros(10_000_000, "u1")
-    flat = np.ones(10_000_000, "u1")
-    lock = FORK.Lock()
-
-    def locked() -> None:
-        with lock:
-            buffer[:] = flat
-
-    other = nanoseconds("locked()", {"locked": locked}, 20) / 1e6
-    figure("tensors.publish", nanoseconds("t.publish(like)", names, 20) / 1e6, "ms",
-           "copy under mp.Lock, no checksum", other)  # fmt: skip
 
 
 def killed(write: Callable[[int], None], read: Callable[[], bool], trials: int) -> int:

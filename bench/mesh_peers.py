@@ -25,6 +25,7 @@ class Peer:
 
     module: str | None = None
     queue = False
+    size = SIZE
 
     @classmethod
     def missing(cls) -> str | None:
@@ -242,15 +243,19 @@ class Iceoryx2(Peer):
         _fields_ = [(f"w{i}", ctypes.c_uint64) for i in range(8)]
 
     def __init__(self) -> None:
-        """Name the service."""
-        self._service = f"bench/{os.getpid()}/{id(self)}"
+        """Name the service, and a place of its own for all it keeps."""
+        self._name = f"bench/{os.getpid()}/{id(self)}"
+        self._directory = tempfile.mkdtemp(prefix="bench-iox2-")
 
     def _builder(self) -> Any:
         import iceoryx2 as iox2  # noqa: PLC0415 - optional
 
         iox2.set_log_level(iox2.LogLevel.Error)
-        self._node = iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
-        return self._node.service_builder(iox2.ServiceName.new(self._service))
+        config = iox2.config.default()
+        config.global_cfg.root_path = iox2.Path.new(self._directory)
+        config.global_cfg.prefix = iox2.FileName.new(Path(self._directory).name + "_")
+        self._node = iox2.NodeBuilder.new().config(config).create(iox2.ServiceType.Ipc)
+        return self._node.service_builder(iox2.ServiceName.new(self._name))
 
     def open_writer(self) -> None:
         """Make the blackboard."""
@@ -273,6 +278,51 @@ class Iceoryx2(Peer):
         """Get by copy."""
         return bytes(self._read.get().decode_as(self.Record))
 
+    def close(self) -> None:
+        """Remove what it keeps."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        for path in Path("/dev/shm").glob(f"{Path(self._directory).name}_*"):
+            path.unlink(missing_ok=True)
+
+
+class Iceoryx2Stream(Iceoryx2):
+    """The publish-subscribe service of iceoryx2, lossless; the subscriber polls."""
+
+    queue = True
+    BUFFER = 1024
+
+    def _service(self) -> Any:
+        words = ctypes.c_uint64 * (self.size // 8)
+        self._type = type("Message", (ctypes.Structure,), {"_fields_": [("words", words)]})
+        builder = self._builder().publish_subscribe(self._type)
+        builder = builder.subscriber_max_buffer_size(self.BUFFER).enable_safe_overflow(False)
+        return builder.open_or_create()
+
+    def open_writer(self) -> None:
+        """Make the service and its publisher, which waits for a full subscriber."""
+        self._made = self._service()
+        self._publisher = self._made.publisher_builder().create()
+
+    def open_reader(self) -> None:
+        """Subscribe."""
+        self._opened = self._service()
+        self._subscriber = self._opened.subscriber_builder().buffer_size(self.BUFFER).create()
+
+    def write(self, value: bytes) -> None:
+        """Copy into a loaned sample and send it."""
+        self._publisher.send_copy(self._type.from_buffer_copy(value))
+
+    def read(self) -> bytes | None:
+        """Receive and copy out."""
+        sample = self._subscriber.receive()
+        if sample is None:
+            return None
+        value = ctypes.string_at(sample.payload_ptr, self.size)
+        sample.delete()
+        return value
+
 
 LATEST = (ShmLock, Lmdb, UltraDict, Iceoryx2)
-QUEUES = (Pipe, MpQueue, Zmq)
+POLLED = (ShmLock, Iceoryx2Stream)
+SLEEPING = (Pipe, MpQueue, Zmq)
+QUEUES = (*SLEEPING, Iceoryx2Stream)
