@@ -29,6 +29,7 @@ STATE_STYLES = {
 }
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _NUMBER = re.compile(r"-?[\d.]*(e[+-]?\d+)?")
+LINE = 96  # columns of a table within other values
 FEW = 12  # elements of an array that are written out
 
 
@@ -104,6 +105,11 @@ def duration(seconds: float | None) -> str:
         return f"{minutes}m{rest:02d}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours < 48 else f"{hours // 24}d{hours % 24:02d}h"
+
+
+def score(value: float | None) -> str:
+    """The score of an evaluation, behind what it belongs to; empty before the first."""
+    return "" if value is None or math.isnan(value) else f", score {value:.4g}"
 
 
 def since(seconds: float) -> str:
@@ -221,12 +227,31 @@ def pairs(values: Mapping[str, Any], indent: str = "") -> list[str]:
             lines += pairs(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             lines.append(f"{indent}{name}")
+            if (rows := _short_rows(value)) is not None:
+                lines += [f"{indent}  {row}" for row in rows]
+                continue
             for each in value:
                 first, *rest = pairs(each, indent + "    ")
                 lines += [f"{indent}  - {first.strip()}", *rest]
         else:
             lines.append(f"{indent}{name:<{wide}}  {value_text(value)}".rstrip())
     return lines
+
+
+def _short_rows(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Mappings of the same plain values as a table; None where it would not fit on a line."""
+    names = list(rows[0])
+    plain = all(list(row) == names and not any(map(_nested, row.values())) for row in rows)
+    if not plain or len(rows) == 1:
+        return None
+    cells = [[value_text(value) for value in row.values()] for row in rows]
+    numbers = [n for n in names if all(isinstance(row[n], int | float) for row in rows)]
+    lines = table(names, cells, right=numbers)
+    return lines if max(map(width, lines)) <= LINE else None
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, list | Mapping)
 
 
 def value_text(value: Any) -> str:

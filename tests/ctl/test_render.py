@@ -87,6 +87,26 @@ def test_columns_leave_out_the_empty_and_put_times_last():
     assert render.columns([]) == [""]
 
 
+def test_a_list_of_short_rows_is_a_table():
+    """Rows of the same plain values stand in columns; wide or nested ones each by itself."""
+    rows = [{"trainer": "td3-0", "score": 0.25}, {"trainer": "td3-1", "score": math.nan}]
+    assert render.pairs({"best": "td3-0", "standings": rows}) == [
+        "best       td3-0", "standings", "  trainer  score", "  td3-0     0.25", "  td3-1        -",
+    ]  # fmt: skip
+    wide = [{"text": "x" * 120}, {"text": ""}]
+    assert render.pairs({"rows": wide})[1].startswith("  - text")
+    assert render.pairs({"rows": [{"a": [1]}, {"a": [2]}]})[1] == "  - a  1"
+
+
+def test_a_score_is_told_once_there_is_one():
+    """Nothing before the first evaluation."""
+    assert [render.score(value) for value in (None, math.nan, 0.12345)] == [
+        "",
+        "",
+        ", score 0.1235",
+    ]
+
+
 def test_lists_of_tables_are_indented():
     """Each element of a list of tables begins with a dash."""
     assert render.pairs({"rows": [{"a": 1, "b": 2}, {"a": 3}]}) == [

@@ -107,7 +107,7 @@ def flow_lines(flow: dict[str, Any]) -> Iterator[str]:
         acting = f", acting with version {policy['acting_version']}" if policy["acting"] else ""
         yield (
             f"policy      {name}: version {policy['version']}, {policy['updates']:,} updates "
-            f"({policy['updates_per_s']:.0f}/s){acting}"
+            f"({policy['updates_per_s']:.0f}/s){render.score(policy['score'])}{acting}"
         )
 
 

@@ -201,6 +201,7 @@ def _flow(screen: Screen) -> list[Text]:
             policies.append("   ")
         policies.append(f"{name} v{policy['version']}", style="magenta" if policy["acting"] else "")
         policies.append(f" {policy['updates']:,} updates ({policy['updates_per_s']:.0f}/s)")
+        policies.append(render.score(policy["score"]).replace(",", ""))
         policies.append(" acting" if policy["acting"] else "", style="magenta")
     lines.append(policies)
     for line in lines:
