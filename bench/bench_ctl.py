@@ -49,7 +49,7 @@ def loop(path: Path) -> list[object]:
 
 
 def busy(path: Path) -> None:
-    """Publish as fast as it goes into a ring and a table, until killed: the host is not idle."""
+    """Publish as fast as it goes into a ring and a table, until killed."""
     mesh = Mesh(path)
     ring = mesh.ring("busy/ticks", TICK_DTYPE, capacity=1 << 14, create=True)
     table = mesh.table("busy/quotes", TICK_DTYPE, rows=1024, create=True)
@@ -57,15 +57,6 @@ def busy(path: Path) -> None:
     while True:
         ring.publish(rows)
         table.write("K", rows[0])
-
-
-def writers(path: Path) -> list[subprocess.Popen[bytes]]:
-    """Give one busy process a processor."""
-    command = [sys.executable, __file__, "--busy", str(path)]
-    return [
-        subprocess.Popen([*command[:-1], f"{path}-{number}"])
-        for number in range(len(os.sched_getaffinity(0)))
-    ]
 
 
 def first_output_ms(command: list[str]) -> float:
@@ -104,24 +95,23 @@ def measure(ctl: list[str], load: str) -> None:
 
 
 def main() -> None:
-    """Measure on a quiet host, then with a writer at full speed on every processor."""
+    """Measure on a quiet mesh, then beside a writer that publishes into it at full speed."""
     if sys.argv[1:2] == ["--busy"]:
         busy(Path(sys.argv[2]))
     path = Path(tempfile.mkdtemp(prefix="ctl-bench-", dir="/dev/shm"))
     kept = loop(path)
     script = Path(sysconfig.get_path("scripts"), "meshctl")  # what users run, as pip writes it
     ctl = [str(script), "--mesh", str(path)]
-    loads: list[subprocess.Popen[bytes]] = []
+    writer = None
     try:
         measure(ctl, "")
-        loads = writers(path)
+        writer = subprocess.Popen([sys.executable, __file__, "--busy", str(path)])
         measure(ctl, ".busy")
     finally:
-        for process in loads:
-            process.kill()
-            process.wait()
-        for each in path.parent.glob(f"{path.name}*"):
-            shutil.rmtree(each)
+        if writer is not None:
+            writer.kill()
+            writer.wait()
+        shutil.rmtree(path)
     del kept
 
 

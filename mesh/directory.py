@@ -170,8 +170,8 @@ class Mesh:
 
         return attached(SegmentFile(name, self.path / file_name(name), writable=False))
 
-    def attach_plain(self, name: str) -> Plain | Tensors:
-        """Open any segment read-only, its values plain Python ones: without numpy, but for tensors.
+    def attach_plain(self, name: str) -> Plain:
+        """Open any segment read-only, its values plain Python ones: numpy is for tensors alone.
 
         Raises as `attach`.
         """

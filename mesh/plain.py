@@ -22,7 +22,7 @@ from mesh.spinlock import SpinLock
 
 if TYPE_CHECKING:
     from mesh.segment_file import SegmentFile
-    from mesh.tensors import Tensors
+    from mesh.tensors import Array
 
 Decoder = Callable[[bytes, int], Any]  # (records, offset) -> value
 #: numpy's letter and size of a number -> that of the struct module
@@ -233,16 +233,24 @@ class PlainTable(Segment):
         return version, self._records.decode(data)[0]
 
 
-Plain = PlainCell | PlainRing | PlainTable | SpinLock | Heartbeats
+class PlainTensors(Segment):
+    """A named set of arrays, which are numpy's: it is imported when they are read."""
 
-
-def plain_attached(file: SegmentFile) -> Plain | Tensors:
-    """Give the segment of an open file for reading; tensors need numpy. Raises Corrupt."""
-    kind = KINDS.get(file.identity.kind, "")
-    if kind == "tensors":
+    def read(self) -> tuple[int, dict[str, Array]]:
+        """Give (version, arrays). Raises NotWritten, Corrupt."""
         from mesh.attach import tensors_of  # noqa: PLC0415 - numpy
 
-        return tensors_of(file)
+        return tensors_of(self._file).read()
+
+
+Plain = PlainCell | PlainRing | PlainTable | PlainTensors | SpinLock | Heartbeats
+
+
+def plain_attached(file: SegmentFile) -> Plain:
+    """Give the segment of an open file for reading. Raises Corrupt."""
+    kind = KINDS.get(file.identity.kind, "")
+    if kind == "tensors":
+        return PlainTensors(file)
     try:
         if kind == "lock":
             return SpinLock(file, owner_name="", timeout=0.0)

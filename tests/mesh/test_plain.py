@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from mesh import Corrupt, Heartbeats, NotWritten, SegmentMissing, SpinLock, Tensors
+from mesh import Corrupt, Heartbeats, NotWritten, SegmentMissing, SpinLock
 from mesh._core import _native
-from mesh.plain import PlainCell, PlainRecords, PlainRing, PlainTable
+from mesh.plain import PlainCell, PlainRecords, PlainRing, PlainTable, PlainTensors
 from mesh.ring import ring_shape
 from mesh.schema import schema_of
 from mesh.segment_file import create
@@ -75,7 +75,7 @@ def test_the_records_of_the_loop(dtype):
 
 
 def test_every_kind_reads_plainly(mesh):
-    """Cells, rings, tables, locks and heartbeats; tensors come with numpy's arrays."""
+    """Cells, rings, tables, locks and heartbeats; the arrays of tensors are numpy's."""
     mesh.cell("risk", Risk, create=True).write(Risk(2.5))
     mesh.cell("number", np.dtype([("x", "<f8")]), create=True).write(np.ones(1, [("x", "<f8")]))
     mesh.cell("nothing", Risk, create=True)
@@ -90,7 +90,7 @@ def test_every_kind_reads_plainly(mesh):
     found = {info.name: mesh.attach_plain(info.name) for info in mesh.segments()}
     assert {name: type(segment) for name, segment in found.items()} == {
         "risk": PlainCell, "number": PlainCell, "nothing": PlainCell, "ticks": PlainRing,
-        "quotes": PlainTable, "policy/a": Tensors, "experience": SpinLock,
+        "quotes": PlainTable, "policy/a": PlainTensors, "experience": SpinLock,
         "heartbeats": Heartbeats,
     }  # fmt: skip
     assert found["risk"].read() == (1, {"limit": 2.5})
@@ -99,6 +99,8 @@ def test_every_kind_reads_plainly(mesh):
         found["nothing"].read()
     ring = found["ticks"]
     assert (ring.oldest, ring.published, ring.capacity) == (2, 6, 4)
+    version, read = found["policy/a"].read()
+    assert (version, read["w"].tolist()) == (1, arrays["w"].tolist())
     assert found["quotes"].keys() == [b"GOOG"]
     assert found["quotes"].read("GOOG") == (1, {"bid": 1.0})
     with pytest.raises(KeyError):

@@ -13,17 +13,16 @@ from mesh.ctl import render
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.errors import NotWritten, SegmentMissing
 from mesh.heartbeats import Heartbeats
-from mesh.plain import Plain, PlainCell, PlainRing, PlainTable
+from mesh.plain import Plain, PlainCell, PlainRing, PlainTable, PlainTensors
 from mesh.spinlock import SpinLock
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mesh import Mesh
-    from mesh.tensors import Tensors
 
 
-def attach(mesh: Mesh, name: str) -> Plain | Tensors:
+def attach(mesh: Mesh, name: str) -> Plain:
     """Attach to a segment. Raises CommandFailed naming what there is."""
     try:
         return mesh.attach_plain(name)
@@ -40,17 +39,25 @@ def show(mesh: Mesh, options: argparse.Namespace) -> int:
     if options.schema:
         print(json.dumps(json.loads(segment.info.schema), indent=1))
         return Exit.HEALTHY
-    content = _content(segment, options)
     if options.format == "json":
+        content = _content(segment, options)
         print(render.as_json({"head": _head(segment), "content": content}))
         return Exit.HEALTHY
-    print("\n".join(render.pairs(_head(segment))))
-    print()
+    waits = isinstance(segment, PlainTensors)  # for numpy
+    if waits:
+        _print_head(segment)
+    content = _content(segment, options)
+    if not waits:
+        _print_head(segment)
     print("\n".join(_lines(segment, content, options)))
     return Exit.HEALTHY
 
 
-def _head(segment: Plain | Tensors) -> dict[str, Any]:
+def _print_head(segment: Plain) -> None:
+    print("\n".join(render.pairs(_head(segment))), end="\n\n", flush=True)
+
+
+def _head(segment: Plain) -> dict[str, Any]:
     info, counters = segment.info, segment.statistics()
     writer = "nobody"
     if info.owner is not None:
@@ -70,7 +77,7 @@ def _head(segment: Plain | Tensors) -> dict[str, Any]:
     }
 
 
-def _content(segment: Plain | Tensors, options: argparse.Namespace) -> Any:
+def _content(segment: Plain, options: argparse.Namespace) -> Any:
     """Give what the segment holds as JSON values."""
     count = max(1, options.records)
     if isinstance(segment, PlainRing):
@@ -86,7 +93,7 @@ def _content(segment: Plain | Tensors, options: argparse.Namespace) -> Any:
     return _value(segment)
 
 
-def _value(segment: PlainCell | Tensors) -> dict[str, Any] | None:
+def _value(segment: PlainCell | PlainTensors) -> dict[str, Any] | None:
     try:
         version, value = segment.read()
     except NotWritten:
@@ -150,7 +157,7 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _lines(segment: Plain | Tensors, content: Any, options: argparse.Namespace) -> list[str]:
+def _lines(segment: Plain, content: Any, options: argparse.Namespace) -> list[str]:
     """Give the content for people."""
     if content is None:
         free = isinstance(segment, SpinLock)
@@ -165,7 +172,7 @@ def _lines(segment: Plain | Tensors, content: Any, options: argparse.Namespace) 
         left = total - len(keyed) if options.key is None else 0
         more = [f"and {left:,} more; -n {total} shows all"] if left > 0 else []
         return render.columns(keyed, _width()) + more
-    if segment.info.kind == "tensors":
+    if isinstance(segment, PlainTensors):
         arrays = [
             (name, *(render.value_text(each.get(key, "")) for key in _COLUMNS))
             for name, each in content["value"].items()

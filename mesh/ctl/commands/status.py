@@ -79,19 +79,28 @@ def headline(report: dict[str, Any]) -> str:
 
 def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
     """Give a worker as cells of the table."""
-    state = worker["state"]
-    if state in {"running", "starting", "stopping"} and not worker["alive"]:
-        state = "dead"
     return (
         worker["name"],
-        render.state(state),
+        render.state(worker_state(worker)),
         str(worker["pid"] or "-"),
         worker["phase"],
         render.duration(worker["beat_age_s"]),
         f"{worker['progress']:,}",
         str(worker["restarts"]),
-        worker["doing"] if state == "running" else worker["reason"] or worker["doing"],
+        worker_says(worker),
     )
+
+
+def worker_state(worker: dict[str, Any]) -> str:
+    """Give the state; `dead` where the daemon, dead itself, did not see the process end."""
+    living = worker["state"] in {"running", "starting", "stopping"}
+    return "dead" if living and not worker["alive"] else str(worker["state"])
+
+
+def worker_says(worker: dict[str, Any]) -> str:
+    """Give what the worker does, or why it does not run."""
+    runs = worker_state(worker) == "running"
+    return str(worker["doing"] if runs else worker["reason"] or worker["doing"])
 
 
 def flow_lines(flow: dict[str, Any]) -> Iterator[str]:

@@ -22,7 +22,9 @@ from rich.text import Text
 
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from mesh.ctl import render
-from mesh.ctl.commands.status import worker_row
+from mesh.ctl.commands.logs import last_lines
+from mesh.ctl.commands.logs import line as log_line
+from mesh.ctl.commands.status import worker_says, worker_state
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.ctl.report import read_report
 from mesh.ctl.terminal import keys
@@ -224,8 +226,7 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
             ratio=1 if title == "" else None,
         )
     for index, worker in enumerate(workers):
-        shown = worker_row(worker)
-        state = shown[1]
+        state = worker_state(worker)
         cells = {
             "WORKER": worker["name"],
             "STATE": Text(state, style=STYLES.get(state, "")),
@@ -238,7 +239,7 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
             "RATE": f"{worker['rate']:,.0f}/s",
             "RESTARTS": str(worker["restarts"]),
             "#": str(worker["restarts"]),
-            "": shown[-1],
+            "": worker_says(worker),
         }
         style = "reverse" if index == screen.chosen else ""
         table.add_row(*(cells[title] for title in titles), style=style)
@@ -270,11 +271,14 @@ def _log(screen: Screen, count: int) -> list[Text]:
     name = workers[min(screen.chosen, len(workers) - 1)]["name"]
     path = Path(screen.report["daemon"]["logs"]) / f"{name}.log"
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")[-(1 << 16) :]
+        found = last_lines(path, count)[0]
     except OSError as error:
-        text = str(error)
+        found = [str(error)]
     lines = [Text(f"{path} (any key: back)", style="bold", no_wrap=True, overflow="ellipsis")]
-    lines += [Text(line, no_wrap=True, overflow="ellipsis") for line in text.splitlines()[-count:]]
+    for text in found:
+        line = Text.from_ansi(log_line(text))
+        line.no_wrap, line.overflow = True, "ellipsis"
+        lines.append(line)
     return lines
 
 

@@ -102,6 +102,12 @@ def test_one_screen_of_80_by_24(terminal):
     text = "\n".join(lines)
     for part in ("healthy", "11 in", "9 published", "td3-0 v2", "ingest", "EVENTS", "SIGKILL"):
         assert part in text
+    titles = next(line for line in lines if "WORKER" in line)
+    row = next(line for line in lines if line.startswith("feeder"))
+    pid = str(os.getpid())
+    assert row.index("running") == titles.index("STATE")
+    assert row.index(pid) + len(pid) == titles.index("PID") + len("PID")
+    assert row[titles.index("#") + 3 :].strip() == "acting"
     terminal.press("q")
     assert terminal.end() == 0
     assert terminal.raw.rindex("\x1b[?1049l") > terminal.raw.rindex("\x1b[?1049h")
