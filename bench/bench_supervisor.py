@@ -5,7 +5,8 @@ One JSON line a figure. Ours, the limit (a bare fork) and the peers run in turn 
 skipped with a line where pip cannot bring them. A child is a Python process that writes its pid
 and the time as its first line of user code.
 
-    bench_supervisor.py [light] [heavy] [hang] [daemon] [idle] [peers] [exposure]
+    bench_supervisor.py [light] [heavy] [trainer] [hang] [daemon] [idle] [peers] [exposure]
+    bench_supervisor.py starved     ten minutes (STARVED_S seconds); by its name alone
 """
 
 from __future__ import annotations
@@ -29,12 +30,18 @@ from typing import Any
 import psutil
 from supervised import BORN
 
-from mesh import Mesh, MeshError
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mesh import Mesh, MeshError
+from tests.workers.trainer.experience import steps
+from workers.records import EXPERIENCE_DTYPE
+
 PEERS = ROOT / "build" / "bench-peers"
 PEER_PACKAGES = ("supervisor==4.3.0", "circus==0.19.0", "gunicorn==26.2.0")
 WATCHDOG_S = 120.0
+#: As under a service manager: a daemon whose modules pip has compiled does not do so again.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def show(
@@ -67,7 +74,7 @@ def percentile(values: list[float], share: float) -> float:
 class Daemon:
     """Our daemon with some workers of one class."""
 
-    def __init__(self, kind: str, count: int = 1, more: str = "") -> None:
+    def __init__(self, kind: str, count: int = 1, more: str = "", extra: str = "") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="bench-supervisor-"))
         self.path = Path(tempfile.mkdtemp(prefix="bench-supervisor-", dir="/dev/shm"))
         self.names = [f"w{n}" for n in range(count)]
@@ -78,7 +85,7 @@ class Daemon:
         )
         self.profile = self.directory / "profile.toml"
         self.profile.write_text(
-            f'run_directory = "{self.directory}"\n[mesh]\npath = "{self.path}"\n{workers}'
+            f'run_directory = "{self.directory}"\n[mesh]\npath = "{self.path}"\n{workers}{extra}'
         )
         self.mesh = Mesh(self.path)
         self.process: subprocess.Popen[bytes] | None = None
@@ -88,7 +95,7 @@ class Daemon:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "supervisor", "--profile", str(self.profile)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "bench")},
+            env={**ENVIRONMENT, "PYTHONPATH": str(ROOT / "bench")},
             stdout=subprocess.DEVNULL,
             stderr=(self.directory / "meshd.log").open("ab"),
             start_new_session=True,
@@ -104,6 +111,20 @@ class Daemon:
         rows = self.status()["workers"]
         up = all(row["state"] == "running" for row in rows)
         return {row["name"]: row["pid"] for row in rows} if up else None
+
+    def worker_pid(self, name: str) -> int:
+        """Pid of a worker, whatever it does."""
+        pid: int = next(row["pid"] for row in self.status()["workers"] if row["name"] == name)
+        return pid
+
+    def beats(self) -> dict[str, int]:
+        """Beats by worker, of its present process."""
+        return {row.worker: row.beats for row in self.mesh.heartbeats().rows()}
+
+    def silence(self) -> float:
+        """Seconds since the last beat of the worker that is silent for longest."""
+        rows, now = self.mesh.heartbeats().rows(), time.monotonic_ns()
+        return max((now - row.beat_ns) / 1e9 for row in rows)
 
     def born(self, name: str) -> tuple[int, int]:
         """Pid and first moment (ns) of the newest process of a worker."""
@@ -143,9 +164,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(kind: str, count: int = 1, more: str = "") -> Iterator[Daemon]:
+def daemon(kind: str, count: int = 1, more: str = "", extra: str = "") -> Iterator[Daemon]:
     """A running daemon whose workers are ready."""
-    one = Daemon(kind, count, more)
+    one = Daemon(kind, count, more, extra)
     try:
         one.start()
         wait_for("workers running", one.running)
@@ -194,18 +215,108 @@ def bench_light() -> None:
 
 
 def bench_heavy() -> None:
-    """The same with torch and stable-baselines3 imported, and with a TD3 learner that learns."""
-    for kind, what in (("HeavyWorker", "heavy.ready"), ("LearningWorker", "heavy.learning")):
-        calm = "start_deadline_s = 300.0\nheartbeat_deadline_s = 10.0"
-        with daemon(kind, more=calm) as one:
-            plain = median(t * 1e3 for t in one.heal(3))
-        with daemon(kind, more=f'nursery = "learner"\n{calm}') as one:
-            times = [t * 1e3 for t in one.heal(15, 1.0)]
-            if kind == "HeavyWorker":
-                pid = wait_for("running", lambda: one.settled("w0"))
-                private = psutil.Process(pid).memory_full_info().uss
-        show(f"{what}.p50", median(times), "ms", plain)
+    """Kill to first line of user code, with torch and stable-baselines3 imported."""
+    calm = "start_deadline_s = 300.0\nheartbeat_deadline_s = 10.0"
+    with daemon("HeavyWorker", more=calm) as one:
+        plain = median(t * 1e3 for t in one.heal(3))
+    with daemon("HeavyWorker", more=f'nursery = "learner"\n{calm}') as one:
+        times = [t * 1e3 for t in one.heal(15, 1.0)]
+        pid = wait_for("running", lambda: one.settled("w0"))
+        private = psutil.Process(pid).memory_full_info().uss
+    show("heavy.ready.p50", median(times), "ms", plain)
     show("heavy.private_memory", private / 2**20, "MiB")
+
+
+TRAINER = """
+[workers.td3-0]
+worker = "workers.trainer.worker:TrainerWorker"
+start_deadline_s = 300.0
+restart = { base_delay_s = 0.001, max_delay_s = 0.001, intensity = 1000 }
+"""
+LEARNING = "[trainer]\nlearning_starts = 2000\nevaluate_every = 0\nstate_every = 1\n"
+
+
+def trained(one: Daemon) -> tuple[Any, Any]:
+    """Give the trainer of a daemon experience; give the ring, and its state once it learns."""
+    ring = one.mesh.ring("experience", EXPERIENCE_DTYPE, capacity=8192, create=True)
+    ring.publish(steps(128, 64))
+    state = wait_for("a learner", lambda: one.mesh.attach("learner/td3-0"))
+    wait_for("updates", lambda: state.version > 20)
+    return ring, state
+
+
+def trains_again(one: Daemon, state: Any) -> float:
+    """Kill the trainer; seconds until the next one has stored its first update."""
+    pid = wait_for("running", lambda: (one.running() or {})["td3-0"])
+    before = state.version
+    wait_for("updates", lambda: state.version > before + 20)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    wait_for("successor", lambda: one.worker_pid("td3-0") not in {0, pid})
+    before = state.version  # the next one is of the successor's first update
+    wait_for("first update", lambda: state.version > before)
+    return time.monotonic() - began
+
+
+def bench_trainer() -> None:
+    """Kill to the first update of the next trainer, which goes on with the state in the mesh."""
+    times = {}
+    for nursery, rounds in (("", 3), ("learner", 12)):
+        more = f'{TRAINER}nursery = "{nursery}"\nheartbeat_deadline_s = 20.0\n{LEARNING}'
+        with daemon("LightWorker", 0, extra=more) as one:
+            ring, state = trained(one)
+            found = []
+            for _ in range(rounds):
+                found.append(trains_again(one, state) * 1e3)
+                select.select([], [], [], 0.5)  # the nursery forks its next child in that time
+            times[nursery] = found
+            ring.close()
+    show("trainer.again.p50", median(times["learner"]), "ms", median(times[""]))
+    show("trainer.again.max", max(times["learner"]), "ms")
+
+
+BUSY = "while True: pass"
+
+
+def bench_starved() -> None:
+    """Eight busy processes beside two light workers and a trainer, all at the default deadline.
+
+    Every 10 s the trainer is killed, so that beginnings are starved too; STARVED_S seconds (600).
+    A kill by the daemon itself is a false one: nobody hangs here.
+    """
+    lasts = float(os.environ.get("STARVED_S", "600"))
+    with daemon("LightWorker", 2, extra=f'{TRAINER}nursery = "learner"\n{LEARNING}') as one:
+        ring, state = trained(one)
+        busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(8)]
+        try:
+            seen, kills, longest, hung = one.beats(), 0, 0.0, set()
+            until, kill_at = time.monotonic() + lasts, time.monotonic() + 10.0
+            total = 0
+            while (now := time.monotonic()) < until:
+                select.select([], [], [], 0.05)
+                beats = one.beats()
+                total += sum(max(0, beats[name] - seen.get(name, 0)) for name in beats)
+                seen = beats
+                longest = max(longest, one.silence())
+                hung |= {
+                    (i["worker"], i["pid"], i["evidence"])
+                    for i in one.status()["incidents"] if i["kind"] != "exited"
+                }  # fmt: skip
+                if now >= kill_at and (pids := one.running()):
+                    os.kill(pids["td3-0"], signal.SIGKILL)
+                    kills, kill_at = kills + 1, now + 10.0
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        for incident in sorted(hung):
+            print(json.dumps({"bench": "supervisor.starved.killed", "incident": incident}))
+        show("starved.false_kills", len(hung), f"in {lasts:g} s")
+        show("starved.kills_of_ours", kills, "times")
+        show("starved.beats", total, "beats seen")
+        show("starved.longest_silence", longest, "s")
+        show("starved.updates", state.version, "updates")
+        ring.close()
 
 
 def bench_hang() -> None:
@@ -369,18 +480,20 @@ def bench_exposure() -> None:
 BENCHES = {
     "light": bench_light,
     "heavy": bench_heavy,
+    "trainer": bench_trainer,
     "hang": bench_hang,
     "daemon": bench_daemon,
     "idle": bench_idle,
     "peers": bench_peers,
     "exposure": bench_exposure,
+    "starved": bench_starved,
 }
 
 
 def main() -> None:
     """Run the benches that are named, or all."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in sys.argv[1:] or BENCHES:
+    for name in sys.argv[1:] or [name for name in BENCHES if name != "starved"]:
         BENCHES[name]()
 
 

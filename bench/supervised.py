@@ -36,19 +36,3 @@ class HeavyWorker(LightWorker):
         import torch  # noqa: F401, PLC0415 - what is measured
 
         super().setup()
-
-
-class LearningWorker(LightWorker):
-    """Is ready once a TD3 learner has made its first updates."""
-
-    def setup(self) -> None:
-        """Learn a little, and note that it is done."""
-        import stable_baselines3  # noqa: PLC0415 - what is measured
-        import torch  # noqa: PLC0415 - what is measured
-
-        torch.set_num_threads(1)
-        stable_baselines3.TD3(
-            "MlpPolicy", "Pendulum-v1", buffer_size=1000, learning_starts=32, batch_size=32,
-            device="cpu",
-        ).learn(48)  # fmt: skip
-        super().setup()
