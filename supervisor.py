@@ -7,7 +7,12 @@ daemon, or the same one after an upgrade, adopts them from the mesh by pid, star
 (I7).
 """
 
+# ruff: noqa: E402 - no collection while modules are loaded: workers wait for the next daemon
 from __future__ import annotations
+
+import gc
+
+gc.disable()
 
 import argparse
 import contextlib
@@ -41,6 +46,8 @@ from workers.reload import changes, fixed_fault
 from workers.safe_state import why_unsafe
 from workers.spawn import end_strays
 from workers.upgrade import Upgrade, execute, take_signals
+
+gc.enable()
 
 if TYPE_CHECKING:
     from config.worker_spec import WorkerSpec
@@ -461,6 +468,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     setproctitle("tradingmesh: meshd")
     limit_output(settings.logging)
+    gc.freeze()  # what was loaded stays: no collection looks at it again, here or after a fork
     faulthandler.enable(2)  # the watchdog's SIGABRT shows where the loop hung
     try:
         return Supervisor(settings, profile=str(arguments.profile or ""), load=load).run()
