@@ -64,6 +64,8 @@ class ShipperWorker(Worker):
             return 0
         shipped = 0
         for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
+            if self.context.stopping():  # what is left waits in the spools
+                break
             try:
                 shipped += self._ship(trainer)
             except AWAY as error:
