@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mesh import HeartbeatRow
 
 #: Share of the deadline after which a silence is looked at closely.
-SUSPICIOUS = 0.6
+SUSPICIOUS = 0.75
 #: Share of the deadline for which a worker is watched at least before it is called hung.
 LEAST = 0.1
 _STATES = {
@@ -34,12 +34,17 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the kernel says of a process's main thread; times in ns since it began."""
+    """What the kernel says of a process: times of all its threads, in ns since they began.
+
+    A main thread may sleep until others have done their part of a matrix product, and on a busy
+    host those wait for a processor in its place. State and place are the main thread's.
+    """
 
     ran_ns: int
     waited_ns: int  # runnable, but without a processor
     state: str  # one letter, proc_pid_stat(5)
     where: str  # the kernel function it sleeps in; empty where that is not shown
+    helper_runs: bool = False  # another of its threads runs or waits for a processor
 
     def told(self, since: Activity | None) -> str:
         """Say for people what the process is doing, with the times since an earlier look."""
@@ -55,16 +60,32 @@ class Activity:
 def activity_of(pid: int) -> Activity | None:
     """Look at a process; None when it is gone. The files are proc_pid_{schedstat,stat,wchan}(5)."""
     process = Path("/proc") / str(pid)
+    ran, waited, helper_runs = 0, 0, False
     try:
-        times = (process / "schedstat").read_text(encoding="ascii").split()
         stat = (process / "stat").read_text(encoding="latin-1")
-        where = (process / "wchan").read_text(encoding="ascii")
+        for thread in (process / "task").iterdir():
+            times = _read(thread / "schedstat").split()
+            if times:  # else it has just ended
+                ran, waited = ran + int(times[0]), waited + int(times[1])
+            if thread.name != process.name:
+                helper_runs |= _state(_read(thread / "stat")) == "R"
     except (FileNotFoundError, ProcessLookupError):
         return None
-    except PermissionError:
-        where = "0"
-    state = stat[stat.rindex(")") + 2]
-    return Activity(int(times[0]), int(times[1]), state, "" if where == "0" else where)
+    where = _read(process / "wchan")
+    return Activity(ran, waited, _state(stat), "" if where == "0" else where, helper_runs)
+
+
+def _read(path: Path) -> str:
+    """Read a file of /proc; empty where it is gone or not shown."""
+    try:
+        return path.read_text(encoding="latin-1")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+
+
+def _state(stat: str) -> str:
+    """The letter in a line of proc_pid_stat(5); the name before it may hold anything."""
+    return stat[stat.rindex(")") + 2] if stat else ""
 
 
 def due_s(row: HeartbeatRow, deadline_s: float) -> float:
@@ -94,7 +115,7 @@ def is_hung(
         return False
     if suspicion.activity is None or activity is None:
         return True
-    if activity.state == "R":
+    if activity.state == "R" or activity.helper_runs:
         # the kernel adds a wait for a processor when it ends: who waits now shows none of it, so
         # of a runnable worker only what it did run counts against it
         used_s = (activity.ran_ns - suspicion.activity.ran_ns) / 1e9

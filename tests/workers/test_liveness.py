@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.processes import child
 from workers.liveness import LEAST, SUSPICIOUS, Activity, Suspicion, activity_of, is_hung
 
 ALLOWED = 0.2
@@ -85,3 +89,36 @@ def test_the_kernel_is_asked():
     assert mine.state == "R"
     assert "running" in mine.told(mine)
     assert activity_of(2**22 - 1) is None
+
+
+def test_who_waits_for_a_starved_thread_of_its_own_is_not_hung():
+    """The main thread sleeps until a helper has done its part, and that gets no processor."""
+    suspicion = Suspicion(SUSPICIOUS * ALLOWED, SUSPICIOUS * ALLOWED, activity())
+    starved = Activity(0, 0, "S", "futex_wait", helper_runs=True)
+    assert not is_hung(suspicion, starved, 10.0, ALLOWED, 10.0)
+    busy = Activity(int(ALLOWED * 1e9), 0, "S", "futex_wait", helper_runs=True)
+    assert is_hung(suspicion, busy, 10.0, ALLOWED, 10.0)
+
+
+def test_all_threads_of_a_process_are_asked():
+    """A helper that computes is seen, and its time counts; the state is the main thread's."""
+
+    def body(tell):
+        threading.Thread(target=_compute, daemon=True).start()
+        tell()
+        while True:
+            signal.pause()
+
+    with child(body) as process:
+        process.started()
+        deadline = time.monotonic() + 30.0
+        while not (seen := activity_of(process.pid)).helper_runs:
+            assert time.monotonic() < deadline
+        before = seen
+        while (seen := activity_of(process.pid)).ran_ns == before.ran_ns:
+            assert time.monotonic() < deadline
+
+
+def _compute():
+    while True:
+        pass

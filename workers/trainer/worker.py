@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
+BEGINNING_S = 30.0  # restoring, and first updates without a nursery, which make kernels
 TELL_S = 0.2
 MEMORY = "shared memory"  # where a learner was resumed from
 
@@ -118,9 +119,15 @@ class TrainerWorker(Worker):
 
     def step(self) -> int:
         """Learn for a moment, or wait for experience."""
-        replay = self._replay or self._find_experience()
-        if replay is None:
-            return self._wait("the experience ring")
+        if self._replay is not None:
+            return self._work(self._replay)
+        with self.context.expect(BEGINNING_S):
+            replay = self._find_experience()
+            if replay is not None:
+                return self._work(replay)
+        return self._wait("the experience ring")
+
+    def _work(self, replay: RingReplay) -> int:
         if self._is_ahead(replay) or not self._has_started(replay):
             return self._wait(f"experience ({replay.size()} records)")
         try:
