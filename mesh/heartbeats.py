@@ -6,6 +6,7 @@ write without a system call; a row belongs to one live process (I4).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -72,7 +73,10 @@ class Heartbeats(Segment):
         self._hearts = _hearts(file)
 
     def rows(self) -> tuple[HeartbeatRow, ...]:
-        """Give every row, each whole."""
+        """Give every row that a process has or had, each whole."""
+        return tuple(row for row in self._every_row() if row.pid)
+
+    def _every_row(self) -> tuple[HeartbeatRow, ...]:
         return tuple(
             HeartbeatRow(
                 key.decode("utf-8", "replace"), pid, start_time, Phase(phase), since, expect / 1e9,
@@ -82,26 +86,44 @@ class Heartbeats(Segment):
             in self._hearts.rows()
         )  # fmt: skip
 
-    def claim(self, worker: str) -> Heartbeat:
-        """Take the row of `worker`. Raises LeaseHeld while another process has it, MeshFull."""
+    def claim(self, worker: str, *, keep: Collection[str] = ()) -> Heartbeat:
+        """Take the row of `worker`, or one for it.
+
+        Once every row is taken, that of the longest dead process gets the new name; what `keep`
+        names keeps its row. Raises LeaseHeld while another process has the row of `worker`,
+        MeshFull.
+        """
         name = worker.encode()
         if not 0 < len(name) <= NAME_BYTES:
             raise InvalidName(f"worker name {worker!r}: 1 to {NAME_BYTES} bytes are allowed")
         me = ProcessIdentity.current()
         hearts = _hearts(SegmentFile(self.name, self._file.path, writable=True))
         with directory_lock(self._file.path.parent):
-            rows = self.rows()
+            rows = self._every_row()
             at = next((i for i, row in enumerate(rows) if row.worker == worker), len(rows))
             if at < len(rows) and rows[at].identity != me and rows[at].identity.is_alive():
                 raise LeaseHeld(
                     f"heartbeat of {worker!r}: {rows[at].identity} has it, this is {me}; "
                     "stop that process or take another name"
                 )
-            if not hearts.claim(at, name, me.pid, me.start_time):
+            full = at == self._file.identity.capacity
+            place = _given_back(rows, keep) if full else at
+            if place is None or not hearts.claim(place, name, me.pid, me.start_time):
                 raise MeshFull(
-                    f"{self.name}: all {len(rows)} rows are taken; make the mesh with more rows"
+                    f"{self.name}: 0 of {len(rows)} rows are free, {worker!r} needs 1; stop one of "
+                    "their processes or make the mesh with more rows"
                 )
         return Heartbeat(hearts)
+
+
+def _given_back(rows: Sequence[HeartbeatRow], keep: Collection[str]) -> int | None:
+    """Give the row that is missed least: nobody's, else that of the longest dead process."""
+    free = [
+        i
+        for i, row in enumerate(rows)
+        if row.pid == 0 or (row.worker not in keep and not row.identity.is_alive())
+    ]
+    return min(free, key=lambda i: rows[i].beat_ns, default=None)
 
 
 def _hearts(file: SegmentFile) -> _native.Hearts:

@@ -173,7 +173,8 @@ def _live(
     alone: bool,
 ) -> int:
     mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
-    heartbeat = mesh.heartbeats(create=True, rows=settings.supervisor.rows).claim(spec.name)
+    hearts = mesh.heartbeats(create=True, rows=settings.supervisor.rows)
+    heartbeat = hearts.claim(spec.name, keep={each.name for each in settings.workers})
     heartbeat.starting(expect=spec.start_deadline_s)
     context = WorkerContext(spec, settings, mesh, heartbeat, log)
     context.alone = alone

@@ -249,6 +249,23 @@ static void heart_dealloc(heart_object *h) {
     Py_TYPE(h)->tp_free((PyObject *)h);
 }
 
+/* One attempt at a row: its version, MESH_BUSY, or another negative one (corrupt). A row without a
+ * process has no name: it may be in the middle of getting another one. */
+static int64_t heart_read(const mesh_table *t, uint64_t row, mesh_heartbeat *b, char *key) {
+    mesh_slots slots = mesh_row_slots(t, row);
+    mesh_row *head = mesh_row_of(t, row);
+    size_t bytes = 0;
+    int64_t version = mesh_slots_read(&slots, b, sizeof *b, &bytes);
+    if (version == MESH_NEVER_WRITTEN) memset(b, 0, sizeof *b);
+    else if (version < 0) return version;
+    else if (bytes != sizeof *b || b->phase > 3) return MESH_TOO_LONG;
+    mesh_copy_out(key, head->key, MESH_KEY_BYTES);
+    mesh_fence_acquire(); /* pairs with the full fence of the commit in heart_rename */
+    if (mesh_load(&head->version) != (uint64_t)version) return MESH_BUSY;
+    if (b->pid == 0) memset(key, 0, MESH_KEY_BYTES);
+    return version;
+}
+
 /* rows() -> [(key, pid, phase, start_time, phase_since_ns, expect_ns, beats, progress, beat_ns, ready,
  * detail)] */
 static PyObject *heart_rows(heart_object *h, PyObject *unused) {
@@ -258,19 +275,15 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
     PyObject *list = PyList_New(0);
     uint64_t rows = mesh_table_rows(&h->table);
     for (uint64_t row = 0; list != NULL && row < rows; row++) {
-        mesh_slots slots = mesh_row_slots(&h->table, row);
         mesh_heartbeat b;
-        size_t bytes = 0;
+        char key[MESH_KEY_BYTES + 1] = {0}, detail[MESH_DETAIL_BYTES + 1] = {0};
         int64_t version = MESH_BUSY;
         for (int tries = 0; version == MESH_BUSY && tries < MESH_READ_TRIES; tries++)
-            version = mesh_slots_read(&slots, &b, sizeof b, &bytes);
-        if (version == MESH_NEVER_WRITTEN) memset(&b, 0, sizeof b);
-        else if (version < 0 || bytes != sizeof b || b.phase > 3) {
+            version = heart_read(&h->table, row, &b, key);
+        if (version < 0) {
             Py_DECREF(list);
             return problem(h->mapping, MESH_CORRUPT);
         }
-        char key[MESH_KEY_BYTES + 1] = {0}, detail[MESH_DETAIL_BYTES + 1] = {0};
-        mesh_copy_out(key, mesh_row_of(&h->table, row)->key, MESH_KEY_BYTES);
         memcpy(detail, b.detail, MESH_DETAIL_BYTES);
         PyObject *item = Py_BuildValue(
             "yIIKLLKKLKy", key, b.pid, b.phase, (unsigned long long)b.start_time,
@@ -289,6 +302,16 @@ static int heart_publish(heart_object *h) {
     return mesh_slots_publish(&slots, h->lease, &h->now, sizeof h->now) != 0;
 }
 
+/* Give the row of a dead process, which is fenced, another name: first it is nobody's, and only then
+ * its key changes. A reader that saw a part of the new key finds another version. */
+static int heart_rename(heart_object *h, mesh_row *head, const uint8_t key[MESH_KEY_BYTES]) {
+    memset(&h->now, 0, sizeof h->now);
+    if (!heart_publish(h)) return 0;
+    mesh_copy_in(head->key, key, MESH_KEY_BYTES);
+    mesh_store(&head->key_hash, mesh_key_hash(key));
+    return 1;
+}
+
 /* claim(row, key, pid, start_time): take a row (rows() long = a new one) under the directory's
  * lock, its former process being dead. False when no row is left. */
 static PyObject *heart_claim(heart_object *h, PyObject *args) {
@@ -304,17 +327,17 @@ static PyObject *heart_claim(heart_object *h, PyObject *args) {
     if (row > rows || length < 1 || length > (Py_ssize_t)MESH_KEY_BYTES)
         return PyErr_Format(PyExc_ValueError, "row %llu of %llu, name of %zd bytes", row,
                             (unsigned long long)rows, length);
-    if (row == rows) {
-        uint8_t key[MESH_KEY_BYTES] = {0};
-        memcpy(key, name, (size_t)length);
-        if (mesh_table_add(&h->table, key, 0) < 0) Py_RETURN_FALSE;
-    }
+    uint8_t key[MESH_KEY_BYTES] = {0};
+    memcpy(key, name, (size_t)length);
+    if (row == rows && mesh_table_add(&h->table, key, 0) < 0) Py_RETURN_FALSE;
     mesh_row *head = mesh_row_of(&h->table, row);
     h->lease = mesh_load(&head->lease) + 2;
     mesh_row_fence(head, h->lease);
     int64_t now = mesh_monotonic_ns();
     h->row = (int64_t)row;
     h->fork = fork_count;
+    if (!mesh_row_has_key(&h->table, row, key, mesh_key_hash(key)) && !heart_rename(h, head, key))
+        return problem(h->mapping, MESH_LEASE_LOST);
     h->now = (mesh_heartbeat){pid, 1, start, now, 0, 0, 0, now, 0, {0}};
     if (!heart_publish(h)) return problem(h->mapping, MESH_LEASE_LOST);
     Py_RETURN_TRUE;

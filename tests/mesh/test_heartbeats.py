@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import signal
 
 import pytest
 
 from mesh import InvalidName, LeaseHeld, LeaseLost, MeshFull, Phase, ProcessIdentity
+from mesh.segment_file import SegmentFile
 from tests.processes import child
 
 
@@ -69,3 +71,56 @@ def test_fork_does_not_beat_for_its_parent(mesh):
     with child(body) as process:
         assert process.wait() == 0
     assert mesh.heartbeats().rows()[0].progress == 0
+
+
+def test_row_of_the_longest_dead_goes_to_a_newcomer(mesh):
+    """Many processes of other names come and go: rows never run out, kept ones stay as they were,
+    and a row that changes its name is never read with the one name and the other's values."""
+    hearts = mesh.heartbeats(create=True, rows=3)
+    mine = hearts.claim("mine")
+    mine.beat(progress=1)
+
+    def come_and_go(name, keep=("kept",)):
+        def body(_tell):
+            hearts.claim(name, keep=keep).beat(progress=int(name[1:] or 0))
+
+        with child(body) as process:
+            assert process.wait() == 0
+
+    def look(tell):
+        reading = mesh.heartbeats()
+        tell()
+        while True:
+            for row in reading.rows():
+                number = row.worker[1:]
+                if number.isdigit() and row.progress not in {0, int(number)}:
+                    tell(f"{row.worker} with {row.progress}")
+
+    with child(lambda _: hearts.claim("kept").beat(progress=7)) as process:
+        assert process.wait() == 0
+    with child(look) as reader:
+        reader.started()
+        for number in range(1, 60):
+            come_and_go(f"n{number}")
+        assert not select.select([reader._ready], [], [], 0)[0]
+    rows = {row.worker: row.progress for row in hearts.rows()}
+    assert rows == {"mine": 1, "kept": 7, "n59": 59}
+    mine.beat(progress=2)
+    with pytest.raises(MeshFull, match="0 of 3 rows are free"):
+        hearts.claim("another", keep=("kept", "n59"))
+    come_and_go("x8", keep=())
+    assert {row.worker for row in hearts.rows()} == {"mine", "x8", "n59"}
+
+
+def test_i2_row_that_a_killed_process_left_unnamed_is_taken(mesh):
+    """A process killed between counting a row and beating in it: the row is nobody's, and goes to
+    the next one, whatever is left of a name."""
+    hearts = mesh.heartbeats(create=True, rows=1)
+    file = SegmentFile("heartbeats", mesh.path / "heartbeats", writable=True)
+    memory = memoryview(file.mapping)
+    memory[512 + 24] = 1  # mesh_control.rows
+    start = file.identity.data_offset
+    memory[start + 16 : start + 19] = b"hal"  # mesh_row.key
+    assert hearts.rows() == ()
+    hearts.claim("whole").beat(progress=3)
+    assert [(row.worker, row.progress) for row in hearts.rows()] == [("whole", 3)]
