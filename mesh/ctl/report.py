@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SUPERVISOR = "supervisor"
 STATUS = "status/"
 EXPERIENCE = "experience"
+LEADERBOARD = "leaderboard"
+POLICY = "policy/"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -56,7 +58,7 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
         "foreign": said.get("foreign", []),
         "rolling": sorted(said.get("rolling", {})),
         "locks": [lock for lock in locks(mesh, infos) if lock["owner"] is not None],
-        "flow": _flow(doing, infos),
+        "flow": _flow(doing, infos, read_cell(mesh, LEADERBOARD) if LEADERBOARD in infos else {}),
     }
 
 
@@ -174,7 +176,7 @@ def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[st
         "required": False,
         "group": "",
         "generation": 0,
-        "doing": row.detail or _doing(row.worker, doing),
+        "doing": row.detail or _doing(row.worker, doing) or "foreign",
         "class": "",
     }
 
@@ -211,14 +213,17 @@ def _doing(name: str, doing: Mapping[str, tuple[str, Any]]) -> str:
     return str(said.get("state", ""))
 
 
-def _flow(doing: Mapping[str, tuple[str, Any]], infos: Mapping[str, SegmentInfo]) -> dict[str, Any]:
+def _flow(
+    doing: Mapping[str, tuple[str, Any]],
+    infos: Mapping[str, SegmentInfo],
+    board: Mapping[str, Any],
+) -> dict[str, Any]:
     """Add up what flowed: counters of every worker of a kind, published versions."""
 
     def total(kind: str, key: str) -> int:
         return sum(int(said.get(key, 0)) for found, said in doing.values() if found == kind)
 
     feeders = [said for kind, said in doing.values() if kind == "FeederStatus" and said]
-    acting = {said["acting_trainer"]: said["acting_version"] for said in feeders}
     gates: dict[str, int] = {}
     for kind, said in doing.values():
         for gate, count in (said.get("gates", {}) if kind == "IngestStatus" else {}).items():
@@ -234,17 +239,33 @@ def _flow(doing: Mapping[str, tuple[str, Any]], infos: Mapping[str, SegmentInfo]
         "market_states": total("FeederStatus", "market_steps"),
         "policies_refused": total("FeederStatus", "gated"),
         "data_age_s": max((said["data_age_s"] for said in feeders), default=None),
-        "policies": {
-            name: {
-                "version": int(said.get("version", 0)),
-                "updates": int(said.get("updates", 0)),
-                "acting": bool(acting.get(name)),
-                "acting_version": int(acting.get(name, 0)),
-                "updates_per_s": float(said.get("updates_per_s", 0.0)),
-                "score": said.get("score"),
-                "state": said.get("state", ""),
-            }
-            for name, (kind, said) in doing.items()
-            if kind == "TrainerStatus"
-        },
+        "policies": _policies(doing, infos, board),
+    }
+
+
+def _policies(
+    doing: Mapping[str, tuple[str, Any]],
+    infos: Mapping[str, SegmentInfo],
+    board: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Every policy: of our trainers as they tell, of others as the leaderboard and segments do."""
+    feeders = [said for kind, said in doing.values() if kind == "FeederStatus" and said]
+    acting = {said["acting_trainer"]: said["acting_version"] for said in feeders}
+    found = {name: said for name, (kind, said) in doing.items() if kind == "TrainerStatus"}
+    ranked = {row["trainer"]: row for row in board.get("rows", ())}
+    for segment, info in infos.items():
+        name = segment.removeprefix(POLICY)
+        if segment.startswith(POLICY) and name not in found and info.published:
+            found[name] = {**ranked.get(name, {}), "version": info.published, "state": "foreign"}
+    return {
+        name: {
+            "version": int(said.get("version", 0)),
+            "updates": int(said.get("updates", 0)),
+            "acting": bool(acting.get(name)),
+            "acting_version": int(acting.get(name, 0)),
+            "updates_per_s": float(said.get("updates_per_s", 0.0)),
+            "score": said.get("score"),
+            "state": said.get("state", ""),
+        }
+        for name, said in found.items()
     }

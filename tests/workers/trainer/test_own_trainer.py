@@ -48,6 +48,31 @@ def test_own_trainer_is_seen_and_acted_with(mesh_directory):
     assert policy.trainer == "mine"
     assert policy.version == 3
     assert np.abs(policy.act(np.zeros((2, 16, 100), np.float32))).max() <= 1.0
+    shown = read_report(mesh)["flow"]["policies"]["mine"]
+    assert (shown["version"], shown["state"], shown["acting"]) == (3, "foreign", False)
+    ring.close()
+
+
+def test_own_trainer_that_is_killed_hurts_nobody(mesh_directory):
+    """kill -9 while it samples and publishes: its last policy is whole and may act, the ring goes
+    on, and the next process of its name goes on with the segment."""
+    mesh = Mesh(mesh_directory)
+    ring = mesh.ring(EXPERIENCE, EXPERIENCE_DTYPE, capacity=4096, create=True)
+    ring.publish(steps(200, 4))
+    process = started("own_trainer", mesh_directory, "1000000")
+    try:
+        until("published", lambda: mesh.attach("policy/mine").version >= 2)
+    finally:
+        process.kill()
+        process.communicate()
+    last = mesh.attach("policy/mine").version
+    assert Policies(mesh, ["mine"], 3600.0).best().version == last
+    ring.publish(steps(10, 4, start=200))
+    assert "mine" not in {worker["name"] for worker in read_report(mesh)["workers"]}
+    process = started("own_trainer", mesh_directory, "20")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert Policies(mesh, ["mine"], 3600.0).best().version == last + 1
     ring.close()
 
 
