@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -149,6 +150,11 @@ class TradingConfig(BaseModel):
     )
     session_close_s: Annotated[int, Field(ge=0, le=86_400)] = Field(
         default=57_600, description="Close, seconds after midnight there (16:00)."
+    )
+    session_closes: dict[date, Annotated[int, Field(ge=0, le=86_400)]] = Field(
+        default={},
+        description="Days that close at another time, as seconds after midnight there: "
+        "{ 2015-12-24 = 46800 } is 13:00; at or before the opening, a holiday.",
     )
     slots: SlotsConfig = SlotsConfig()
 

@@ -62,27 +62,31 @@ class Session:
         """Take the session from the configuration."""
         self._zone = ZoneInfo(config.session_timezone) if config.session_timezone else None
         self._open, self._close = config.session_open_s, config.session_close_s
+        self._closes = config.session_closes
 
     def left(self, ts_event: int) -> float:
         """Share of the session that is left at `ts_event` (ns); 0 when closed or never closing."""
         if self._zone is None:
             return 0.0
-        second = self._second(ts_event)
-        if not self._open <= second < self._close:
+        second, close = self._now(ts_event)
+        if not self._open <= second < close:
             return 0.0
-        return (self._close - second) / (self._close - self._open)
+        return (close - second) / (close - self._open)
 
     def closed(self, ts_event: int) -> bool:
-        """Whether there is no trading at `ts_event` (ns): before, after, on weekends."""
+        """Whether there is no trading at `ts_event` (ns): before, after, weekends, holidays."""
         if self._zone is None:
             return False
-        local = datetime.fromtimestamp(ts_event // 10**9, UTC).astimezone(self._zone)
-        return local.weekday() > 4 or not self._open <= self._second(ts_event) < self._close
+        second, close = self._now(ts_event)
+        return not self._open <= second < close
 
-    def _second(self, ts_event: int) -> float:
+    def _now(self, ts_event: int) -> tuple[float, int]:
+        """Seconds since midnight there, and when that day closes (0: it does not open)."""
         local = datetime.fromtimestamp(ts_event // 10**9, UTC).astimezone(self._zone)
         whole = local.hour * 3600 + local.minute * 60 + local.second
-        return whole + ts_event % 10**9 / 1e9
+        weekend = local.weekday() > 4
+        close = 0 if weekend else self._closes.get(local.date(), self._close)
+        return whole + ts_event % 10**9 / 1e9, close
 
 
 class Indicators:

@@ -164,3 +164,17 @@ def test_the_session_knows_daylight_saving_and_weekends():
         assert session.left(start + 11_700 * 10**9) == 0.5
         assert session.closed(start + 23_400 * 10**9)
     assert session.closed(winter + 2 * 86_400 * 10**9)
+
+
+def test_a_day_may_close_early_or_not_open():
+    """A day of `session_closes` ends when it says, its share of time left counts to then."""
+    closes = {"2015-12-24": 46_800, "2015-12-25": 0}
+    session = Session(CONFIG.model_validate({**CONFIG.model_dump(), "session_closes": closes}))
+    hour = 3_600 * 10**9
+    assert session.left(START) == 1.0
+    assert session.left(START + 7 * hour // 4) == 0.5
+    assert not session.closed(START + 7 * hour // 2 - 1)
+    assert session.closed(START + 7 * hour // 2)
+    assert all(session.closed(START + (24 + k) * hour) for k in range(7))
+    assert session.left(START + 24 * hour) == 0.0
+    assert not session.closed(START + 4 * 24 * hour + 6 * hour)  # the Monday after, 15:30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,12 +23,15 @@ from workers.trading_env.errors import (
     NoMarketData,
     StaleData,
 )
+from workers.trading_env.indicators import NAMES
 from workers.trading_env.providers.files import file_provider
 from workers.trading_env.providers.live import LiveProvider
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 from workers.trading_env.record import main as record
 
-CONFIG = TradingConfig(session_timezone="America/New_York")
+CONFIG = TradingConfig(
+    session_timezone="America/New_York", session_closes={date(2015, 12, 24): 46_800}
+)
 
 
 def assert_same_states(found, wanted):
@@ -70,6 +75,19 @@ def test_a_real_chain_is_traded(goog):
             break
     assert info["ended"] == "end of data"
     assert total == states.size - 1
+
+
+def test_a_real_early_close_ends_the_trading(goog):
+    """24 December 2015, recorded: open until 13:00 in New York, closed in every state from then."""
+    close = 1_450_980_000 * 10**9  # 13:00 in New York
+    states = goog.states
+    late = states["ts_event"] >= close
+    assert late.any()
+    assert (states["closed"] == late).all()
+    to_close = states["indicators"][:, NAMES.index("to_close")]
+    assert (np.diff(to_close[~late]) < 0).all()
+    assert to_close[~late][-1] < 0.02
+    assert not to_close[late].any()
 
 
 def test_slots_of_a_real_chain_do_not_flap(goog):
