@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import gymnasium
 import numpy as np
 
 from workers.records import SLOTS
@@ -43,6 +44,11 @@ class History:
             if self._figure is None:
                 plt.ion()
                 self._figure = plt.figure(figsize=(8, 6), dpi=100)
+                if self._figure.canvas.required_interactive_framework is None:
+                    gymnasium.logger.warn(
+                        f"render_mode human: no display for matplotlib's {plt.get_backend()}; "
+                        "set DISPLAY and install python3-tk, or use rgb_array"
+                    )
             self._draw(self._figure)
             self._figure.canvas.draw_idle()
             self._figure.canvas.flush_events()

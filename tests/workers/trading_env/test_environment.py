@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -26,6 +29,21 @@ from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
 from workers.trading_env.vector import TradingVectorEnv
 
+ROOT = Path(__file__).parents[3]
+WINDOW_CHILD = """
+import numpy as np
+from workers.trading_env.environment import TradingEnvironment
+from workers.trading_env.providers.synthetic import synthetic_provider
+
+env = TradingEnvironment(synthetic_provider(3, states=120), render_mode="human")
+env.reset(seed=0)
+for steps in (10, 10):
+    for _ in range(steps):
+        env.step(np.linspace(-1, 1, 10))
+    print("drawn", flush=True)
+    input()
+env.close()
+"""
 RULES = TradingConfig(max_episode_steps=17, ruin_share=0.9, latency_states=1, partial_fills=True)
 
 
@@ -338,6 +356,66 @@ def test_rendering_draws_the_episode():
     assert drawn.shape == (600, 800, 3)
     assert drawn.dtype == np.uint8
     assert (drawn != blank).any()
+    env.close()
+
+
+def screen_of(path):
+    """The pixels of an X server's frame buffer file, uint32 (height, width): XWD, version 7."""
+    data = path.read_bytes()
+    words = np.frombuffer(data[:100], ">u4").astype(int)
+    width, height, colours = words[4], words[5], words[19]
+    return np.frombuffer(data, "<u4", width * height, words[0] + 12 * colours).reshape(
+        height, width
+    )
+
+
+def test_a_window_shows_the_episode(tmp_path):
+    """human: on an X server the window of an episode has been drawn into, at every step anew."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("tkinter")
+    if shutil.which("Xvfb") is None:
+        pytest.skip("needs an X server: apt-get install xvfb")
+    number, ready = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(ready), "-screen", "0", "900x700x24", "-fbdir", str(tmp_path)],
+        pass_fds=[ready], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(ready)
+    child = None
+    try:
+        display = os.read(number, 16).decode().strip()
+        assert display, "the X server did not start"
+        child = subprocess.Popen(
+            [sys.executable, "-c", WINDOW_CHILD], cwd=ROOT, text=True,
+            env={**os.environ, "DISPLAY": f":{display}", "MPLBACKEND": "TkAgg"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        pictures = []
+        for _ in range(2):
+            assert child.stdout.readline() == "drawn\n"
+            pictures.append(screen_of(tmp_path / "Xvfb_screen0"))
+            child.stdin.write("\n")
+            child.stdin.flush()
+        child.communicate(timeout=30)
+        assert child.returncode == 0
+    finally:
+        for process in filter(None, (child, server)):
+            process.kill()
+            process.wait()
+        os.close(number)
+    first, second = pictures
+    assert first.shape == (700, 900)
+    assert np.unique(second).size > 50  # a blank screen has one colour, an empty window a few
+    assert (first != second).sum() > 500
+
+
+def test_without_a_display_a_window_is_no_silent_nothing():
+    """human where nothing can be shown: the environment says so, and goes on."""
+    pytest.importorskip("matplotlib.pyplot").switch_backend("Agg")
+    env = TradingEnvironment(provider(), render_mode="human")
+    with pytest.warns(UserWarning, match="no display"):
+        env.reset(seed=0)
+    env.step(np.zeros(SLOTS))
     env.close()
 
 
