@@ -56,21 +56,35 @@ def test_the_step_is_what_plain_python_does(seed, config):
             break
 
 
-def test_a_million_steps_reconcile():
-    """1,024 lanes, 1,000 steps: equity moved by gains less costs, summed apart, to 1e-9."""
-    config = TradingConfig(ruin_share=0.0, initial_balance=1e9)
+@pytest.mark.parametrize("latency", [0, 2])
+def test_a_million_steps_reconcile(latency):
+    """1,024 lanes, 1,000 steps, every rule of execution on: gains less costs are equity, to 1e-9.
+
+    Spreads, rates, partial fills, latency, absent quotes, stale states, a closed market and rolls
+    all happen; equity, cash and the costs of the account are each summed apart.
+    """
+    config = TradingConfig(
+        ruin_share=0.0, initial_balance=1e9, cost_rate=1e-3, spread_share=1.0, partial_fills=True,
+        latency_states=latency,
+    )  # fmt: skip
     block = MarketBlock.of(market(4, 1001), config)
     lanes = 1024
     simulation = Simulation(lanes, config)
     dice = np.random.default_rng(4)
     simulation.reset(block, np.zeros(lanes, np.int64))
-    gains = np.zeros((lanes, 1000))
+    gains, costs = np.zeros((2, lanes, 1000))
+    happened = 0
     for row in range(1000):
         now = np.full(lanes, row)
         found = simulation.step(block, now, now + 1, dice.uniform(-1, 1, (lanes, SLOTS)))
-        gains[:, row] = found.swept - found.costs
+        gains[:, row], costs[:, row] = found.swept, found.costs
+        happened |= int(np.bitwise_or.reduce(found.reasons, axis=None))
+    wanted = Reason.NO_QUOTE | Reason.PARTIAL | Reason.STALE | Reason.CLOSED | Reason.ROLLED
+    assert Reason(happened) == wanted
+    tolerance = 1e-9 * config.initial_balance
     moved = simulation.accounts.equity - config.initial_balance
-    assert moved == pytest.approx(gains.sum(1), rel=0, abs=1e-9 * config.initial_balance)
+    assert moved == pytest.approx((gains - costs).sum(1), rel=0, abs=tolerance)
+    assert simulation.accounts.costs == pytest.approx(costs.sum(1), rel=1e-9)
     worth = (simulation.accounts.positions * block.price[1000]).sum(1) * config.multiplier
     whole = simulation.accounts.cash + worth
     assert whole == pytest.approx(simulation.accounts.equity, rel=1e-12)
