@@ -215,7 +215,9 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", width=width)
     right = {"PID", "CPU", "MEM", "BEAT", "PROGRESS", "RATE", "RESTARTS", "#"}
     titles = ["WORKER", "STATE", "PID", "CPU", "MEM", "BEAT", "RATE", "#", ""]
-    if width >= 110:
+    if width < 66:  # a name and a state that can be read are worth more than numbers
+        titles = ["WORKER", "STATE", "BEAT", "RATE", ""]
+    elif width >= 110:
         titles[5:8] = ["PHASE", "BEAT", "PROGRESS", "RATE", "RESTARTS"]
     for title in titles:
         table.add_column(

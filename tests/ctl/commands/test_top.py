@@ -123,6 +123,7 @@ def test_it_follows_the_size(terminal):
     terminal.resize(40, 10)
     tiny = terminal.frame(lambda lines: max(map(len, lines)) <= 40 and len(lines) <= 10)
     assert has("healthy")(tiny)
+    assert any(line.split()[:2] == ["ingest", "running"] for line in tiny)
 
 
 def test_the_keys(loop, terminal):
