@@ -1,6 +1,6 @@
 """The trainer beside stable-baselines3, SBX and a CleanRL-style loop, in one run.
 
-    bench_trainer.py [updates] [state] [action] [publish] [tracking] [kill] [memory] [learning]
+    bench_trainer.py [updates] [products] [networks] [state] [action] [publish] [tracking] [kill]
 
 Without arguments everything but `learning` (see bench_learning.py). One thread. SBX is measured
 where it can be imported (`pip install sbx-rl`), else a line says that it is not.
@@ -49,6 +49,7 @@ from workers.trading_env.policy_numpy import act, layers_of
 from workers.trainer import learner_state
 from workers.trainer.algorithm import TD3
 from workers.trainer.learner import make_learner
+from workers.trainer.products import Products, products_for
 from workers.trainer.publisher import Publisher, policy_arrays
 from workers.trainer.replay import RingReplay
 from workers.trainer.tracking import Spool
@@ -162,7 +163,7 @@ def clean(size):
 
 
 def products(size):
-    """The limit: only the matrix products that an update cannot do without, at float32."""
+    """Only the matrix products that an update cannot do without, at float32, by torch."""
     shape, _, (h1, h2) = size
     inputs = int(np.prod(shape))
     # (rows, inner, columns, how often an update); the actor's step is every second one
@@ -202,7 +203,7 @@ def bench_updates(mesh):
             "ours, medium": lambda size=size: sb3_kind(TD3, size, device="cpu", precision="medium"),
             "SB3": lambda size=size: sb3_kind(StockTD3, size, device="cpu"),
             "CleanRL-style": lambda size=size: clean(size),
-            "limit (matrix products alone)": lambda size=size: products(size),
+            "matrix products alone, by torch": lambda size=size: products(size),
         }
         if SbxTD3 is not None:
             variants["SBX"] = lambda size=size: sb3_kind(SbxTD3, size)
@@ -236,6 +237,55 @@ def rates(variants):
             updates(counts[what])
             found[what].append(counts[what] / (time.process_time() - began))
     return {what: median(values) for what, values in found.items()}
+
+
+def bench_products(mesh):
+    """The product that an update spends most of its time in, GFLOP/s: kernel beside library."""
+    del mesh
+    rows, inner, columns = BATCH, 1600, 512
+    left, right = torch.randn(rows, inner), torch.randn(columns, inner).t()
+    out, flops = torch.empty(rows, columns), 2 * rows * inner * columns
+    variants = {}
+    for half in (False, True):
+        kind = "bfloat16" if half else "float32"
+        for products in (Products(half=half), products_for(torch.device("cpu"), half=half)):
+            factors = products.factor(left), products.factor(right)
+            place = products.matrix(out)
+
+            def multiply(count, products=products, factors=factors, place=place):
+                for _ in range(count):
+                    products.into(place, *factors)
+
+            variants[f"{kind}, {products.kind}"] = multiply
+    found = rates(variants)
+    for what, rate in found.items():
+        peer = found[f"{what.partition(',')[0]}, torch"]
+        line(f"products: {what}", round(rate * flops / 1e9, 1), "GFLOP/s",
+             round(peer * flops / 1e9, 1), round(rate / peer, 2))  # fmt: skip
+
+
+NETWORKS = {
+    "plain MLP": {},
+    "frames": {"policy": "frames"},
+    "transformer 32/2/1/64": {"policy": "transformer"},
+    "transformer 256/8/4/512": {
+        "policy": "transformer", "d_model": 256, "heads": 8, "layers": 4, "features": 512,
+    },
+}  # fmt: skip
+
+
+def bench_networks(mesh):
+    """Updates a second of every network that is shipped, from the ring."""
+    ring = mesh.ring("experience-networks", EXPERIENCE_DTYPE, capacity=8192, create=True)
+    ring.publish(steps(128, 64))
+    for name, kwargs in NETWORKS.items():
+        updates = from_ring(None, ring, **kwargs)
+        count = 2 if "256" in name else 40
+        updates(2)
+        began = time.process_time()
+        updates(count)
+        line(f"networks: {name}", round(count / (time.process_time() - began), 2), "1/s")
+    ring.close()
 
 
 def milliseconds(function, count=30):
@@ -419,6 +469,8 @@ def pss(pid):
 
 BENCHES = {
     "updates": bench_updates,
+    "products": bench_products,
+    "networks": bench_networks,
     "state": bench_state,
     "action": bench_action,
     "publish": bench_publish,

@@ -141,6 +141,11 @@ class TrainerConfig(BaseModel):
         description="Of matrix products: float32; TF32 where the device has it; factors in "
         "bfloat16 where the device has the units.",
     )
+    compile_networks: bool = Field(
+        default=False,
+        description="Let torch compile features extractors (frames, transformer) at their first "
+        "use, which takes a minute; where there is no compiler the status says so.",
+    )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="Threads torch may use in one trainer."
     )

@@ -16,6 +16,7 @@ import torch
 from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one name meet here
 
 from workers.trainer.autograd_update import AutogradUpdate, not_bindable
+from workers.trainer.compiled import compile_extractors
 from workers.trainer.mlp_update import MlpUpdate, not_plain
 from workers.trainer.replay import RingReplay
 from workers.trainer.update import Rule, Update
@@ -32,8 +33,9 @@ class TD3(StockTD3):
     """Twin Delayed DDPG; arguments and attributes are those of stable-baselines3's TD3.
 
     Further arguments: `precision` of matrix products ("highest": float32; "high": TF32 where the
-    device has it; "medium": factors rounded to bfloat16 where the device has the units), and
-    `generator` for the target noise (default: torch's own, as in stable-baselines3).
+    device has it; "medium": factors rounded to bfloat16 where the device has the units),
+    `generator` for the target noise (default: torch's own, as in stable-baselines3), and
+    `compile_networks` for features extractors compiled by torch (`update_kind` says whether).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TD3(StockTD3):
         *args: Any,
         precision: str = "highest",
         generator: torch.Generator | None = None,
+        compile_networks: bool = False,
         **kwargs: Any,
     ) -> None:
         """Raise ValueError for an unknown precision."""
@@ -49,6 +52,7 @@ class TD3(StockTD3):
         self.precision = precision
         self.update_kind = ""
         self._generator = generator
+        self._compiles = compile_networks
         self._update: Update | None = None
         super().__init__(*args, **kwargs)
 
@@ -150,11 +154,15 @@ class TD3(StockTD3):
         elif why := not_plain(policy):
             self._update = AutogradUpdate(policy, self._generator)
             self.update_kind = f"autograd: {why}"
+            if self._compiles:
+                self.update_kind += f"; {compile_extractors(policy)}"
         else:
             half = self.precision == "medium" and has_bfloat16_units(self.device)
             update = self._update = MlpUpdate(policy, self._generator, half=half)
             rounded = ", bfloat16 factors" if half else ""
             self.update_kind = f"mlp{rounded}, products by {update.products.kind}"
+            if self._compiles:
+                self.update_kind += "; nothing to compile"
 
     @contextmanager
     def _matmul_precision(self) -> Iterator[None]:
@@ -167,7 +175,7 @@ class TD3(StockTD3):
             torch.set_float32_matmul_precision(before)
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_update", "_generator", "update_kind", "precision", "_logged_updates"]
+        ours = ["_update", "_generator", "_compiles", "update_kind", "precision", "_logged_updates"]
         return super()._excluded_save_params() + ours
 
 

@@ -38,6 +38,7 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
         target_policy_noise=config.policy_noise,
         target_noise_clip=config.noise_clip,
         precision=config.precision,
+        compile_networks=config.compile_networks,
         generator=generator,
         seed=config.seed,
         device=device,
@@ -71,10 +72,13 @@ def make_priorities(config: TrainerConfig, ring: Ring) -> Priorities | None:
 def prepare(config: TrainerConfig) -> None:
     """Make a learner ahead, in a nursery: a child that is born with this configuration takes it.
 
-    None is made for a device that cannot be used on both sides of a fork, and no more than
-    `PREPARED_MOST`. A first one learns and is thrown away: kernels are made for each shape.
+    None is made for a device, threads or a compiler that cannot be used on both sides of a fork,
+    and no more than `PREPARED_MOST`. A first one learns and is thrown away: kernels are made for
+    each shape.
     """
     key = config.model_dump_json()
+    if config.threads > 1 or config.compile_networks:
+        return
     if config.device != "cpu" and (config.device != "auto" or torch.version.cuda is not None):
         return
     if key not in _prepared and len(_prepared) < PREPARED_MOST:

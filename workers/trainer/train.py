@@ -138,6 +138,7 @@ def train_td3(
         target_noise_clip=config.noise_clip,
         policy_kwargs=policy_kwargs(config),
         precision=config.precision,
+        compile_networks=config.compile_networks,
         tensorboard_log=tensorboard,
         seed=config.seed,
         device=config.device,

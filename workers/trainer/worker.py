@@ -52,6 +52,7 @@ SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
 BEGINNING_S = 30.0  # restoring, and first updates without a nursery, which make kernels
 TELL_S = 0.2
+COMPILE_S = 600.0  # an update that compiles networks may take so long
 MEMORY = "shared memory"  # where a learner was resumed from
 
 
@@ -114,6 +115,7 @@ class TrainerWorker(Worker):
         )
         self._told = 0.0
         self._refused = 0
+        self._learned = 0  # updates of this process
         self._rate = time.monotonic(), 0
         self._cell.write(self._status)
 
@@ -131,6 +133,9 @@ class TrainerWorker(Worker):
         if self._is_ahead(replay) or not self._has_started(replay):
             return self._wait(f"experience ({replay.size()} records)")
         try:
+            if self._config.compile_networks and self._learned < self._config.policy_delay:
+                with self.context.expect(COMPILE_S):
+                    return self._learn(replay)
             return self._learn(replay)
         except (NumbersLost, RuntimeError, ValueError):
             self._spool.end("FAILED")
@@ -148,6 +153,7 @@ class TrainerWorker(Worker):
                 if replay.priorities is not None:
                     replay.learned(self._update.errors)
                 done += 1
+                self._learned += 1
                 self._after_update(replay, batch)
         except NoExperience as error:
             if done == 0:
