@@ -84,7 +84,6 @@ class Supervisor:
         self.settings = settings
         self.clock = clock
         self.load = load if load is not None else lambda: settings
-        self.log = configure_logging(settings.logging, worker="supervisor", pid=os.getpid())
         self.mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
         self.manager = Systemd()
         self.status, told = take_status(self.mesh)
@@ -95,7 +94,11 @@ class Supervisor:
         limits = settings.supervisor
         self.hearts = self.mesh.heartbeats(create=True, rows=limits.rows)
         events = take_events(self.mesh, limits.events)
-        self.journal = Journal(events, limits.incidents, self.log)
+        self.journal = Journal(
+            events,
+            limits.incidents,
+            lambda: configure_logging(settings.logging, worker="supervisor", pid=os.getpid()),
+        )
         self.selector = selectors.DefaultSelector()
         self.upgrade: Upgrade | None = None
         self.was_ready = False
@@ -153,6 +156,8 @@ class Supervisor:
             signal.signal(number, _note)
         take_signals()
         self._tell("started", "info", f"daemon pid {os.getpid()}")
+        self._publish(self.clock())  # what was adopted is told first; logging may be loaded then
+        self.journal.flush()
         self.fleet.start_what_is_free()
         self._publish(self.clock())
         self._replace(version=_version())

@@ -337,8 +337,16 @@ def bench_hang() -> None:
     show("hang.noticed.max", (max(times) - farewell) * 1e3, "ms")
 
 
+def imports_alone() -> float:
+    """Seconds for an interpreter to load the libraries that settings and segments need."""
+    began = time.monotonic()
+    libraries = "import numpy, pydantic, msgspec, setproctitle"
+    subprocess.run([sys.executable, "-c", libraries], check=True, env=ENVIRONMENT)
+    return time.monotonic() - began
+
+
 def bench_daemon() -> None:
-    """Start of the next daemon to all workers adopted; lost, doubled or restarted ones."""
+    """Start of the next daemon to all workers adopted, beside loading its libraries alone."""
     with daemon("LightWorker", 5) as one:
         before, times = one.running(), []
         for _ in range(10):
@@ -352,7 +360,8 @@ def bench_daemon() -> None:
             times.append(time.monotonic() - began)
         after = one.running()
         alive = sum("tradingmesh: w" in " ".join(_line(p)) for p in psutil.process_iter())
-    show("daemon.adopted.p50", median(times) * 1e3, "ms")
+        bare = median(imports_alone() for _ in range(7)) * 1e3
+    show("daemon.adopted.p50", median(times) * 1e3, "ms", bare)
     show("daemon.touched", float(before != after or alive != 5), "workers lost, doubled, restarted")
 
 

@@ -17,6 +17,8 @@ from workers.records import EVENT_DTYPE, Incident
 from workers.tracked import REASON_CHARACTERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import structlog
 
     from mesh import Ring
@@ -29,10 +31,14 @@ class Journal:
     """Events and incidents of one daemon, bounded."""
 
     def __init__(
-        self, ring: Ring, incidents: int, log: structlog.typing.FilteringBoundLogger
+        self,
+        ring: Ring,
+        incidents: int,
+        configured: Callable[[], structlog.typing.FilteringBoundLogger],
     ) -> None:
-        """Write into `ring`; `incidents` bounds what is kept of them."""
-        self.log = log
+        """Write into `ring`; `incidents` bounds what is kept; `configured` makes the logger."""
+        self._configured = configured
+        self._log: structlog.typing.FilteringBoundLogger | None = None
         self.incidents: list[Incident] = []
         self._kept = incidents
         self._lines: list[tuple[int, str, dict[str, object]]] = []
@@ -60,8 +66,10 @@ class Journal:
 
     def flush(self) -> None:
         """Write the log lines of what happened; healing does not wait for them."""
+        if self._log is None:
+            self._log = self._configured()
         for level, kind, context in self._lines:
-            self.log.log(level, kind, **context)
+            self._log.log(level, kind, **context)
         self._lines.clear()
 
     def open(self, worker: Tracked, kind: str, detected_s: float, now: float) -> Incident:

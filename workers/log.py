@@ -13,15 +13,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-if "rich" not in sys.modules:  # structlog would load it for tracebacks that nobody sees: 40 ms
-    sys.modules["rich"] = None  # type: ignore[assignment] # the documented way to refuse an import
-    import structlog
-
-    del sys.modules["rich"]
-else:
-    import structlog
-
 if TYPE_CHECKING:
+    import structlog
     from structlog.typing import EventDict, WrappedLogger
 
     from config.logging import LoggingConfig
@@ -122,7 +115,17 @@ def _bare(stream: TextIO) -> TextIO:
 def configure_logging(
     config: LoggingConfig, **context: object
 ) -> structlog.typing.FilteringBoundLogger:
-    """Set this process's logging up and give a logger that carries `context` in every line."""
+    """Set this process's logging up and give a logger that carries `context` in every line.
+
+    structlog is imported here: adoption by a new daemon does not wait for it.
+    """
+    if "rich" not in sys.modules:  # it would be loaded for tracebacks that nobody sees: 40 ms
+        sys.modules["rich"] = None  # type: ignore[assignment] # the documented way to refuse it
+        import structlog  # noqa: PLC0415 - see above
+
+        del sys.modules["rich"]
+    else:
+        import structlog  # noqa: PLC0415 - see above
     console = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
     last: Any = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())  # key=value
