@@ -25,7 +25,7 @@ from mesh import (
     SegmentMissing,
 )
 from mesh._core import _native
-from mesh.header import IDENTITY
+from mesh.header import IDENTITY, LAYOUT_VERSION
 from mesh.segment_file import SegmentFile
 from tests.processes import child
 
@@ -81,7 +81,9 @@ def test_foreign_file_is_refused_and_left_alone(mesh, what):
     assert not leftovers(mesh)
 
 
-@pytest.mark.parametrize(("field", "value"), [(1, 1), (1, 3), (2, 0x04030201)])
+@pytest.mark.parametrize(
+    ("field", "value"), [(1, LAYOUT_VERSION - 1), (1, LAYOUT_VERSION + 1), (2, 0x04030201)]
+)
 def test_other_layout_or_byte_order_is_refused(mesh, field, value):
     """A head of another layout version or byte order names both; a sweep takes it away."""
     mesh.ring("r", DTYPE, capacity=4, create=True).close()
@@ -92,7 +94,7 @@ def test_other_layout_or_byte_order_is_refused(mesh, field, value):
     head = IDENTITY.pack(*fields)
     data[: len(head) + 8] = head + struct.pack("<Q", _native.checksum(head))
     path.write_bytes(data)
-    with pytest.raises(LayoutMismatch, match=r"this is version 2.*remove the file"):
+    with pytest.raises(LayoutMismatch, match=f"this is version {LAYOUT_VERSION}.*remove the file"):
         mesh.ring("r", DTYPE)
     assert mesh.sweep() == ["r"]
 
