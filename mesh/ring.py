@@ -89,18 +89,24 @@ class Ring(Segment):
         return view
 
     def gather(
-        self, sequences: np.ndarray[Any, Any], field: str, out: np.ndarray[Any, Any]
+        self,
+        sequences: np.ndarray[Any, Any],
+        field: str,
+        out: np.ndarray[Any, Any],
+        through: str | None = None,
     ) -> bool:
         """Copy `field` of the records of `sequences` into `out` (C-contiguous, both shapes).
 
-        False when one of them was not there any more: `out` must then not be used. Raises
+        With `through` it is all bytes from `field` to the end of that one, as `out`'s dtype lays
+        them out. False when one of them was not there any more: `out` must then not be used. Raises
         ValueError where the sizes do not fit, TypeError for an `out` that is not contiguous,
         KeyError for an unknown field.
         """
         fields: Any = self.dtype.fields or {}
-        dtype, offset = fields[field][:2]
+        start = fields[field][1]
+        last, offset = fields[through or field][:2]
         return self._ring.gather(
-            np.ascontiguousarray(sequences, np.int64), offset, dtype.itemsize, out
+            np.ascontiguousarray(sequences, np.int64), start, offset + last.itemsize - start, out
         )
 
     def reader(self, start: int | Literal["latest", "oldest"] = "latest") -> RingReader:

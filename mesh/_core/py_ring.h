@@ -133,15 +133,23 @@ static PyObject *ring_oldest(ring_object *r, void *unused) {
     return PyLong_FromUnsignedLongLong(mesh_ring_oldest(&r->ring));
 }
 
+#define GATHER_AHEAD 16 /* records: several page walks and misses of memory run at once */
+
 /* Copy the bytes `offset` to `offset + bytes` of the records of n sequences; the oldest one used. */
 static int64_t gather_copy(const ring_object *r, const int64_t *sequences, size_t n, size_t offset,
                            size_t bytes, uint8_t *out) {
+    const mesh_ring *ring = &r->ring;
     int64_t first = INT64_MAX;
     for (size_t i = 0; i < n; i++, out += bytes) {
+        if (i + GATHER_AHEAD < n) {
+            uint64_t slot = (uint64_t)sequences[i + GATHER_AHEAD] % ring->capacity;
+            const uint8_t *next = ring->records + slot * ring->stride + offset;
+            for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(next + line);
+        }
         if (sequences[i] < first) first = sequences[i];
-        uint64_t slot = (uint64_t)sequences[i] % r->ring.capacity;
+        uint64_t slot = (uint64_t)sequences[i] % ring->capacity;
         /* plain: what the writer overtook is refused afterwards, as in mesh_copy_out's bulk */
-        memcpy(out, r->ring.records + slot * r->ring.stride + offset, bytes);
+        memcpy(out, ring->records + slot * ring->stride + offset, bytes);
     }
     return first;
 }

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from workers.records import FEATURES, SLOTS, WINDOW
+from workers.records import EXPERIENCE_DTYPE, FEATURES, SLOTS, WINDOW
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
@@ -78,6 +78,7 @@ class RingReplay(ReplayBuffer):
         self._frames = np.empty((0, WINDOW + 1, FEATURES), np.float32)
         self._later = np.empty((0, WINDOW, FEATURES), np.float32)
         self._columns = np.empty((0, COLUMNS), np.float32)
+        self._ones = np.empty(0, np.float32)
 
     def size(self) -> int:
         """Give how many records can be sampled from."""
@@ -97,6 +98,7 @@ class RingReplay(ReplayBuffer):
             self._frames = np.empty((batch_size, WINDOW + 1, FEATURES), np.float32)
             self._later = np.empty((batch_size, WINDOW, FEATURES), np.float32)
             self._columns = np.empty((batch_size, COLUMNS), np.float32)
+            self._ones = np.ones(self._frames.size, np.float32)
             self._sequences = np.empty(batch_size, np.int64)
         filled = 0
         for _ in range(TRIES):
@@ -140,14 +142,14 @@ class RingReplay(ReplayBuffer):
         whole = self._ring.gather(wanted, "frame", frames)
         reward, done = rows["reward"], rows["terminated"]
         discount: Array | float = self._gamma
-        total = frames.sum()
+        total = self._sum(frames)
         if self._steps > 1:
             reward, last, discount = self._returns(sequences, rows)
             done = last["terminated"]
             back = np.minimum(self._back[1:], last["step"][:, None])
             whole &= self._ring.gather(last["sequence"][:, None] - back * lanes[:, None], "frame",
                                        later)  # fmt: skip
-            total += later.sum()
+            total += self._sum(later)
         if not whole:
             self.retries += 1
             return 0
@@ -165,6 +167,11 @@ class RingReplay(ReplayBuffer):
         for part in (frames, later, columns, self._sequences[start:]):
             part[:count] = part[good]
         return count
+
+    def _sum(self, values: Array) -> float:
+        """Add all up; the BLAS does it in half the time of `sum`."""
+        flat = values.reshape(-1)
+        return float(flat @ self._ones[: flat.size])
 
     def _returns(self, sequences: Array, rows: Array) -> tuple[Array, dict[str, Array], Array]:
         """Give rewards over up to n steps of the episode, where they end, and the discount."""
@@ -217,41 +224,64 @@ class RingReplay(ReplayBuffer):
                 "this learner is about to need; make the ring larger or the replay ratio smaller"
             )
         chosen, weights = np.empty(0, np.int64), np.empty(0, np.float32)
+        records = np.empty(0, _HEAD)
         for _ in range(TRIES):
             if self.priorities is None:
                 draw, share = self.dice.integers(low, high, size), np.ones(size, np.float32)
             else:
                 draw, share = self.priorities.draw(self.dice, low, high, size)
-            good = self._ends_transition(draw)
+            rows = np.empty(size, _HEAD)
+            if not self._ring.gather(draw, "action", rows, "step"):
+                self.retries += 1
+                low, high = self._oldest(), self._high()
+                continue
+            good = self._ends_transition(draw, rows)
             chosen = np.concatenate([chosen, draw[good]])[:size]
+            records = np.concatenate([records, rows[good]])[:size]
             weights = np.concatenate([weights, share[good]])[:size]
             if chosen.size == size:
-                return chosen, self._view[chosen % self._ring.capacity], weights
+                return chosen, records, weights
         raise NoExperience("hardly any record in the ring ends a whole transition")
 
-    def _ends_transition(self, sequences: Array) -> Array:
+    def _ends_transition(self, sequences: Array, rows: Array) -> Array:
         """Tell which records follow one of the same lane and episode, and are sound."""
-        capacity = self._ring.capacity
-        rows = self._view[sequences % capacity]
         step, lanes = rows["step"], rows["lanes"].astype(np.int64)
         before = sequences - lanes
-        good = (step > 0) & ~rows["first"] & (before >= self._ring.oldest)
-        earlier = np.maximum(before, 0) % capacity
+        earlier = np.empty(sequences.size, _HEAD)
+        there = self._ring.gather(np.maximum(before, 0), "action", earlier, "step")
+        good: Array = (step > 0) & ~rows["first"] & (before >= self._ring.oldest) & there
         for name in ("episode", "lane"):
-            good &= self._view[name][earlier] == rows[name]
-        good &= self._view["step"][earlier] == step - 1
+            good &= earlier[name] == rows[name]
+        good &= earlier["step"] == step - 1
         reach = sequences - np.minimum(step, WINDOW) * lanes  # the oldest frame of its window
         good &= reach >= self._ring.oldest
         sound = np.isfinite(rows["reward"]) & np.isfinite(rows["action"].sum(1))
         if not sound.all():
             self._note(sequences[~sound & good])
-        whole: Array = good & sound
-        return whole
+        good &= sound
+        return good
 
     def _note(self, sequences: Array) -> None:
         self.faults += int(sequences.size)
         self.faulty = (self.faulty + sequences.tolist())[-KEPT_FAULTS:]
 
 
+def _part(dtype: np.dtype[Any], first: str, last: str) -> np.dtype[Any]:
+    """Give the fields from `first` to `last` of `dtype` as a dtype of their own."""
+    fields: Any = dtype.fields
+    start, (kind, offset) = fields[first][1], fields[last][:2]
+    names = [n for n in dtype.names or () if start <= fields[n][1] <= offset]
+    return np.dtype(
+        {
+            "names": names,
+            "formats": [fields[n][0] for n in names],
+            "offsets": [fields[n][1] - start for n in names],
+            "itemsize": offset + kind.itemsize - start,
+        }
+    )
+
+
+#: What a record says of its transition: all that is looked at before the frames are copied.
+_HEAD = _part(EXPERIENCE_DTYPE, "action", "step")
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (WINDOW, FEATURES), np.float32)
 ACTIONS = spaces.Box(-1.0, 1.0, (SLOTS,), np.float32)

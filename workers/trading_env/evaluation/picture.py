@@ -33,13 +33,13 @@ def picture(runs: Mapping[str, Run], document: Mapping[str, Any], path: Path) ->
     middle = figure.add_subplot(grid[1], sharex=top)
     for name, run in runs.items():
         growth = 100 * (run.equity / run.equity[0] - 1)
-        hours = np.arange(len(growth)) * run.step_s / 3600
-        (line,) = top.plot(hours, growth.mean(1), label=name, linewidth=1.4)
+        steps = np.arange(len(growth))
+        (line,) = top.plot(steps, growth.mean(1), label=name, linewidth=1.4)
         if growth.shape[1] > 1:
             low, high = np.percentile(growth, [10, 90], axis=1)
-            top.fill_between(hours, low, high, alpha=0.12, color=line.get_color())
+            top.fill_between(steps, low, high, alpha=0.12, color=line.get_color())
         peak = np.maximum.accumulate(run.equity, axis=0)
-        middle.plot(hours, -(1 - run.equity / peak).mean(1) * 100, linewidth=1.0)
+        middle.plot(steps, -(1 - run.equity / peak).mean(1) * 100, linewidth=1.0)
     for axes in (top, middle):  # chance loses so much that on a plain scale the others are one line
         axes.set_yscale("symlog", linthresh=LINEAR_PERCENT)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -53,7 +53,9 @@ def picture(runs: Mapping[str, Run], document: Mapping[str, Any], path: Path) ->
     )
     top.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     middle.set_ylabel("drawdown, %")
-    middle.set_xlabel("market hours since the start of the episode")
+    # States may lie minutes apart at noon and hours after the close: steps are what is even.
+    mean_s = np.mean([run.step_s for run in runs.values()])
+    middle.set_xlabel(f"steps since the start of the episode ({mean_s:.0f} s apart on the average)")
     _table(figure.add_subplot(grid[2]), document)
     figure.savefig(path, bbox_inches="tight")
 
