@@ -17,12 +17,18 @@ FRAMES = {
 }
 
 
+def compiling(**settings):
+    """Give `learners`, of which ours compiles what can be."""
+    ours, stock = learners(**settings)
+    ours._compiles, ours._update = True, None
+    return ours, stock
+
+
 @pytest.mark.stress
 @pytest.mark.skipif(bool(not_compilable(torch.device("cpu"))), reason="no C++ compiler")
 def test_compiled_update_is_that_of_stable_baselines3():
     """Features extractors compiled: after eight updates the same weights within rounding."""
-    ours, stock = learners(policy_kwargs=FRAMES, learning_rate=1e-3)
-    ours._compiles, ours._update = True, None
+    ours, stock = compiling(policy_kwargs=FRAMES, learning_rate=1e-3)
     for model in (ours, stock):
         torch.manual_seed(7)
         model.train(8, B)
@@ -33,8 +39,7 @@ def test_compiled_update_is_that_of_stable_baselines3():
 def test_without_a_compiler_it_learns_and_says_so(monkeypatch):
     """Nothing on PATH: the update is made all the same, the reason is in its kind."""
     monkeypatch.setenv("PATH", "")
-    ours, stock = learners(policy_kwargs=FRAMES, learning_rate=1e-3)
-    ours._compiles, ours._update = True, None
+    ours, stock = compiling(policy_kwargs=FRAMES, learning_rate=1e-3)
     for model in (ours, stock):
         torch.manual_seed(7)
         model.train(4, B)
@@ -44,7 +49,6 @@ def test_without_a_compiler_it_learns_and_says_so(monkeypatch):
 
 def test_a_plain_mlp_has_nothing_to_compile():
     """Its backward pass is written out."""
-    ours, _ = learners()
-    ours._compiles, ours._update = True, None
+    ours, _ = compiling()
     assert ours.update is not None
     assert ours.update_kind.endswith("; nothing to compile")
