@@ -248,10 +248,11 @@ def test_no_name_service_is_asked_by_the_loop(tmp_path):
         assert not any(word in seen for word in ("/etc/group", "nsswitch", "nscd", "passwd"))
 
 
-def serving(path, descriptors, tell, until_asked):
-    """Serve in this process, whose limit is `descriptors` above what it has open, to the end.
+def serving(path, spare, tell, until_asked):
+    """Serve to the end in this process, to which no new descriptor is allowed.
 
-    Tells, at the end, how often the loop was woken.
+    The numbers below its highest must be taken. With `spare` it may still close the server's own
+    spare one and use that number. Tells, at the end, how often the loop was woken.
     """
     selector = selectors.DefaultSelector()
     limits = SupervisorConfig(requests_per_s=10_000.0)
@@ -264,7 +265,7 @@ def serving(path, descriptors, tell, until_asked):
     server = ControlServer(path, selector, limits, answer, time.monotonic)
     highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + descriptors, usual[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest if spare else 3, usual[1]))
     signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NOFILE, usual))
     turns = 0
     tell("serves")
@@ -284,7 +285,7 @@ def test_without_descriptors_clients_are_turned_away(mesh_directory):
 
     def body(tell):
         kept = [os.dup(0) for _ in held]
-        serving(mesh_directory, 0, tell, "end")
+        serving(mesh_directory, True, tell, "end")
         assert kept
 
     with child(body) as process:
@@ -302,7 +303,7 @@ def test_without_even_the_spare_descriptor_the_server_pauses(mesh_directory):
     """Not even an answer is possible: the client waits, the loop sleeps, and later serves it."""
 
     def body(tell):
-        serving(mesh_directory, -1, tell, "end")
+        serving(mesh_directory, False, tell, "end")
 
     with child(body) as process:
         process.started()

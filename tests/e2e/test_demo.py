@@ -133,13 +133,17 @@ class Screen:
     def until(self, *wanted):
         """Read until all of `wanted` have been seen, or the program has ended."""
         deadline = time.monotonic() + WATCHDOG_S
-        while time.monotonic() < deadline and not all(word in self.text for word in wanted):
+        while time.monotonic() < deadline and not self.shows(wanted):
             if select.select([self._fd], [], [], 0.2)[0]:
                 try:
                     self.text += os.read(self._fd, 65536).decode("utf-8", "replace")
                 except OSError:
                     return
-        assert all(word in self.text for word in wanted), self.text[-3000:]
+        assert self.shows(wanted), self.text[-3000:]
+
+    def shows(self, wanted):
+        """Whether all of `wanted` were seen, whatever columns lie between their words."""
+        return all(word in " ".join(self.text.split()) for word in wanted)
 
     def press(self, text):
         """Type."""
