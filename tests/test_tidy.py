@@ -25,6 +25,7 @@ SHARED = {
     "workers.base",
     "workers.records",
     "workers.market_schema",
+    "workers.whole_file",
     "workers.market_data",
     "workers.trading_env",
 }

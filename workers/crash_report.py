@@ -1,8 +1,7 @@
 """What is known about a death, as one JSON file an operator can open.
 
 Written by a worker about itself (an exception) or by the daemon: before it kills a hung worker,
-and after a death that the worker could not report. Written whole or not at all: under a temporary
-name, then renamed. The newest are kept.
+and after a death that the worker could not report. The newest are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mesh import MeshError, ProcessIdentity, SpinLock
+from workers.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mesh import Mesh
@@ -25,14 +25,11 @@ TAIL_LINES = 40
 
 def write_report(directory: Path, worker: str, pid: int, content: dict[str, Any]) -> Path:
     """Write `content` (JSON values) and give the path; raises OSError where that fails."""
-    directory.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    path = directory / f"{worker}-{stamp}-{pid}.json"
-    temporary = path.with_suffix(".tmp")
     head = {"worker": worker, "pid": pid, "at": stamp}
-    temporary.write_text(json.dumps({**head, **content}, indent=1, default=str), encoding="utf-8")
-    os.replace(temporary, path)  # noqa: PTH105 - the atomic one
-    return path
+    text = json.dumps({**head, **content}, indent=1, default=str)
+    path = directory / f"{worker}-{stamp}-{pid}.json"
+    return write_whole(path, text.encode(), durable=False)  # a hang is not prolonged by the disk
 
 
 def keep_newest(directory: Path, count: int) -> None:

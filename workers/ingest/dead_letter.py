@@ -27,6 +27,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from workers.ingest.errors import Poison, SinkFull
+from workers.whole_file import replacing, sync_directory
 
 PIECE: Final = 1000  # letters of the spool that are under way at once
 COPY_BYTES: Final = 1 << 20
@@ -216,8 +217,8 @@ class DeadLetters:
                 file.flush()
                 os.fsync(file.fileno())
             if size == 0:
-                _sync_directory(self._spool.parent)
-                _sync_directory(self._spool.parent.parent)
+                sync_directory(self._spool.parent)
+                sync_directory(self._spool.parent.parent)
         except OSError as error:  # no part of it may stay: the next line would become part of it
             with contextlib.suppress(OSError):
                 os.truncate(self._spool, size)
@@ -251,19 +252,10 @@ class DeadLetters:
 
     def _rewrite(self, letters: Sequence[DeadLetter], size: int) -> None:
         """Put `letters` in the place of the first `size` bytes; what follows is only copied."""
-        temporary = self._spool.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file, self._spool.open("rb") as old:
-                file.writelines(_line(letter).encode("ascii") for letter in letters)
-                old.seek(size)
-                shutil.copyfileobj(old, file, COPY_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._spool)  # noqa: PTH105 - the atomic one
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_directory(self._spool.parent)
+        with replacing(self._spool) as file, self._spool.open("rb") as old:
+            file.writelines(_line(letter).encode("ascii") for letter in letters)
+            old.seek(size)
+            shutil.copyfileobj(old, file, COPY_BYTES)
 
     def _step_over(self, attempt: _Attempt) -> int:
         """Step over the lines at the head of the piece that are delivered; gives how many."""
@@ -387,12 +379,3 @@ def _read(line: bytes) -> DeadLetter | None:
         return _letter(json.loads(line))
     except (ValueError, TypeError):
         return None
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a name that is new in a directory outlast a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

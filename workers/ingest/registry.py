@@ -10,7 +10,6 @@ import base64
 import contextlib
 import http.client
 import json
-import os
 import random
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from workers.ingest.errors import RegistryUnavailable, SchemaUnknown
+from workers.whole_file import write_whole
 
 NOT_FOUND: Final = 404
 LARGEST_BYTES: Final = 4 << 20
@@ -80,20 +80,8 @@ class SchemaRegistry:
         text = self._ask(schema_id)
         self._texts[schema_id] = text
         with contextlib.suppress(OSError):  # without room for it the next start asks once more
-            self._keep(path, text)
+            write_whole(path, text.encode(), durable=False)
         return text
-
-    @staticmethod
-    def _keep(path: Path, text: str) -> None:
-        """Put a schema into the cache, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)  # noqa: PTH105 - the atomic one
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def _ask(self, schema_id: int) -> str:
         """Ask the registry, unless it failed a moment ago."""

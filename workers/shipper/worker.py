@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mesh import ProcessIdentity
 from workers.base import Worker
 from workers.shipper.destination import AWAY, Destination, is_refusal
+from workers.whole_file import write_whole
 
 WAIT_S = 0.1
 LINES = 150  # a request or two, then the place is noted
@@ -107,13 +108,13 @@ class ShipperWorker(Worker):
         if not lines:
             if number < max(files):  # its writer has gone on to the next: this one is shipped
                 place.number, place.offset = number + 1, 0
-                _write_place(place_file, place)
+                write_whole(place_file, msgspec.json.encode(place), durable=False)
                 return 1
             return self._look_after(trainer, place, place_file)
         for entries in _by_run(lines):
             self._send(trainer, entries, place)
         place.offset += sum(map(len, lines))
-        _write_place(place_file, place)
+        write_whole(place_file, msgspec.json.encode(place), durable=False)
         return len(lines)
 
     def _send(self, trainer: str, entries: list[dict[str, Any]], place: Place) -> None:
@@ -155,7 +156,7 @@ class ShipperWorker(Worker):
             return 0
         self._connected().end(place.run, trainer, "KILLED")
         place.ended = True
-        _write_place(place_file, place)
+        write_whole(place_file, msgspec.json.encode(place), durable=False)
         return 1
 
     def _connected(self) -> Destination:
@@ -180,12 +181,6 @@ def _read_place(path: Path) -> Place:
         return msgspec.json.decode(path.read_bytes(), type=Place)
     except (FileNotFoundError, msgspec.DecodeError):
         return Place()
-
-
-def _write_place(path: Path, place: Place) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(place))
-    os.replace(temporary, path)  # noqa: PTH105 - the atomic one
 
 
 def _by_run(lines: list[bytes]) -> list[list[dict[str, Any]]]:

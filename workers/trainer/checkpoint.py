@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.trainer.whole_file import write_whole
+from workers.whole_file import write_whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"TMCKPT01"

@@ -15,7 +15,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from workers.trainer.frame_replay import FrameReplay
 from workers.trainer.publisher import policy_arrays
-from workers.trainer.whole_file import write_whole
+from workers.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -37,7 +37,7 @@ from workers.trainer.learner import make_learner, make_priorities, take_learner
 from workers.trainer.publisher import Publisher, policy_arrays
 from workers.trainer.replay import NoExperience, RingReplay
 from workers.trainer.tracking import Spool
-from workers.trainer.whole_file import write_whole
+from workers.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

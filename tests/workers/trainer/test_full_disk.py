@@ -12,7 +12,7 @@ from tests.workers.trainer.batches import batch, learners
 from tests.workers.trainer.experience import steps
 from workers.records import EXPERIENCE_DTYPE
 from workers.trainer.guard import Guard
-from workers.trainer.whole_file import write_whole
+from workers.whole_file import write_whole
 
 WORKERS = """
 [workers.td3-0]
