@@ -24,10 +24,10 @@ from workers.trading_env.vector import TradingVectorEnv
     st.builds(
         KnownOptimum,
         risk=st.floats(0.1, 5.0),
-        cost=st.floats(0.1, 5.0),
+        cost=st.floats(0.0, 5.0),
         persistence=st.floats(0.0, 0.95),
         shock=st.floats(0.01, 1.0),
-        discount=st.floats(0.5, 0.999),
+        discount=st.floats(0.0, 0.999),
     ),
     st.floats(-1, 1),
     st.floats(-1, 1),
@@ -78,8 +78,28 @@ def test_every_other_policy_earns_less():
     assert average_reward(lambda o: np.zeros((len(o), SLOTS))) == 0.0
     for factor in (0.6, 1.4):
         assert average_reward(scaled(factor)) < best
-    greedy = dataclasses.replace(model, discount=1e-9)
+    greedy = dataclasses.replace(model, discount=0.0)
     assert average_reward(greedy.act) < best
+
+
+def test_without_a_future_the_next_reward_alone_counts():
+    """Discount 0: the action is the greatest of y s - risk/2 y^2 - cost/2 (y - x)^2."""
+    model = KnownOptimum(risk=2.0, cost=3.0, discount=0.0)
+    assert float(model.action(0.4, 0.5)) == pytest.approx((3.0 * 0.4 + 0.5) / 5.0)
+    near = dataclasses.replace(model, discount=1e-9)
+    assert model.coefficients == pytest.approx(near.coefficients, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"risk": 0.0}, {"cost": -1.0}, {"persistence": 1.0}, {"shock": float("nan")},
+     {"discount": 1.01}, {"discount": -0.1}],
+)  # fmt: skip
+def test_numbers_without_an_optimum_are_refused(wrong):
+    """By name and value."""
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        KnownOptimum(**wrong)
 
 
 def test_impossible_markets_are_refused():

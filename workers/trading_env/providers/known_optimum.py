@@ -50,7 +50,12 @@ def known_optimum_config(**changes: Any) -> TradingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class KnownOptimum:
-    """The best policy of one asset, and its value."""
+    """The best policy of one asset, and its value.
+
+    With a discount of 0 the next reward alone counts. Raises ValueError for numbers that describe
+    no such market: risk above 0, cost and shock not negative, persistence in (-1, 1), discount in
+    [0, 1].
+    """
 
     risk: float = 1.0
     cost: float = 1.0
@@ -58,12 +63,26 @@ class KnownOptimum:
     shock: float = 0.12
     discount: float = 0.99
 
+    def __post_init__(self) -> None:
+        """Refuse numbers without an optimum."""
+        allowed = {
+            "risk": ("above 0", 0.0 < self.risk < math.inf),
+            "cost": ("not negative", 0.0 <= self.cost < math.inf),
+            "persistence": ("between -1 and 1", -1.0 < self.persistence < 1.0),
+            "shock": ("not negative", 0.0 <= self.shock < math.inf),
+            "discount": ("0 to 1", 0.0 <= self.discount <= 1.0),
+        }
+        for name, (wanted, holds) in allowed.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {wanted}")
+
     @property
     def coefficients(self) -> tuple[float, float, float, float]:
         """(a, b, d, e) of the value."""
         g, risk, cost, rho = self.discount, self.risk, self.cost, self.persistence
         linear = risk + cost - g * cost
-        a = (-linear + math.sqrt(linear * linear + 4.0 * g * cost * risk)) / (2.0 * g)
+        # the root that does not divide by g, which may be 0
+        a = 2.0 * cost * risk / (linear + math.sqrt(linear * linear + 4.0 * g * cost * risk))
         whole = risk + cost + g * a
         b = cost / (whole - g * rho * cost)
         d = (1.0 + g * rho * b) ** 2 / (whole * (1.0 - g * rho * rho))
