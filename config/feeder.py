@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+#: A record of experience names the policy it was made with in so many bytes (`policy_trainer`).
+TrainerName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=16)
+]
 
 
 class FeederConfig(BaseModel):
@@ -46,10 +51,11 @@ class FeederConfig(BaseModel):
     experience_capacity: Annotated[int, Field(ge=64, le=1 << 26)] = Field(
         default=1 << 17, description="Records of the ring `experience` (about 600 bytes each)."
     )
-    trainers: tuple[str, ...] = Field(
+    trainers: tuple[TrainerName, ...] = Field(
         default=("td3-0", "td3-1"),
         description="Trainers whose policies may act, in the order of preference when there is no "
-        "leaderboard.",
+        "leaderboard. Names of at most 16 characters, for each record of experience says whose "
+        "policy it was made with.",
     )
     policy_max_age_s: Annotated[float, Field(gt=0.0, le=1e9)] = Field(
         default=3600.0,
@@ -72,3 +78,10 @@ class FeederConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
         default=0, description="Of exploration and random actions."
     )
+
+    @field_validator("trainers")
+    @classmethod
+    def _are_named_once(cls, trainers: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in trainers if trainers.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice")
+        return trainers

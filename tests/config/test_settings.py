@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
+from workers.records import EXPERIENCE_DTYPE
 
 PROFILES = ["demo", "development", "production"]
 
@@ -283,3 +284,23 @@ def test_instances_are_workers_of_one_group(tmp_path):
     assert [spec.settings for spec in td3] == [{"seed": 7 + n, "x": 1} for n in range(3)]
     assert judge.depends_on == ("td3-0", "td3-1", "td3-2")
     assert judge.group == ""
+
+
+def test_trainers_have_names_that_records_can_hold():
+    """Names that would be one name when a record cuts them are refused; so is a name twice."""
+    names = ["conservative-learner-0", "conservative-learner-1"]
+    found = problems_of(None, [f"feeder.trainers={names}".replace("'", '"')])
+    assert set(found) == {"feeder.trainers.0", "feeder.trainers.1"}
+    assert "at most 16 characters" in found["feeder.trainers.0"].remedy
+    longest = "x" * EXPERIENCE_DTYPE["policy_trainer"].itemsize
+    assert (
+        problems_or_none(
+            None, [f'feeder.trainers=["{longest}"]'], environ={}, directory=Path("/nonexistent")
+        )
+        is None
+    )
+    assert problems_of(None, [f'feeder.trainers=["{longest}x"]'])
+    assert (
+        "a is there twice"
+        in problems_of(None, ['feeder.trainers=["a", "a"]'])["feeder.trainers"].reason
+    )

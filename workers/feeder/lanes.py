@@ -162,7 +162,7 @@ class Lanes:
         records["exploratory"] = self._deviation[:, 0] > 0 if policy else True
         if policy is not None:
             records["policy_version"] = policy.version
-            records["policy_trainer"] = policy.trainer.encode()[:16]
+            records["policy_trainer"] = policy.trainer.encode()  # fits: config.feeder.TrainerName
             records["policy_age_s"] = (now - policy.created_ns) / 1e9
         return records
 
