@@ -33,6 +33,7 @@ from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
 from mesh import LeaseHeld, Mesh, MeshError, ProcessIdentity, SegmentMissing, SpinLock
 from mesh.control import SOCKET, ControlReply, ControlRequest
 from workers.control_server import ControlServer
+from workers.descriptors import raise_limit
 from workers.fleet import Fleet
 from workers.foreign import Foreign
 from workers.journal import Journal
@@ -44,7 +45,7 @@ from workers.predecessor import STATUS_BYTES, shortened, take_events, take_statu
 from workers.records import SupervisorStatus
 from workers.reload import changes, fixed_fault
 from workers.safe_state import why_unsafe
-from workers.spawn import end_strays
+from workers.spawn import end_children, end_strays
 from workers.upgrade import Upgrade, execute, take_signals
 
 gc.enable()
@@ -60,6 +61,7 @@ EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
 EXIT_MESH = 73  # EX_CANTCREAT
 SAFETY_LOOK_S = 0.5
 FAULT_CHARACTERS = 8000
+CHILDREN_S = 5.0  # for the end of nurseries, at the daemon's own
 PUBLISH_S = 0.5  # at the latest: what is no transition (memory, a flood of lines) is told by then
 
 #: What a request asks of each worker that it names.
@@ -397,8 +399,11 @@ class Supervisor:
 
     def _asked_to_upgrade(self) -> ControlReply:
         if self.upgrade is None:
+            try:
+                self.upgrade = Upgrade(self.selector, self.clock())
+            except OSError as error:
+                return _no(f"the new program cannot be checked now: {error}")
             self.manager.reloading()
-            self.upgrade = Upgrade(self.selector, self.clock())
             self.fleet.others.add(self.upgrade.pid)
         return ControlReply(ok=True, text="the new program is checked, and taken if it starts")
 
@@ -422,6 +427,7 @@ class Supervisor:
     def _close(self) -> None:
         self._tell("ended", "info", "")
         self.fleet.nurseries.close()
+        end_children(CHILDREN_S)
         self.journal.flush()
         self._replace(state="down")
         self.server.close()
@@ -472,6 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{spec.name}: {spec.worker}{needs}\n")
         return 0
     setproctitle("tradingmesh: meshd")
+    raise_limit()
     limit_output(settings.logging)
     gc.freeze()  # what was loaded stays: no collection looks at it again, here or after a fork
     faulthandler.enable(2)  # the watchdog's SIGABRT shows where the loop hung

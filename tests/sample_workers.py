@@ -132,6 +132,17 @@ class Hanging(Counting):
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
+class Deaf(Counting):
+    """Waits in the nursery for ever, and hears neither its end nor a signal."""
+
+    @classmethod
+    def rehearse(cls, _spec, _settings):
+        """Listen to nothing but SIGKILL."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            signal.sigtimedwait([signal.SIGURG], 1.0)
+
+
 class Holding(Counting):
     """Takes a lock and keeps it."""
 

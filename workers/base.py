@@ -18,7 +18,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from setproctitle import setproctitle
 
@@ -225,8 +225,11 @@ def _listen(context: WorkerContext) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop if context.alone else signal.SIG_IGN)
     directory = context.settings.run_directory / "crashes"
-    directory.mkdir(parents=True, exist_ok=True)
-    stacks = stack_file(directory, context.name, os.getpid()).open("w")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stacks: TextIO | int = stack_file(directory, context.name, os.getpid()).open("w")
+    except OSError:  # the disk takes no file: into the log, where there is one
+        stacks = 2
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
     faulthandler.enable()
 

@@ -32,12 +32,12 @@ from mesh.control import (
     listen,
     peer,
 )
+from workers.descriptors import CLIENTS
 
 if TYPE_CHECKING:
     from config.supervisor import SupervisorConfig
 
 IDLE_S = 2.0
-CLIENTS = 32
 ACCEPTED_A_TURN = 8
 USERS = 64  # whose rate is remembered
 PAUSE_S = 0.5  # without listening, where even the descriptor kept for that is gone

@@ -22,6 +22,7 @@ from config.worker_spec import WorkerSpec
 from mesh import Cell, Mesh, MeshError, ProcessIdentity
 from workers import evidence
 from workers.crash_report import own_report
+from workers.descriptors import require_room
 from workers.lifecycle import ALIVE, Action, Event, State, transition
 from workers.log_files import LogFiles
 from workers.memory import own_bytes
@@ -29,7 +30,7 @@ from workers.nursery import Nurseries
 from workers.predecessor import live_process, watch
 from workers.records import Incident, WorkerStatus, status_segment
 from workers.restart_policy import Death, Quarantine, decide, remembered
-from workers.spawn import Birth, end_strays, spawn, told
+from workers.spawn import Birth, end_strays, spawn, told, watch_child
 from workers.tracked import NEVER, Tracked
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ STARTING_LOOK_S = 0.005  # between two looks for the readiness of a worker that 
 PATIENT_LOOK_S = 0.05  # and of one that takes longer than
 QUICK_S = 1.0
 LONGEST_LOOK_S = 0.5
+PUT_OFF_S = 1.0  # until a start is tried again for which the host had no means
 MIB = 1 << 20
 
 
@@ -120,17 +122,31 @@ class Fleet:
         perform[action](worker)
 
     def _spawn(self, worker: Tracked) -> None:
-        worker.generation += 1
         number = worker.incident.number if worker.incident else 0
-        birth = Birth(worker.name, str(self._logs.path(worker.name)), worker.generation, number)
-        identity = self.nurseries.bear(worker.spec.nursery, birth)
-        if identity is None:
-            identity = ProcessIdentity.of(spawn(birth, self.settings))
+        generation = worker.generation + 1
+        birth = Birth(worker.name, str(self._logs.path(worker.name)), generation, number)
+        try:
+            require_room()
+            pid = self.nurseries.bear(worker.spec.nursery, birth) or spawn(birth, self.settings)
+            identity, pidfd = watch_child(pid)
+        except OSError as error:
+            self._put_off(worker, error.strerror or str(error))
+            return
+        worker.generation = generation
         worker.spawned_at = self._clock()
         worker.ready_at = NEVER
-        self._track(worker, identity, os.pidfd_open(identity.pid))
+        self._track(worker, identity, pidfd)
         self._watch_start(worker)
         self._journal.note("spawned", worker)
+
+    def _put_off(self, worker: Tracked, why: str) -> None:
+        """No process, no descriptor or no memory is to be had: no death, and tried again."""
+        reason = f"cannot be started now: {why}"
+        if worker.reason != reason:
+            worker.reason = reason
+            self._journal.event("put off", "error", worker, text=reason)
+        self.apply(worker, Event.PUT_OFF)
+        worker.deadline = self._clock() + PUT_OFF_S
 
     def _track(self, worker: Tracked, identity: ProcessIdentity, pidfd: int) -> None:
         worker.identity, worker.pidfd = identity, pidfd

@@ -20,7 +20,7 @@ class State(StrEnum):
     STOPPING = "stopping"
     RESTARTING = "restarting"  # being stopped on purpose, to start again at once
     STOPPED = "stopped"
-    BACKOFF = "backoff"  # dead, to be started again at a set time
+    BACKOFF = "backoff"  # dead or not born yet, to be started at a set time
     QUARANTINED = "quarantined"  # dead too often; only a reset starts it again
 
 
@@ -28,6 +28,7 @@ class Event(StrEnum):
     """What can happen to a worker."""
 
     START = "start"  # its dependencies are ready, or an operator wants it back
+    PUT_OFF = "put_off"  # a start that this host has no means for now
     ADOPTED = "adopted"  # a live process of it was found: an earlier daemon started it
     READY = "ready"  # its heartbeat says so
     EXITED = "exited"  # its death is confirmed
@@ -62,6 +63,7 @@ TRANSITIONS: Mapping[tuple[State, Event], tuple[State, Action]] = {
     (_S.WAITING, _E.ADOPTED): (_S.STARTING, _A.WATCH),
     (_S.WAITING, _E.STOP): (_S.STOPPED, _A.NOTHING),
     (_S.WAITING, _E.GIVE_UP): (_S.QUARANTINED, _A.ALARM),
+    (_S.STARTING, _E.PUT_OFF): (_S.BACKOFF, _A.NOTHING),
     (_S.STARTING, _E.READY): (_S.RUNNING, _A.ANNOUNCE),
     (_S.STARTING, _E.EXITED): (_S.BACKOFF, _A.HEAL),
     (_S.STARTING, _E.OUTGROWN): (_S.STARTING, _A.KILL),
@@ -96,6 +98,7 @@ TRANSITIONS: Mapping[tuple[State, Event], tuple[State, Action]] = {
 _ELSEWHERE = {
     _E.START: (_S.STARTING, _S.RUNNING, _S.RESTARTING, _S.QUARANTINED),
     _E.ADOPTED: tuple(s for s in State if s is not _S.WAITING),
+    _E.PUT_OFF: tuple(s for s in State if s is not _S.STARTING),
     _E.READY: tuple(s for s in State if s is not _S.STARTING),
     _E.EXITED: (_S.WAITING, _S.STOPPED, _S.BACKOFF, _S.QUARANTINED),
     _E.HUNG: tuple(s for s in State if s is not _S.RUNNING),

@@ -10,6 +10,7 @@ cut harder: only its last part is kept. Lines through the logger are limited bef
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,10 @@ class LogFiles:
         if now < self._next:
             return
         self._next = now + LOOK_S
-        for entry in os.scandir(self.directory):
+        entries: list[os.DirEntry[str]] = []
+        with contextlib.suppress(OSError):  # somebody cleared up: the next worker makes it again
+            entries += os.scandir(self.directory)
+        for entry in entries:
             if not entry.name.endswith(".log"):
                 continue
             try:

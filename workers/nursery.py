@@ -43,6 +43,7 @@ from setproctitle import setproctitle
 
 from mesh import ProcessIdentity
 from workers.base import rehearse, resolve
+from workers.descriptors import require_room
 from workers.spawn import Birth, become, leave_parent
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ class Nursery:
             self.due = NEVER
         return True
 
-    def bear(self, birth: Birth, now: float) -> ProcessIdentity | None:
-        """Give a waiting child its task; None when no child waits."""
+    def bear(self, birth: Birth, now: float) -> int | None:
+        """Give a waiting child its task, and its pid; None when no child waits."""
         while self._spares:
             identity, line = self._spares.pop(0)
             with line, contextlib.suppress(OSError):  # it has ended: the next one
@@ -146,7 +147,7 @@ class Nursery:
                 self.due = min(self.due, now + REFILL_AFTER_S + REFILL_S)
                 if not self._spares:  # the next one may be needed at any moment
                     self.refill(NEVER)
-                return identity
+                return identity.pid
         return None
 
     def refill(self, now: float) -> None:
@@ -214,7 +215,7 @@ class Nurseries:
         nursery = self._nurseries.get(group)
         return nursery is not None and not nursery.is_warm and nursery.due != NEVER
 
-    def bear(self, group: str, birth: Birth) -> ProcessIdentity | None:
+    def bear(self, group: str, birth: Birth) -> int | None:
         """Start a worker from its nursery; None: no child waits, start it the plain way."""
         nursery = self._nurseries.get(group)
         return None if nursery is None else nursery.bear(birth, self._clock())
@@ -237,7 +238,15 @@ class Nurseries:
 
     def _found(self, group: str) -> None:
         log = self._logs / f"nursery-{group}.log"
-        nursery = Nursery(group, self._settings, log, self._clock())
+        try:
+            require_room()
+            nursery = Nursery(group, self._settings, log, self._clock())
+        except OSError as error:
+            delay = self._later(group)
+            why = error.strerror or str(error)
+            text = f"nursery {group} cannot be started now: {why}; tried again in {delay:g} s"
+            self._tell("nursery", "warning", text)
+            return
         self._nurseries[group] = nursery
         self._selector.register(nursery, selectors.EVENT_READ, self._heard)
 
@@ -248,13 +257,21 @@ class Nurseries:
     def _lose(self, nursery: Nursery, how: str) -> None:
         """Bury a nursery; the next one comes soon, later when this one never got warm."""
         group = nursery.group
-        failures = 0 if nursery.was_warm else self._failures.get(group, 0) + 1
-        self._failures[group] = failures
-        delay = 0.0 if nursery.was_warm else min(AGAIN_S * 2.0**failures, AGAIN_MAX_S)
+        if nursery.was_warm:
+            self._failures[group] = 0
+            self._again[group], delay = self._clock(), 0.0
+        else:
+            delay = self._later(group)
         self._bury(nursery)
-        self._again[group] = self._clock() + delay
         text = f"nursery {group} (pid {nursery.pid}) {how}; the next one in {delay:g} s"
         self._tell("nursery", "warning", text)
+
+    def _later(self, group: str) -> float:
+        """Try again after a failure, and give in how many seconds: longer each time."""
+        self._failures[group] = failures = self._failures.get(group, 0) + 1
+        delay = min(AGAIN_S * 2.0**failures, AGAIN_MAX_S)
+        self._again[group] = self._clock() + delay
+        return delay
 
     def _bury(self, nursery: Nursery) -> None:
         del self._nurseries[nursery.group]

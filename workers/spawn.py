@@ -10,12 +10,15 @@ import contextlib
 import gc
 import os
 import resource
+import select
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from mesh import ProcessIdentity
 from workers.base import run_worker
 
 if TYPE_CHECKING:
@@ -51,6 +54,15 @@ def spawn(birth: Birth, settings: Settings) -> int:
         os._exit(70)
 
 
+def watch_child(pid: int) -> tuple[ProcessIdentity, int]:
+    """Give a new child's identity and a pidfd; raises OSError, and no such process lives on."""
+    try:
+        return ProcessIdentity.of(pid), os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)  # it is reaped as a stray
+        raise
+
+
 def become(birth: Birth, settings: Settings) -> NoReturn:
     """Be the worker in this process, within its limits."""
     gc.freeze()  # a collection would write to every page that is shared with the parent
@@ -78,7 +90,7 @@ def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
         os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # mappings need none
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    out = _open_log(log)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(out, 1)
@@ -86,6 +98,14 @@ def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
     for fd in {out, null} - {0, 1, 2}:
         os.close(fd)
     os.environ.pop("NOTIFY_SOCKET", None)
+
+
+def _open_log(log: Path) -> int:
+    """Open it for appending; where the disk takes no file, that costs the log, not the worker."""
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)  # somebody may have cleared up
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 def told(code: int) -> str:
@@ -112,6 +132,22 @@ def end_strays(known: set[int], groups: set[int]) -> list[int]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
     return killed
+
+
+def end_children(patience_s: float) -> None:
+    """Kill and reap every child, and what its end makes a child of ours, within `patience_s`.
+
+    To be called when nothing of it is wanted any more: who sees the end of this process finds
+    none of the others.
+    """
+    due = time.monotonic() + patience_s
+    while time.monotonic() < due:
+        end_strays(set(), set())
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                select.select([], [], [], 0.001)  # the kernel takes it down
+        except ChildProcessError:
+            return
 
 
 def _apply_limits(spec: WorkerSpec) -> None:

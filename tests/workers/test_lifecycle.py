@@ -28,11 +28,14 @@ def test_every_state_can_be_reached_and_left():
 
 
 def test_a_process_exists_only_between_spawn_and_exit():
-    """Only a start or an adoption enters the living states, only a confirmed death leaves them."""
+    """Only a start or an adoption enters the living states, only a confirmed death leaves them,
+    or a start that came to no process."""
     for (before, event), (after, action) in TRANSITIONS.items():
         if before not in ALIVE and after in ALIVE:
             assert action in {Action.SPAWN, Action.WATCH}
-        if before in ALIVE and after not in ALIVE:
+        if event is Event.PUT_OFF:
+            assert (before, action) == (State.STARTING, Action.NOTHING)
+        elif before in ALIVE and after not in ALIVE:
             assert event is Event.EXITED
             assert action in {Action.HEAL, Action.RELEASE}
 

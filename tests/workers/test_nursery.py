@@ -139,6 +139,34 @@ def test_hung_nursery_is_replaced(tmp_path):
         assert one.stop() == 0
 
 
+def of_session(leader):
+    """Processes of a daemon's session that still execute something (a zombie does not)."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            living = process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+            if os.getsid(process.pid) == leader and living:
+                found.append((process.pid, process.cmdline()))
+    return found
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("children", [0, 2])
+def test_nothing_outlives_the_daemon(tmp_path, children):
+    """Its nursery imports, or has children that wait and never listen: at the daemon's end no
+    process of it is left."""
+    deaf = WORKERS + (
+        '[workers.deaf]\nworker = "tests.sample_workers:Deaf"\nnursery = "plain"\n'
+        "stop_grace_s = 0.1\n"
+    )
+    with daemon(tmp_path, deaf) as one:
+        if children:
+            nursery = until("nursery", lambda: nursery_of(one))
+            until("children", lambda: waiting_in(one, nursery) >= children)
+        assert one.stop() == 0
+        assert of_session(one.process.pid) == []
+
+
 @pytest.mark.crash
 def test_nursery_is_rebuilt_after_a_change(tmp_path):
     """A changed configuration, and changed code of a worker that it has imported: begun again."""
