@@ -95,5 +95,12 @@ _BLANK = _blank_row()
 
 
 def occ_symbol(root: str, expiry: date, right: str, strike_thousandths: int) -> str:
-    """Give the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000."""
+    """Give the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000.
+
+    Raises ValueError for a root or a strike that does not fit.
+    """
+    if not 0 < strike_thousandths < 10**8 or not 0 < len(root) <= 6:
+        raise ValueError(
+            f"root {root!r} with strike {strike_thousandths / 1000:.15g} fits no OCC symbol"
+        )
     return f"{root.upper():<6}{expiry:%y%m%d}{right}{strike_thousandths:08d}"

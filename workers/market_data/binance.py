@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from workers.market_data.archive import BLOCK_ROWS, Rows, blank
+from workers.market_data.csv_stream import BOM
 from workers.market_data.files import Place, Stream, members
 from workers.records import SYMBOL_BYTES
 
@@ -31,31 +32,36 @@ LINE_BYTES: Final = 1 << 24
 _FORM: Final = '`<receive time in ns> {"stream": ..., "data": {...}}`'
 
 
+#: what a row can hold: a number of an update, and a time in ms that is one in ns too
+_Number = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) // 10**6)]
+
+
 class _Quote(msgspec.Struct, tag_field="e", tag="bookTicker"):
     s: str
     b: str
     B: str
     a: str
     A: str
-    u: int = -1
-    E: int = 0
-    T: int = 0
+    u: _Number = -1
+    E: _Milliseconds = 0
+    T: _Milliseconds = 0
 
 
 class _Trade(msgspec.Struct, tag_field="e", tag="trade"):
     s: str
     p: str
-    t: int = -1
-    E: int = 0
-    T: int = 0
+    t: _Number = -1
+    E: _Milliseconds = 0
+    T: _Milliseconds = 0
 
 
 class _Trades(msgspec.Struct, tag_field="e", tag="aggTrade"):
     s: str
     p: str
-    a: int = -1
-    E: int = 0
-    T: int = 0
+    a: _Number = -1
+    E: _Milliseconds = 0
+    T: _Milliseconds = 0
 
 
 class _Depth(msgspec.Struct, tag_field="e", tag="depthUpdate"):
@@ -68,7 +74,7 @@ class _Spot(msgspec.Struct):  # the spot market's bookTicker says neither kind n
     B: str
     a: str
     A: str
-    u: int = -1
+    u: _Number = -1
 
 
 class _Other(msgspec.Struct):
@@ -155,8 +161,8 @@ def _row(
     line: bytes, place: Place, number: int, books: dict[str, _Book]
 ) -> tuple[object, ...] | str:
     """Give the values of _FIELDS of a line, or the kind of a message that is no quote."""
-    received, _, text = line.removeprefix(b"\xef\xbb\xbf").partition(b" ")
-    if not received.isdigit() or len(received) != 19:
+    received, _, text = line.removeprefix(BOM).partition(b" ")
+    if not received.isdigit() or len(received) != 19 or int(received) >= 1 << 63:
         raise _wrong(place, number, f"begins with {received[:24]!r}")
     try:
         event = _decode(_UNWRAP.decode(text).data if b'"data"' in text[:200] else text)

@@ -16,11 +16,11 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 if TYPE_CHECKING:
-    from workers.market_data.files import Stream
+    from workers.market_data.files import Place, Stream
 
 PIECE_BYTES = 1 << 18
 LINE_BYTES = 1 << 24
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -66,11 +66,8 @@ def tables(stream: Stream, choose: Choose) -> Iterator[tuple[int, pa.Table]]:
 def _pieces(stream: Stream) -> Iterator[bytes]:
     """The bytes in pieces that end with a line, their line ends LF."""
     data = stream.read(PIECE_BYTES)
-    if data.startswith(_WIDE_BOMS):
-        raise stream.place.error(
-            "UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv"
-        )
-    held = data.removeprefix(_BOM)
+    refuse_wide(data, stream.place)
+    held = data.removeprefix(BOM)
     while data:
         data = stream.read(PIECE_BYTES)
         cut = max(held.rfind(b"\n"), held.rfind(b"\r", 0, len(held) - 1)) + 1
@@ -84,6 +81,12 @@ def _pieces(stream: Stream) -> Iterator[bytes]:
         held += data
     if held:
         yield unix_lines(held + b"\n")
+
+
+def refuse_wide(text: bytes, place: Place) -> None:
+    """Raise MarketDataError for the beginning of a text in UTF-16."""
+    if text.startswith(_WIDE_BOMS):
+        raise place.error("UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv")
 
 
 def unix_lines(piece: bytes) -> bytes:

@@ -41,7 +41,7 @@ _NAMES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
     "theta": (("theta", 365.0),),
     "rho": (("rho", 100.0),),
 }
-_ITEM: Final = re.compile(rb"'(\w+)': (-?[\d.eE+-]+)")
+_ITEM: Final = re.compile(rb"'(\w+)': ([^,}]+)")
 _GREEKS: Final = ("delta", "gamma", "vega", "theta", "rho")
 _EXPECTED: Final = f"columns {SYMBOL}, timestamp, and prices such as bid_price or best_bid_price"
 
@@ -80,18 +80,31 @@ def _rows(place: Place, line: int, table: pa.Table) -> Rows:
     for side in ("bid", "ask"):
         rows[side][rows[side] == 0.0] = np.nan
     if "greeks" in table.column_names:
-        _set_packed(rows, table["greeks"].to_pylist(), _GREEKS)
+        _set_packed(rows, table["greeks"].to_pylist(), _GREEKS, place, line)
     if "stats" in table.column_names:
-        _set_packed(rows, table["stats"].to_pylist(), ("volume",))
+        _set_packed(rows, table["stats"].to_pylist(), ("volume",), place, line)
     return rows
 
 
-def _set_packed(rows: Rows, texts: list[bytes | None], fields: tuple[str, ...]) -> None:
-    """Fields that a file keeps as the text of a dict, `{'vega': 0.94545, ...}`."""
+def _set_packed(
+    rows: Rows, texts: list[bytes | None], fields: tuple[str, ...], place: Place, line: int
+) -> None:
+    """Fields that a file keeps as the text of a dict, `{'vega': 0.94545, ...}`; None = absent."""
     found = [dict(_ITEM.findall(text or b"")) for text in texts]
     for field in fields:
         factor = _NAMES[field][0][1]
-        values: Numbers = np.array(
-            [float(items.get(field.encode(), "nan")) * factor for items in found]
-        )
+        values: Numbers = np.full(rows.size, np.nan)
+        for row, items in enumerate(found):
+            text = items.get(field.encode(), b"None").strip()
+            if text == b"None":
+                continue
+            try:
+                values[row] = float(text) * factor
+            except ValueError:
+                raise place.error(
+                    f"{field} = {text[:40].decode('utf-8', 'replace')!r}, not a number",
+                    expected="a number or None",
+                    remedy="correct the row",
+                    line=line + row,
+                ) from None
         set_numbers(rows, field, values)

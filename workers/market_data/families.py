@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from workers.market_data import binance, deribit, lean, tables
 from workers.market_data.archive import Rows, StreamedRows, no_beat
+from workers.market_data.csv_stream import BOM, refuse_wide
 from workers.market_data.errors import MarketDataError
 from workers.market_data.files import Place, members
 
@@ -26,7 +27,7 @@ FORMATS: Final = (
     "lean-option", "lean-equity", "lean-forex", "lean-crypto", "deribit", "binance", "table",
 )  # fmt: skip
 _SUFFIXES: Final = {".zip", ".gz", ".csv", ".parquet", ".jsonl", ".txt"}
-_BINANCE: Final = re.compile(rb"\s*\d{16,19} \{")
+_BINANCE: Final = re.compile(rb"\d{16,19} \{")
 _EXPECTED: Final = (
     "Lean zips, Deribit snapshots, Binance `<ns> <json>` lines, or a Parquet or CSV table with "
     "columns symbol, timestamp and prices"
@@ -119,22 +120,31 @@ def family_of(path: Path) -> str:
     for member in islice(members(path), 1):
         with suppress(MarketDataError):
             return f"lean-{lean.security(member.place)}"
-        if family := _by_text(member.read(1 << 16)):
+        text = member.read(1 << 16)
+        refuse_wide(text, member.place)
+        if family := _by_text(text):
             return family
+        found = f"begins with {_first_line(text)[:60]!r}" if text else "is empty"
         raise member.place.error(
-            f"{member.place.name!r} of no known kind", expected=_EXPECTED, remedy=_REMEDY
+            f"{member.place.name!r} of no known kind, it {found}",
+            expected=_EXPECTED,
+            remedy=_REMEDY,
         )
     raise Place(path).error("an archive without files", expected=_EXPECTED, remedy=_REMEDY)
 
 
 def _by_text(text: bytes) -> str:
     """The family of a text by its first line; empty for none that is known."""
-    if _BINANCE.match(text):
+    first = _first_line(text)
+    if _BINANCE.match(first):
         return "binance"
-    first = text.removeprefix(b"\xef\xbb\xbf").lstrip().replace(b"\r", b"\n").partition(b"\n")[0]
     names = {name.strip().strip(b'"') for name in first.split(b",")}
     if deribit.SYMBOL.encode() in names:
         return "deribit"
     if b"symbol" in names and names & {name.encode() for name in tables.TIMES}:
         return "table"
     return ""
+
+
+def _first_line(text: bytes) -> bytes:
+    return text.removeprefix(BOM).lstrip().replace(b"\r", b"\n").partition(b"\n")[0]

@@ -7,6 +7,7 @@ password) becomes a MarketDataError that names file and member.
 from __future__ import annotations
 
 import gzip
+import lzma
 import shutil
 import tempfile
 import zipfile
@@ -24,10 +25,12 @@ _IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db")
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
     gzip.BadGzipFile,
     RuntimeError,  # a member with a password
     NotImplementedError,  # a compression that Python does not know
+    OSError,  # bz2 says so, and a disk that fails
 )
 
 

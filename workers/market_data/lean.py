@@ -150,7 +150,11 @@ def describe(place: Place, kind: str = "") -> Series:
         midnight = moment_ns(parts["day"].encode(), zone) if "day" in parts else 0
         symbol = _option_symbol(parts) if found == "option" else parts["root"].upper()
     except ValueError as error:
-        raise place.error(str(error), expected="dates as YYYYMMDD") from error
+        raise place.error(
+            str(error),
+            expected="dates as YYYYMMDD, a root of up to 6 letters, strikes below 100,000",
+            remedy="give a file of contracts that have an OCC symbol",
+        ) from error
     return Series(
         place,
         symbol.encode(),

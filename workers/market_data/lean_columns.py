@@ -7,7 +7,7 @@ The files have no header: what a column is follows from the kind of file and the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
@@ -50,7 +50,7 @@ COLUMNS: Final[dict[str, dict[int, tuple[str, ...]]]] = {
 }
 _TEXT = {"exchange", "condition", "suspicious"}
 _PRICES = ("bid", "ask", "last")
-_DAY_MS = 90_000_000  # the longest day: 25 hours where clocks are put back
+_DAY_MS = 86_400_000  # what the clock shows: on the days it is changed too
 DAILY_S, HOUR_S = 86_400, 3600
 
 
@@ -117,9 +117,18 @@ class Series:
             raise self.place.error(
                 found, expected=f"milliseconds since midnight, 0 to {_DAY_MS}", line=line + row
             )
-        nanoseconds = np.round(milliseconds * 1e6).astype(np.int64)
-        times: np.ndarray[Any, Any] = self.midnight_ns + self.bar_s * 10**9 + nanoseconds
-        return times
+        return self._shown_at(milliseconds) + self.bar_s * 10**9
+
+    def _shown_at(self, milliseconds: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Give the moments, in ns, at which the clock of the zone shows so many ms of its day."""
+        midnight = datetime.fromtimestamp(self.midnight_ns // 10**9, self.zone)
+        if midnight.replace(hour=23).utcoffset() == midnight.utcoffset():
+            nanoseconds = np.round(milliseconds * 1e6).astype(np.int64)
+            times: np.ndarray[Any, Any] = self.midnight_ns + nanoseconds
+            return times
+        # the day that clocks are changed: an hour less or more has passed than they show
+        shown = [midnight + timedelta(milliseconds=ms) for ms in milliseconds.tolist()]
+        return np.array([round(moment.timestamp() * 1e6) * 10**3 for moment in shown], np.int64)
 
     def _dated_times(self, line: int, column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
         """Times of hourly and daily bars, `YYYYMMDD HH:MM`, at the end of the bar."""

@@ -33,6 +33,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: A column that explains more than this of the next move, or its sign more often, is no forecast.
 TOO_GOOD = 0.98
 LEAST_MOVES = 40  # fewer say nothing about look-ahead
+OUTLIERS = 0.05  # share of the moves, the largest, without which a correlation has to hold as well
 
 
 def check_provider(
@@ -145,8 +146,9 @@ def _no_look_ahead(states: Array, config: TradingConfig) -> None:
     features = market_features(states, config)[:-1].astype(float)
     names = _column_names()
     moves = {"the underlying": np.log(states["underlying"][1:] / states["underlying"][:-1])}
+    held = states["right"] != 0  # a slot that is filled has no move: its price was nobody's before
     for slot in range(SLOTS):
-        stays = ~states["rolled"][1:, slot] & (states["right"][1:, slot] != 0)
+        stays = ~states["rolled"][1:, slot] & held[1:, slot] & held[:-1, slot]
         move = np.where(stays, states["price"][1:, slot] - states["price"][:-1, slot], np.nan)
         moves[f"slot {slot}"] = move
     for what, move in moves.items():
@@ -154,24 +156,33 @@ def _no_look_ahead(states: Array, config: TradingConfig) -> None:
         if counted.sum() < LEAST_MOVES:
             continue
         for column, name in names.items():
-            known = features[counted, column]
-            if _tells(known, move[counted]):
+            seen = _tells(features[counted, column], move[counted])
+            if seen:
                 raise ContractViolation(
-                    f"{name} of a state tells the move of {what} to the next one: it looks ahead; "
-                    "use what was known at the state's time alone"
+                    f"{name} of a state tells the move of {what} to the next one: {seen} over "
+                    f"{int(counted.sum())} moves; it looks ahead: use what was known at the "
+                    "state's time alone"
                 )
 
 
-def _tells(known: Array, move: Array) -> bool:
-    """Whether `known` explains `move`, by value or by sign."""
+def _tells(known: Array, move: Array) -> str:
+    """How `known` tells `move`, by value or by sign; empty where it does not."""
     if known.std() < 1e-12 or move.std() < 1e-15:
-        return False
-    correlation = abs(float(np.corrcoef(known, move)[0, 1]))
+        return ""
+    ordinary = np.abs(move) <= np.quantile(np.abs(move), 1.0 - OUTLIERS)
+    correlations = [_correlation(known, move), _correlation(known[ordinary], move[ordinary])]
+    if min(map(abs, correlations)) > TOO_GOOD and correlations[0] * correlations[1] > 0:
+        return f"correlation {correlations[0]:.4f}, {correlations[1]:.4f} without the largest"
     centred = known - np.median(known) if (known > 0).all() or (known < 0).all() else known
     signs = np.sign(centred) == np.sign(move)
     both = (move > 0).any() and (move < 0).any()
     agreement = max(signs.mean(), 1.0 - signs.mean()) if both and (centred != 0).all() else 0.0
-    return correlation > TOO_GOOD or agreement > TOO_GOOD
+    return f"the sign of {agreement:.1%}" if agreement > TOO_GOOD else ""
+
+
+def _correlation(known: Array, move: Array) -> float:
+    constant = known.std() < 1e-12 or move.std() < 1e-15
+    return 0.0 if constant else float(np.corrcoef(known, move)[0, 1])
 
 
 def _column_names() -> dict[int, str]:

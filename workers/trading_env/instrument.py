@@ -58,14 +58,6 @@ def root_of(symbol: str) -> str:
         return symbol.strip()
 
 
-def occ_symbol(root: str, expiry: dt.date, right: int, strike: float) -> str:
-    """Write an OCC symbol. Raises ValueError for a strike or root that does not fit."""
-    thousandths = round(strike * 1000)
-    if not 0 < thousandths < 10**8 or not 0 < len(root) <= 6:
-        raise ValueError(f"root {root!r} or strike {strike} does not fit an OCC symbol")
-    return f"{root:<6}{expiry:%y%m%d}{'C' if right > 0 else 'P'}{thousandths:08d}"
-
-
 def _occ(symbol: str) -> Instrument | None:
     match = _OCC.match(symbol.strip())
     if match is None:

@@ -16,6 +16,7 @@ from workers.records import MARKET_DTYPE, SLOTS, TICK_DTYPE
 from workers.trading_env.errors import BadMarketData, UnknownSymbol
 from workers.trading_env.indicators import Indicators, Session
 from workers.trading_env.instrument import parse
+from workers.trading_env.market_block import LARGEST, SMALLEST
 from workers.trading_env.parity import implied_underlying
 from workers.trading_env.pricing import YEAR_NS, greeks, implied_volatility
 from workers.trading_env.slots import EMPTY, Chain, SlotChoice
@@ -89,6 +90,21 @@ class MarketState:
     def known(self) -> int:
         """Number of option contracts known."""
         return self._used
+
+    @property
+    def lacking(self) -> str:
+        """What is known of the market, for whoever asks why there is no state of it."""
+        quotes = self._quotes[: self._used]
+        lives = quotes["expiry"] > self.ts_event
+        with np.errstate(invalid="ignore"):
+            quoted = (quotes["bid"] > 0) & (quotes["ask"] >= quotes["bid"])
+        found = (
+            f"{self._used} options known, {int(lives.sum())} of them before their expiry, "
+            f"{int((lives & quoted).sum())} of these with a sane two-sided quote, underlying price "
+            f"{self.underlying:.10g}"
+        )
+        others = sorted(self.refused)[:3]
+        return found + (f", symbols that are no options: {others}" if others else "")
 
     def take(self, ticks: Array) -> int:
         """Take up rows of TICK_DTYPE (or of the quotes table), and give how many were used.
@@ -165,7 +181,7 @@ class MarketState:
                 self.refused.add(symbol)
             return self._not_ours(symbol)
         self.root = self.root or option.root
-        if option.root != self.root:
+        if option.root != self.root or not SMALLEST < option.strike < LARGEST:
             return self._not_ours(symbol)
         if self._used == len(self._quotes):
             self._quotes = np.concatenate([self._quotes, np.zeros_like(self._quotes)])
@@ -190,7 +206,7 @@ class MarketState:
         bid, ask, last = own["bid"], own["ask"], own["last"]
         with np.errstate(invalid="ignore"):
             middle = np.where((bid > 0) & (ask >= bid), 0.5 * (bid + ask), last)
-            sane = np.isfinite(middle) & (middle > 0)
+            sane = (middle > SMALLEST) & (middle < LARGEST)
         if sane.any():
             row = int(np.flatnonzero(sane)[-1])
             self._set_underlying(float(middle[row]), int(own["ts_event"][row]), OWN)
@@ -215,7 +231,7 @@ class MarketState:
         self._volume += float(np.where(known, np.maximum(traded, 0), 0).sum())
         for name in ("bid", "ask"):
             value = ticks[name]
-            sane = np.isfinite(value) & (value >= 0) & (value < 1e12)
+            sane = (value >= 0) & (value < LARGEST)
             self._quotes[name][rows] = np.where(sane, value, np.nan)
         for name in ("bid_size", "ask_size"):
             size = ticks[name]
@@ -227,7 +243,7 @@ class MarketState:
         self.ts_event = max(self.ts_event, int(ticks["ts_event"].max()))
         price = ticks["underlying_price"]
         with np.errstate(invalid="ignore"):
-            sane = np.isfinite(price) & (price > 0)
+            sane = (price > SMALLEST) & (price < LARGEST)
         recent = np.flatnonzero(sane & (ticks["ts_event"] >= self.ts_event - REFERENCE_NS))
         if recent.size:
             expiry, times = self._quotes["expiry"][rows[recent]], ticks["ts_event"][recent]
@@ -249,7 +265,7 @@ class MarketState:
             rate=self.config.interest_rate,
             dividend=self.config.dividend_yield,
         )
-        if spot is not None:
+        if spot is not None and SMALLEST < spot < LARGEST:
             self.underlying = spot
 
     def _chain(self, quotes: Array) -> tuple[Chain, Array]:
@@ -258,7 +274,7 @@ class MarketState:
         bid, ask = quotes["bid"] * unit, quotes["ask"] * unit
         fresh = self.ts_event - quotes["ts_event"] <= self.config.stale_s * 1e9
         with np.errstate(invalid="ignore"):
-            quoted = fresh & (bid > 0) & (ask >= bid)
+            quoted = fresh & (bid > 0) & (ask >= bid) & (ask < LARGEST)
         mid = np.where(quoted, 0.5 * (bid + ask), np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = np.where(quoted, (ask - bid) / mid, 0.0)

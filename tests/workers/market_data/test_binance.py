@@ -56,10 +56,18 @@ def test_quotes_and_trades_become_rows(tmp_path):
         QUOTE[20:],
         f"{NS} []",
         QUOTE.replace("BTCUSDT", "B" * 40),
+        QUOTE.replace("1723161256313", "9223372036855"),
+        QUOTE.replace("1723161256314", "99999999999999999999"),
+        QUOTE.replace('"u":7', '"u":9223372036854775808'),
+        TRADE.replace('"t":9', '"t":-2'),
+        QUOTE.replace(str(NS), "9999999999999999999"),
+        QUOTE.replace('"61800.20"', "null"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, line):
-    """No receive time, cut JSON, missing fields, words for numbers: the line's number is said."""
+    """No receive time, cut JSON, missing fields, words for numbers, times and numbers beyond what
+    64 bits of nanoseconds hold: the line's number is said.
+    """
     path = tmp_path / "a.txt"
     path.write_text(f"{QUOTE}\n\n{line}\n")
     with pytest.raises(MarketDataError, match=r"line 3: .*expected `<receive time in ns>"):

@@ -18,6 +18,10 @@ HISTORY = (
     "open_interest,volume\n"
     "2026-01-01T09:18:35.173006+00:00,BTC-3JAN26-88000-C,87834.3,0.0085,,0.33,0.47,25.5,255.3,7\n"
 )
+SNAPSHOT = (
+    "instrument_name,timestamp,best_bid_price,greeks\n"
+    'BTC-22MAY20-9250-P,1590103193775,0.02,"{{{}}}"\n'
+)
 
 
 def rows_of(path):
@@ -48,6 +52,8 @@ def test_history_is_read_in_our_units(tmp_path):
         (HISTORY + "2026-01-01T00:00:00Z,,1,1,1,1,1,1,1,1\n", "line 3: symbol ''"),
         (HISTORY + "2026-01-01T00:00:00Z,BTC-3JAN26-1-C,1,1\n", "line 3: 4 columns"),
         (HISTORY + "2026-01-01T00:00:00Z,B,1,x,1,1,1,1,1,1\n", "line 3: bid_price = 'x'"),
+        (SNAPSHOT.format("'vega': --"), "line 2: vega = '--', not a number"),
+        (SNAPSHOT.format("'delta': 0.1, 'rho': 1e5e"), "line 2: rho = '1e5e', not a number"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words):
@@ -57,6 +63,15 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words):
     with pytest.raises(MarketDataError) as caught:
         rows_of(path)
     assert words in str(caught.value)
+
+
+def test_packed_greeks_are_read_and_none_is_absent(tmp_path):
+    """The text of a dict, as the exchange's own snapshots hold it."""
+    path = tmp_path / "a.csv"
+    path.write_text(SNAPSHOT.format("'vega': 0.5, 'theta': -2e0, 'rho': None"))
+    row = rows_of(path)[0]
+    assert (row["vega"], row["theta"]) == (50.0, -730.0)
+    assert np.isnan([row["rho"], row["delta"]]).all()
 
 
 def black_76(rows):

@@ -45,6 +45,26 @@ def test_a_folder_is_read_file_after_file_from_any_position(tmp_path):
     assert np.concatenate(list(one.blocks()))["ts_event"].tolist() == [2 * 10**9] * 2
 
 
+def test_a_mark_before_binance_lines_is_passed_over(tmp_path):
+    """A byte order mark and empty lines in front change nothing."""
+    path = tmp_path / "a.txt"
+    path.write_text('\ufeff\n\n1723161255030314667 {"e":"markPriceUpdate"}\n')
+    assert family_of(path) == "binance"
+
+
+def test_what_a_stranger_begins_with_is_said(tmp_path):
+    """An empty file, another spelling of a header, UTF-16: the error shows what was found."""
+    path = tmp_path / "a.csv"
+    for data, says in (
+        (b"", "it is empty"),
+        (b"Symbol;Timestamp\nA;1\n", "it begins with b'Symbol;Timestamp'"),
+        ("symbol,timestamp,bid\n".encode("utf-16"), "UTF-16 text.*convert it with iconv"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(MarketDataError, match=says):
+            open_archive(path, spill=tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "\0\1\2", "hello\n", '{"e":"trade"}\n', "a,b\n1,2\n"])
 def test_strangers_are_refused_with_what_is_known(tmp_path, text):
     """An empty, binary or unknown file: refused with the list of families and what to set."""

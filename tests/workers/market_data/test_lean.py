@@ -76,6 +76,11 @@ def test_rows_are_merged_with_their_sides_and_times(tmp_path):
         ({CALL: f"{ROW}\n\n{ROW.replace('400', 'four')}\n"}, "line 3: ask = 'four', not a number"),
         ({CALL: ",1,1,1,1,1,1,1,1,1,1\n"}, "line 1: a row without a time"),
         ({CALL: f"{ROW}\n{ROW.replace('34200000', '99000000')}"}, "line 2: time 99000000"),
+        ({CALL: ROW.replace("34200000", "86400000")}, "line 1: time 86400000"),
+        ({CALL: ROW.replace("34200000", "-1")}, "line 1: time -1"),
+        ({CALL: f"time,bo,bh,bl,bid,bs,ao,ah,al,ask,as\n{ROW}"}, "line 1: time = 'time'"),
+        ({CALL.replace("51000000", "1000000000"): ROW}, "strike 100000 fits no OCC symbol"),
+        ({CALL.replace("spx", "longname"): ROW}, "root 'longname'"),
         ({CALL.replace("0311", "1399"): ROW}, "YYYYMMDD"),
         ({CALL: ROW, f"again/{CALL}": ROW}, "symbol 'SPX   240419C05100000' again"),
         ({}, "no rows"),
@@ -119,6 +124,43 @@ def test_cut_and_damaged_zips_are_refused(tmp_path):
     path.write_bytes(good[:200] + bytes([good[200] ^ 1]) + good[201:])
     with pytest.raises(MarketDataError, match="CRC"):
         open_archive(path, spill=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+@pytest.mark.parametrize("from_end", [False, True])
+def test_a_damaged_byte_is_an_error_of_the_file_or_nothing(tmp_path, method, from_end):
+    """One bit anywhere in a zip of any compression: the rows as they were, or the file is named."""
+    path = tmp_path / "20240311_quote_american.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(CALL, "\n".join([ROW] * 300))
+    good = path.read_bytes()
+    whole = rows_of(open_archive(path, spill=tmp_path)).tobytes()
+    dice = np.random.default_rng(method)
+    refused = 0
+    for place in dice.integers(0, min(len(good), 400), 60):
+        at = len(good) - 1 - place if from_end else place
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << dice.integers(8)]) + good[at + 1 :])
+        try:
+            assert rows_of(open_archive(path, spill=tmp_path)).tobytes() == whole
+        except MarketDataError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017 - as it was, or refused
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("day", "opens"), [("20240310", "2024-03-10T13:31"), ("20241103", "2024-11-03T14:31")]
+)
+def test_a_row_has_the_time_of_the_clock_on_days_that_clocks_are_changed(tmp_path, day, opens):
+    """Half past nine on the clock: 8.5 or 10.5 hours after midnight where others have 9.5."""
+    early = ROW.replace("34200000", "3600000")
+    chain(tmp_path, {CALL.replace("20240311", day): f"{early}\n{ROW}\n"})
+    rows = rows_of(open_archive(tmp_path, spill=tmp_path))
+    midnight_utc = opens[:11] + ("05:00" if day == "20240310" else "04:00")
+    first = nanoseconds(midnight_utc) + 3660 * 10**9
+    assert rows["ts_event"].tolist() == [first, nanoseconds(opens)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -115,6 +115,38 @@ def test_look_ahead_is_found(by):
         check_provider(Broken(states=states))
 
 
+def test_a_slot_that_is_filled_has_no_move():
+    """From empty to a contract at 150 is no move of a price, though its greeks change with it."""
+    states = market(5, 200)
+    states["rolled"] = False
+    states["previous_price"], states["previous_half_spread"] = states["price"], 0.0
+    states["greeks"][:, 4], states["price"][:, 4] = 0.5, 150.0 + states["price"][:, 4]
+    states["bid"][:, 4] = states["ask"][:, 4] = states["price"][:, 4]
+    states["previous_price"][:, 4] = states["price"][:, 4]
+    for name in ("price", "previous_price", "strike", "right", "greeks", "expiry"):
+        states[name][:90, 4] = 0
+    states["contract"][:90, 4], states["tradeable"][:90, 4] = b"", False
+    assert check_provider(Broken(states=states)) > 150
+
+
+def test_one_leap_alone_is_no_look_ahead():
+    """A single move of fifty times the others at a flag of its time: no rule follows from one."""
+    states = market(5, 200)
+    states["underlying"] = 100.0 * (1 + 1e-5 * np.cumsum(np.sin(np.arange(200.0))))
+    states["underlying"][100:] *= 1.05
+    states["indicators"][:, 7] = 0.0
+    states["indicators"][99, 7] = 1.0
+    assert check_provider(Broken(states=states)) == 200
+
+
+def test_a_refusal_says_what_was_seen():
+    """The correlation, with and without the largest moves, and over how many moves it is."""
+    states = market(5, 120)
+    states["indicators"][:-1, 7] = np.diff(np.log(states["underlying"])) * 20
+    with pytest.raises(ContractViolation, match=r"correlation 1\.0000, 1\.0000 .* over 119 moves"):
+        check_provider(Broken(states=states))
+
+
 def test_what_is_no_provider_is_named():
     """An object without the two methods, an episode of one state."""
     with pytest.raises(ContractViolation, match="advance"):

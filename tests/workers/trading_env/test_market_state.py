@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from config.trading import SlotsConfig, SlotTarget, TradingConfig
 from tests.workers.trading_env.markets import market
+from workers.market_data.archive import occ_symbol
 from workers.records import SLOTS, TICK_DTYPE
 from workers.trading_env.errors import BadMarketData, CorporateAction
-from workers.trading_env.instrument import occ_symbol
 from workers.trading_env.market_block import MarketBlock
 from workers.trading_env.market_state import MarketState
 from workers.trading_env.portfolio import Reason
@@ -43,7 +43,7 @@ def quotes(at, *rows, underlying=100.0):
 
 def symbol(strike, right=1, day=FRIDAY):
     """An OCC symbol on ABC."""
-    return occ_symbol("ABC", day, right, strike)
+    return occ_symbol("ABC", day, "C" if right > 0 else "P", round(strike * 1000))
 
 
 def state_of(config=None):

@@ -11,6 +11,7 @@ import numpy as np
 
 from workers.market_data.families import open_archive
 from workers.trading_env.archive import holds_states, read_states
+from workers.trading_env.errors import TradingEnvError
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def states_of_file(
         return read_states(path)
     with tempfile.TemporaryDirectory(prefix="tradingmesh-") as spill:
         archive = open_archive(path, date=date, spill=Path(spill))
-        return states_of_ticks(archive.blocks(), config, interval_s=interval_s, root=root)
+        try:
+            return states_of_ticks(archive.blocks(), config, interval_s=interval_s, root=root)
+        except TradingEnvError as error:
+            raise type(error)(f"{path} ({archive.name}): {error}") from error
 
 
 def file_provider(

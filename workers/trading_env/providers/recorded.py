@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from config.trading import TradingConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
+#: Of the ticks of a file, whose times are not believed: a feed has wrong clocks, a file of which
+#: this much is passed over is not in order.
+DISBELIEVED = 0.2
 
 
 class RecordedProvider:
@@ -109,15 +112,24 @@ def states_of_ticks(
     """Market states (T,) of ticks (batches of TICK_DTYPE in the order of their arrival).
 
     The same code as the live feeder's: a state whenever event time advanced by `interval_s`.
+    Raises NoMarketData, and BadMarketData where most ticks are not in the order of their time.
     """
     market = MarketState(config, root=root)
     pacer = StatePacer(market, interval_s)
-    found = [market.state() for batch in batches for _ in pacer.feed(batch)]
+    found, ticks = [], 0
+    for batch in batches:
+        ticks += len(batch)
+        found += [market.state() for _ in pacer.feed(batch)]
+    if pacer.dropped > DISBELIEVED * ticks:
+        raise BadMarketData(
+            f"{pacer.dropped} of {ticks} ticks have a time before 1980, behind 2200, or a day or "
+            "more from those beside them; correct the times, or sort the ticks by them"
+        )
     found.append(market.state())
     states = [state for state in found if state is not None]
     if not states:
         raise NoMarketData(
-            f"no market state could be made: {market.known} options known, underlying price "
-            f"{market.underlying}; the ticks must hold quotes of options and of their underlying"
+            f"no market state could be made of {ticks} ticks: {market.lacking}; they must hold "
+            "quotes of options that have not expired, and of their underlying"
         )
     return np.stack(states)

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from config.trading import TradingConfig
+from workers.market_data.archive import occ_symbol
 from workers.records import TICK_DTYPE
-from workers.trading_env.instrument import occ_symbol, parse
+from workers.trading_env.instrument import parse
 from workers.trading_env.pricing import YEAR_NS, black_scholes
 from workers.trading_env.pricing import greeks as greeks_of
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
@@ -80,10 +81,10 @@ class SyntheticChain:
         # a day must be left when the next chain is listed, a day before its expiry
         friday += dt.timedelta(days=7 if (friday - day).days < 2 else 0)
         names = [
-            occ_symbol(ROOT, friday + dt.timedelta(days=7 * week), right, strike)
+            occ_symbol(ROOT, friday + dt.timedelta(days=7 * week), right, round(strike * 1000))
             for week in range(self.expiries)
             for strike in self.strikes
-            for right in (1, -1)
+            for right in "CP"
         ]
         found = [parse(name) for name in names]
         chain = np.zeros(
