@@ -1,14 +1,17 @@
 """Time to the first output of `meshctl` commands, from the start of the process.
 
-The peer is the least a Python program pays that reads numpy records: `import numpy`, then a line;
-the limit is Python's own start. Commands and peers run in turn, so that a busy host is fair to
-all; the mesh has the segments of a loop with two trainers.
+Of `top` it is the time to its first whole frame on a terminal. The peer is the least a Python
+program pays that reads numpy records: `import numpy`, then a line; the limit is Python's own start.
+Commands and peers run in turn, so that a busy host is fair to all; the mesh has the segments of a
+loop with two trainers. Commands that ask the daemon are measured on a daemon of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -24,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mesh import Mesh
 from tests.ctl.conftest import Loop
+from tests.daemons import Daemon, until
 from workers.records import TICK_DTYPE, policy_segment
 
 ROUNDS = 15
@@ -32,6 +36,15 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = ("--help", "status", "status --format json", "segments", "show ticks", "show quotes",
             "show policy/td3-1", "tail ticks --no-follow", "locks", "events", "doctor",
             "completion bash", "words workers")  # fmt: skip
+ASKING = ("status --wait-ready 60", "top", "stop second", "start second", "restart first",
+          "reset first", "break-lock free", "reload")  # fmt: skip
+WORKERS = """
+[workers.first]
+worker = "tests.sample_workers:Counting"
+[workers.second]
+worker = "tests.sample_workers:Counting"
+required = false
+"""
 
 
 def loop(path: Path) -> list[object]:
@@ -73,25 +86,59 @@ def first_output_ms(command: list[str]) -> float:
     return elapsed / 1e6
 
 
-def measure(ctl: list[str], load: str) -> None:
+def first_frame_ms(command: list[str]) -> float:
+    """Milliseconds from the start of a process to the end of what it first draws on a terminal."""
+    began = time.perf_counter_ns()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(command[0], command, {**os.environ, "TERM": "xterm-256color"})
+    drawn = b""
+    while b"\x1b[J" not in drawn:  # what follows the last line of a frame
+        drawn += os.read(terminal, 1 << 16)
+    elapsed = time.perf_counter_ns() - began
+    os.write(terminal, b"q")
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        with contextlib.suppress(OSError):  # its end was closed
+            os.read(terminal, 1 << 16)
+    os.close(terminal)
+    return elapsed / 1e6
+
+
+def measure(ctl: list[str], load: str, commands: tuple[str, ...] = COMMANDS) -> None:
     """Print one JSON line a command; commands and peers run in turn."""
     peers = {
         "python": [sys.executable, "-c", "print(1)"],
         "numpy": [sys.executable, "-c", "import numpy; print(1)"],
     }
-    runs = {**peers, **{name: [*ctl, *name.split()] for name in COMMANDS}}
+    runs = {**peers, **{name: [*ctl, *name.split()] for name in commands}}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, command in runs.items():
-            times[name].append(first_output_ms(command))
+            timed = first_frame_ms if name == "top" else first_output_ms
+            times[name].append(timed(command))
     limit, peer = median(times["python"]), median(times["numpy"])
-    for name in COMMANDS:
+    for name in commands:
         value = median(times[name])
         print(json.dumps({
             "bench": f"ctl.first_output{load} {name}", "value": round(value, 1), "unit": "ms",
             "p90": round(quantiles(times[name], n=10)[8], 1), "limit": round(limit, 1),
             "peer": round(peer, 1), "ratio": round(value / peer, 2), "promise": PROMISE_MS,
         }))  # fmt: skip
+
+
+def ask_a_daemon(script: str) -> None:
+    """Measure the commands that ask a daemon, on one that has nothing else to do."""
+    with tempfile.TemporaryDirectory() as directory:
+        one = Daemon(directory, WORKERS)
+        try:
+            one.start()
+            until("ready", lambda: one.status()["ready"])
+            free = one.mesh.lock("free")
+            free.acquire(1.0)
+            free.release()
+            measure([script, "--mesh", str(one.mesh_path)], ".daemon", ASKING)
+        finally:
+            one.clean()
 
 
 def main() -> None:
@@ -113,6 +160,7 @@ def main() -> None:
             writer.wait()
         shutil.rmtree(path)
     del kept
+    ask_a_daemon(str(script))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,18 @@ MUTATIONS = [
         "    /* pairs with the release fence in mesh_slots_begin", ORDERS,
     ),
     Mutation(
+        "I1", "a heartbeat and the name of its row are taken of two versions",
+        CORE + "heartbeat.h",
+        "    if (mesh_load(&head->version) != (uint64_t)version) return MESH_BUSY;\n",
+        "", FENCED,
+    ),
+    Mutation(
+        "I1", "a row gets another name before it is nobody's",
+        CORE + "heartbeat.h",
+        "        if (!mesh_heart_publish(t, row, *lease, &nobody)) return MESH_HEART_LOST;",
+        "        (void)nobody;", KILLED,
+    ),
+    Mutation(
         "I2", "one slot instead of two",
         CORE + "seqlock.h", "(version % s->count) * s->stride", "(version & 0) * s->stride", KILLED,
     ),

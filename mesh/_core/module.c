@@ -5,6 +5,7 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include "py_heartbeat.h"
 #include "py_lock.h"
 #include "py_mapping.h"
 #include "py_records.h"

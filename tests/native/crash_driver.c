@@ -3,7 +3,8 @@
  *   kill    SIGKILL at instruction k, for every k: readers get the last published or the new value
  *           whole, at the first attempt; the next writer goes on; a lock can be broken. (I1, I2, I3, I5)
  *   fence   stopped at instruction k, its lease taken, let go again: what readers see does not
- *           change any more. (I3)
+ *           change any more. A reader of a heartbeat that is stopped while the row gets another
+ *           name is told one of both whole, or to try again. (I1, I3)
  *
  * Usage: crash_driver kill|fence [SCENARIO]. Prints "SCENARIO: N of N" each and the sum; exit code
  * 1 if a point failed. Counted are the instructions of the write itself. For x86-64 (registers,
@@ -19,6 +20,7 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
+#include "heartbeat.h"
 #include "lease.h"
 #include "ring.h"
 #include "seqlock.h"
@@ -238,6 +240,94 @@ static const char *table_check(void) {
     (void)mesh_slots_read(&s, value, sizeof value, &bytes);
     return filled(value, sizeof value, 4) ? NULL : "the next writer does not go on";
 }
+
+/* A process of a heartbeat row is known by its name, and everything in its beat tells which it is. */
+static mesh_table hearts(void) {
+    return (mesh_table){control(), NULL, 0, segment + DATA, 64 + 2 * 192, 192, 4, 0};
+}
+static mesh_heartbeat pulse(uint32_t pid, uint64_t n) {
+    mesh_heartbeat b = {pid, 1 + pid % 3, pid * 11, (int64_t)n, 7, n, n * 3, (int64_t)n, n & 1, {0}};
+    fill(b.detail, sizeof b.detail, pid + n);
+    return b;
+}
+static void heart_claim(uint64_t row, uint32_t pid, uint64_t *mine) {
+    uint8_t key[MESH_KEY_BYTES];
+    key_of(key, pid);
+    mesh_heartbeat b = pulse(pid, 0);
+    mesh_table t = hearts();
+    (void)mesh_heart_claim(&t, row, key, &b, mine);
+}
+static uint64_t heart_lease;
+static void hearts_prepare(void) {
+    uint64_t other;
+    begin();
+    heart_claim(0, 1, &heart_lease);
+    heart_claim(1, 9, &other);
+}
+static void heart_beat_path(void) {
+    mesh_heartbeat b = pulse(1, 5);
+    mesh_table t = hearts();
+    *phase = 1;
+    (void)mesh_heart_publish(&t, 0, heart_lease, &b);
+}
+static void heart_path(uint64_t row, uint32_t pid) {
+    uint64_t mine;
+    *phase = 1;
+    heart_claim(row, pid, &mine);
+}
+static void heart_again_path(void) { heart_path(0, 1); }
+static void heart_rename_path(void) { heart_path(0, 2); }
+static void heart_add_path(void) { heart_path(2, 2); }
+/* Whose row it is, told by name and beat alike: 0 = nobody's, -1 = a mix, -2 = not to be read. */
+static int heart_of(const mesh_heartbeat *b, const uint8_t *key) {
+    uint8_t wanted[MESH_KEY_BYTES] = {0};
+    mesh_heartbeat whole = {0};
+    if (b->pid != 0) {
+        key_of(wanted, b->pid);
+        whole = pulse(b->pid, b->beats);
+    }
+    int same = memcmp(key, wanted, sizeof wanted) == 0 && memcmp(b, &whole, sizeof whole) == 0;
+    return same ? (int)b->pid : -1;
+}
+static int heart_in(uint64_t row) {
+    mesh_heartbeat b;
+    uint8_t key[MESH_KEY_BYTES];
+    mesh_table t = hearts();
+    if (row >= mesh_table_rows(&t)) return 0;
+    return mesh_heart_read(&t, row, &b, key) < 0 ? -2 : heart_of(&b, key);
+}
+static const char *hearts_check(void) {
+    int first = heart_in(0), third = heart_in(2);
+    uint64_t mine;
+    if (first < 0 || third < 0) return "a name with the beat of another one";
+    if (first > 2 || (third != 0 && third != 2) || heart_in(1) != 9) return "a row of somebody else";
+    heart_claim(0, 3, &mine);
+    heart_claim(2, 4, &mine);
+    return heart_in(0) == 3 && heart_in(2) == 4 && heart_in(1) == 9 ? NULL
+                                                                     : "the next one cannot claim";
+}
+static const char *heart_beat_check(void) {
+    int first = heart_in(0);
+    return (first == 1 || first == 2) && heart_in(1) == 9 ? NULL : "not the row of its owner";
+}
+/* What a reader was told, where the parent sees it. */
+typedef struct {
+    int64_t version;
+    mesh_heartbeat beat;
+    uint8_t key[MESH_KEY_BYTES];
+} heart_told;
+static heart_told *told(void) { return (heart_told *)(void *)(segment + SIZE - 2 * MESH_PAGE); }
+static void heart_read_path(void) {
+    mesh_table t = hearts();
+    *phase = 1;
+    told()->version = mesh_heart_read(&t, 0, &told()->beat, told()->key);
+}
+static const char *heart_read_check(void) {
+    if (told()->version == 0) return heart_in(0) > 0 ? NULL : "killed reader"; /* it said nothing */
+    if (told()->version == MESH_BUSY) return NULL;
+    return heart_of(&told()->beat, told()->key) >= 0 ? NULL : "a name with the beat of another one";
+}
+
 /* --- tensors --------------------------------------------------------------------------------- */
 
 static uint8_t weights[3][BULK];
@@ -364,6 +454,11 @@ static const scenario scenarios[] = {
     {"Ring.publish batch with state, checksum", checked_prepare, ring_wrap_state, ring_state_check},
     {"Table.write", table_prepare, table_path, table_check},
     {"Table.write new key", table_prepare, table_add_path, table_check},
+    {"Heartbeat.beat", hearts_prepare, heart_beat_path, heart_beat_check},
+    {"Heartbeats.claim again", hearts_prepare, heart_again_path, hearts_check},
+    {"Heartbeats.claim new row", hearts_prepare, heart_add_path, hearts_check},
+    {"Heartbeats.claim under another name", hearts_prepare, heart_rename_path, hearts_check},
+    {"Heartbeats.rows", hearts_prepare, heart_read_path, heart_read_check},
     {"Tensors.publish", tensors_prepare, tensors_path, tensors_check},
     {"SpinLock.acquire and release", lock_prepare, lock_path, lock_check},
     {"SpinLock claim of an entry", lock_prepare, claim_path, lock_check},
@@ -480,6 +575,7 @@ static const char *fence_point(const scenario *s, pid_t child) {
     take(2);
     mesh_table t = table();
     if (s->prepare == table_prepare) (void)mesh_table_repair(&t, lease());
+    if (s->prepare == hearts_prepare) heart_rename_path();
     mesh_control *c = control();
     uint64_t published = c->published, at = c->lease, version = 0;
     if (s->prepare == table_prepare) version = mesh_row_of(&t, 0)->version;
@@ -488,6 +584,7 @@ static const char *fence_point(const scenario *s, pid_t child) {
     if (c->published != published || c->lease != at) return "published after its lease was taken";
     if (s->prepare == table_prepare && mesh_row_of(&t, 0)->version != version)
         return "committed a row after its lease was taken";
+    if (s->prepare == hearts_prepare && heart_in(0) != 2) return "beats in the row of another one";
     return s->check();
 }
 
@@ -529,6 +626,7 @@ int main(int count, char **arguments) {
         const scenario *s = &scenarios[i];
         if (count > 2 && strcmp(arguments[2], s->name) != 0) continue;
         if (fence && (s->check == lock_check || s->check == lease_check)) continue;
+        if (fence && s->check == hearts_check) continue; /* claims have the directory's lock */
         fine &= run(s, fence);
         fflush(stdout);
     }
