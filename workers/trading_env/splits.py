@@ -49,16 +49,51 @@ def walk_forward(
     for fold in range(folds):
         start, stop = int(edges[fold + 1]), int(edges[fold + 2])
         first = 0 if expanding else int(edges[fold])
-        latest = int(ts_event[start]) - int(embargo_s * 1e9) if start < len(ts_event) else 0
-        end = min(start, int(np.searchsorted(ts_event, latest, side="right")))
-        if end - first < 2 or stop - start < 2:
+        split = _split(ts_event, first, start, stop, embargo_s)
+        if _size(split.train) < 2 or _size(split.test) < 2:
             raise NoMarketData(
-                f"fold {fold}: {end - first} training and {stop - start} test states of "
-                f"{len(ts_event)} are left with an embargo of {embargo_s} s; use fewer folds, a "
-                "shorter embargo or more data"
+                f"fold {fold}: {_left(split)} of {len(ts_event)} are left with an embargo of "
+                f"{embargo_s} s; use fewer folds, a shorter embargo or more data"
             )
-        splits.append(Split(slice(first, end), slice(start, stop)))
+        splits.append(split)
     return splits
+
+
+def last_part(ts_event: Array, *, share: float, embargo_states: int) -> Split:
+    """Split off the last `share` of the states; between is market time of `embargo_states` states.
+
+    Event times in ns, not decreasing; a state's time is the median gap. Raises NoMarketData where
+    fewer states are left than an episode needs, ValueError for a share outside (0, 1).
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"share is {share}, expected more than 0 and less than 1")
+    count = len(ts_event)
+    if count < 2:
+        raise NoMarketData(f"{count} states cannot be split; record for longer")
+    embargo_s = embargo_states * float(np.median(np.diff(ts_event))) / 1e9
+    split = _split(ts_event, 0, count - int(count * share), count, embargo_s)
+    if _size(split.train) <= embargo_states or _size(split.test) < 2:
+        raise NoMarketData(
+            f"{_left(split)} of {count} are left with an embargo of {embargo_s:.0f} s; take more "
+            "data, or hold nothing out (train: --evaluate-on another file, or --evaluate-every 0)"
+        )
+    return split
+
+
+def _split(ts_event: Array, first: int, start: int, stop: int, embargo_s: float) -> Split:
+    """Train from row `first` to the embargo before row `start`, test from there to `stop`."""
+    latest = int(ts_event[start]) - int(embargo_s * 1e9) if start < len(ts_event) else 0
+    end = min(start, int(np.searchsorted(ts_event, latest, side="right")))
+    return Split(slice(first, max(first, end)), slice(start, stop))
+
+
+def _size(part: slice) -> int:
+    size: int = part.stop - part.start
+    return size
+
+
+def _left(split: Split) -> str:
+    return f"{_size(split.train)} training and {_size(split.test)} test states"
 
 
 def walk_forward_providers(

@@ -1,8 +1,8 @@
 """How good a policy is: its mean reward a step on held-out episodes, always the same ones.
 
-The market is one that no feeder saw: synthetic with a seed of its own, the one whose best policy is
-known, or a recorded file. All episodes are lanes of one `TradingVectorEnv` and the policy acts
-without noise: the same policy always gets the same score.
+The market is one that nobody trains on: synthetic with a seed of its own, the one whose best policy
+is known, a recorded file, or the part of one that was held out. All episodes are lanes of one
+`TradingVectorEnv` and the policy acts without noise: the same policy always gets the same score.
 """
 
 from __future__ import annotations
@@ -40,20 +40,32 @@ class Score:
 
 
 class Evaluation:
-    """Held-out episodes, made at the first use."""
+    """Held-out episodes, made at the first use where `prepare` was not called."""
 
-    def __init__(self, source: str, config: TradingConfig, *, lanes: int, steps: int) -> None:
+    def __init__(
+        self,
+        source: str | RecordedProvider,
+        config: TradingConfig,
+        *,
+        lanes: int,
+        steps: int,
+        seed: int = HELD_OUT_SEED,
+    ) -> None:
         """Evaluate on `source`, `lanes` episodes of up to `steps` steps.
 
-        "synthetic", "known_optimum", or the path of a recorded file of any known family.
+        "synthetic" or "known_optimum" (made with `seed`), the path of a recorded file of any known
+        family, or states that are there already.
         """
-        self._source, self._lanes, self._steps = source, lanes, steps
+        self._lanes, self._steps, self._seed = lanes, steps, seed
         self._config = known_optimum_config() if source == KNOWN_OPTIMUM else config
         self._provider: RecordedProvider | None = None
+        self._source = source if isinstance(source, str) else ""
+        if not isinstance(source, str):
+            self._provider = source
 
     def score(self, policy: Policy) -> Score:
         """Let `policy` (observations (n, 16, 100) to actions (n, 10)) trade every episode."""
-        provider = self._provider = self._provider or self._made()
+        provider = self.prepare()
         env = TradingVectorEnv(provider, self._lanes, self._config, copy=False)
         longest = max(run.size for run in provider.segments) - 1
         run = rollout(env, policy, seed=HELD_OUT_SEED, steps=min(self._steps, longest))
@@ -65,11 +77,16 @@ class Evaluation:
             float(run.costs.sum(0).mean()),
         )
 
+    def prepare(self) -> RecordedProvider:
+        """Make the episodes, or say now why there are none. Raises as reading a file does."""
+        self._provider = self._provider or self._made()
+        return self._provider
+
     def _made(self) -> RecordedProvider:
         if self._source == KNOWN_OPTIMUM:
-            return known_optimum_provider(HELD_OUT_SEED, episodes=64, steps=self._steps)
+            return known_optimum_provider(self._seed, episodes=64, steps=self._steps)
         if self._source == SYNTHETIC:
-            return synthetic_provider(HELD_OUT_SEED, states=STATES, config=self._config)
+            return synthetic_provider(self._seed, states=STATES, config=self._config)
         return file_provider(Path(self._source), self._config, random_start=True, least_steps=16)
 
 

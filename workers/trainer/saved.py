@@ -1,5 +1,8 @@
 """A model of the train command on disk: the zip, the arrays, and the experience to go on with.
 
+Beside FILE.zip and FILE.npz lie FILE.best.zip and FILE.best.npz, the model with the best score of
+the evaluations so far, and after an early end FILE.replay.pkl.
+
 Files are written whole and renamed into place: a run that is killed while it saves leaves the
 model that was there before.
 """
@@ -7,7 +10,10 @@ model that was there before.
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import zipfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,21 +45,56 @@ def writable(path: Path) -> None:
 
 def save(model: TD3, path: Path, *, with_experience: bool) -> None:
     """Write `path` (.zip) and the arrays beside it; the experience too, or remove an older one."""
-    updates = model._n_updates  # noqa: SLF001 - of our own class
-    arrays: dict[str, Any] = policy_arrays(model.policy, updates=updates)
-    whole = io.BytesIO()
-    model.save(whole)
-    temporary = path.with_suffix(".tmp").name
-    write_whole(path, whole.getvalue(), temporary=temporary)
-    whole = io.BytesIO()
-    np.savez(whole, allow_pickle=False, **arrays)
-    write_whole(path.with_suffix(".npz"), whole.getvalue(), temporary=temporary)
+    save_model(model, path)
     experience = path.with_suffix(EXPERIENCE)
     if with_experience:
         content = pickle.dumps(model.replay_buffer, pickle.HIGHEST_PROTOCOL)
-        write_whole(experience, content, temporary=temporary)
+        write_whole(experience, content, temporary=path.with_suffix(".tmp").name)
     else:
         experience.unlink(missing_ok=True)
+
+
+def save_model(model: TD3, path: Path, *, score: float = math.nan) -> list[Path]:
+    """Write `path` (.zip) and the arrays beside it, and give both. Raises OSError."""
+    updates = model._n_updates  # noqa: SLF001 - of our own class
+    files = [path.with_suffix(".zip"), path.with_suffix(".npz")]
+    contents = model_files(model, updates=updates, score=score)
+    for file, content in zip(files, contents, strict=True):
+        write_whole(file, content, temporary=path.with_suffix(".tmp").name)
+    return files
+
+
+def model_files(model: TD3, *, updates: int, score: float) -> tuple[bytes, bytes]:
+    """Give what the zip of stable-baselines3 and the file of arrays hold."""
+    model._n_updates = updates  # noqa: SLF001 - of our own class; a worker counts in its update
+    arrays: dict[str, Any] = policy_arrays(model.policy, updates=updates, score=score)
+    packed, plain = io.BytesIO(), io.BytesIO()
+    model.save(packed)
+    np.savez(plain, allow_pickle=False, **arrays)
+    return packed.getvalue(), plain.getvalue()
+
+
+def best_path(path: Path) -> Path:
+    """Where the best model (.zip) beside the model `path` lies."""
+    return path.with_suffix(".best.zip")
+
+
+def best_arrays(path: Path) -> dict[str, Any] | None:
+    """Give the arrays of the best model beside `path`, score and updates too; None: none whole."""
+    file = best_path(path).with_suffix(".npz")
+    with (
+        suppress(OSError, ValueError, zipfile.BadZipFile, EOFError),
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        found = dict(arrays)
+        return found if {"score", "updates"} <= found.keys() else None
+    return None
+
+
+def forget_best(path: Path) -> None:
+    """Remove a best model that is of another run than the model `path`."""
+    for suffix in (".zip", ".npz"):
+        best_path(path).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def resume(model: TD3, path: Path) -> None:

@@ -2,16 +2,23 @@
 
     --timesteps N --model FILE.zip     the classic two
     --data PATH, --synthetic SEED or --known-optimum SEED: the market (default: synthetic, seed 0)
-    --profile NAME, --set key=value: settings of [trainer], as the daemon has them
+    --profile NAME, --set key=value: settings of [trainer], as the daemon has them; of another
+        section with its name in front (--set trading.multiplier=1)
+    --evaluate-every N: updates between two evaluations (default: trainer.evaluate_every; 0: none)
+    --evaluate-on MARKET: "synthetic", "known_optimum" or a recorded file, instead of the held-out
+        part of the market that is trained on
     --lanes N --tensorboard DIR --tracking RUN_DIRECTORY
     --resume: go on with the model at FILE.zip up to N steps in all
 
 The zip is one of stable-baselines3's; beside it lies FILE.npz, the arrays of the published policy,
-which `python -m workers.trading_env.evaluation --policy FILE.npz` evaluates without torch.
+which `python -m workers.trading_env.evaluation --policy FILE.npz` evaluates without torch. Every N
+updates the policy is scored on what it does not learn from (of a recorded file the last fifth,
+after an embargo; of a simulated market one of another seed), and the best one is FILE.best.zip and
+FILE.best.npz.
 
 Ctrl-C or SIGTERM ends the training in good order: the model is saved, and the experience beside it
 (FILE.replay.pkl), so that the same command with --resume goes on where it was. A second one ends it
-at once and saves nothing.
+at once and saves nothing more.
 """
 
 from __future__ import annotations
@@ -37,19 +44,18 @@ from config.trainer import TrainerConfig
 from workers.market_data.errors import MarketDataError
 from workers.records import SLOTS
 from workers.trading_env.errors import TradingEnvError
-from workers.trading_env.providers.files import file_provider
-from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
-from workers.trading_env.providers.synthetic import synthetic_provider
 from workers.trading_env.vector import TradingVectorEnv
 from workers.trainer import saved
 from workers.trainer.algorithm import TD3
+from workers.trainer.best import KeepBest
 from workers.trainer.callbacks import EndBySignal, MLflowCallback, ProgressCallback
 from workers.trainer.frame_replay import FrameReplay
 from workers.trainer.learner import policy_kwargs
+from workers.trainer.markets import offline_market
 from workers.trainer.tracking import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -79,21 +85,6 @@ class RewardScale(VecEnvWrapper):
         return observations, rewards * self.factor, dones, infos
 
 
-def environment(
-    market: str | Path, *, lanes: int, seed: int, config: TradingConfig | None = None
-) -> TradingVectorEnv:
-    """Give `lanes` episodes at a time of "synthetic", "known_optimum" or a recorded file."""
-    config = TradingConfig() if config is None else config
-    if market == "known_optimum":
-        config = known_optimum_config()
-        provider = known_optimum_provider(seed, episodes=256)
-    elif market == "synthetic":
-        provider = synthetic_provider(seed, config=config)
-    else:
-        provider = file_provider(Path(market), config, random_start=True, least_steps=16)
-    return TradingVectorEnv(provider, lanes, config, autoreset_mode=AutoresetMode.SAME_STEP)
-
-
 def train_td3(
     total_timesteps: int,
     model_path: str | Path,
@@ -107,19 +98,30 @@ def train_td3(
     progress_bar: bool | None = None,
     tensorboard: str | None = None,
     resume: bool = False,
+    evaluate_on: str | Path | None = None,
+    spool: Spool | None = None,
 ) -> TD3:
     """Train for `total_timesteps` steps (of all lanes together), save to `model_path`, give it.
 
     With `resume` the model at `model_path` goes on until it has made that many. A callback that
     ends the training early has the experience saved too. The progress bar is shown on a terminal
-    unless told otherwise. Raises TradingEnvError and MarketDataError for data that is no market,
-    CannotResume for a model that does not fit, ValueError for numbers that are none.
+    unless told otherwise. Every `config.evaluate_every` updates (0: never) it is scored on
+    `evaluate_on`, by default the held-out part of `market`, and the best is kept beside the last
+    (`saved.best_path`); scores go to `spool` too. Raises TradingEnvError and MarketDataError for
+    data that is no market, CannotResume for a model that does not fit, ValueError for numbers that
+    are none.
     """
     if total_timesteps < 1 or lanes < 1:
         raise ValueError(f"{total_timesteps} timesteps of {lanes} lanes: both must be at least 1")
     config = TrainerConfig() if config is None else config
     path = Path(model_path).with_suffix(".zip")
-    env = environment(market, lanes=lanes, seed=market_seed, config=trading).as_sb3()
+    found = offline_market(
+        market, seed=market_seed, trading=TradingConfig() if trading is None else trading,
+        config=config, evaluate_on=evaluate_on,
+    )  # fmt: skip
+    env = TradingVectorEnv(
+        found.training, lanes, found.trading, autoreset_mode=AutoresetMode.SAME_STEP
+    ).as_sb3()
     model = TD3(
         "MlpPolicy",
         RewardScale(VecMonitor(env), config.reward_scale),
@@ -146,12 +148,18 @@ def train_td3(
     if resume:
         saved.resume(model, path)
     shows = sys.stderr.isatty() if progress_bar is None else progress_bar
-    bar = [ProgressCallback()] if shows else []
+    further: list[BaseCallback] = [ProgressCallback()] if shows else []
+    if found.held_out is not None:
+        every = config.evaluate_every
+        best = KeepBest(found.held_out, path, every_updates=every, resume=resume, spool=spool)
+        further.insert(0, best)
     left = total_timesteps - model.num_timesteps
     if left > 0:
-        model.learn(left, callback=[*callbacks, *bar], reset_num_timesteps=not resume)
+        model.learn(left, callback=[*callbacks, *further], reset_num_timesteps=not resume)
     if model.num_timesteps > 0:
         saved.save(model, path, with_experience=model.num_timesteps < total_timesteps)
+    if not resume and (found.held_out is None or best.updates_of_best == 0):
+        saved.forget_best(path)  # of another run
     return model
 
 
@@ -180,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
         parser.error("--tensorboard needs a package that is not here: pip install tensorboard")
     try:
-        settings = load_settings(options.profile, [f"trainer.{pair}" for pair in options.set])
+        settings = load_settings(options.profile, _overrides(options))
     except ConfigProblems as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIGURATION
@@ -192,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"train: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("train: ended at once, nothing was saved\n")
+        sys.stderr.write("train: ended at once, what was learned since the last save is lost\n")
         return 128 + signal.SIGINT
 
 
@@ -217,18 +225,40 @@ def _train(options: argparse.Namespace, settings: Settings, end: EndBySignal) ->
             options.timesteps, options.model, market=market, market_seed=market_seed,
             lanes=options.lanes, config=settings.trainer, trading=settings.trading,
             callbacks=callbacks, tensorboard=options.tensorboard, resume=options.resume,
+            evaluate_on=options.evaluate_on, spool=spool,
         )  # fmt: skip
+        best = saved.best_arrays(options.model) if settings.trainer.evaluate_every else None
         if spool is not None and model.num_timesteps > 0:
-            name = f"{settings.tracking.experiment}-train"
-            files = [options.model.with_suffix(suffix) for suffix in (".zip", ".npz")]
-            spool.model(updates_of(model), name, "newest", files)
+            _register(spool, f"{settings.tracking.experiment}-train", options.model, model, best)
     what = f"{options.model}: {updates_of(model)} updates, {model.update_kind}"
+    if best is not None:
+        score, updates = float(best["score"]), int(best["updates"])
+        path = saved.best_path(options.model)
+        what += f"\n{path}: {score:.6g} a step on what was held out, after {updates} updates"
     if end.number:
         made = f"{model.num_timesteps} of {options.timesteps} steps"
         sys.stderr.write(f"train: ended after {made}; --resume goes on from there\n")
         return 128 + end.number
     sys.stdout.write(f"{what}\n")
     return 0
+
+
+def _register(
+    spool: Spool, name: str, path: Path, model: TD3, best: Mapping[str, Array] | None
+) -> None:
+    """Register the best model by score; the newest where nothing was evaluated."""
+    updates, alias = updates_of(model), "newest"
+    if best is not None:
+        path, updates, alias = saved.best_path(path), int(best["updates"]), "best"
+    spool.model(updates, name, alias, [path.with_suffix(end) for end in (".zip", ".npz")])
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """Give what the options set in the configuration."""
+    pairs = list(options.set)
+    if options.evaluate_every is not None:
+        pairs.append(f"evaluate_every={options.evaluate_every}")
+    return [pair if "." in pair.partition("=")[0] else f"trainer.{pair}" for pair in pairs]
 
 
 @contextlib.contextmanager
@@ -243,14 +273,19 @@ def _told(spool: Spool, end: EndBySignal) -> Iterator[None]:
         spool.close()
 
 
-def _count(text: str) -> int:
-    """Read a number that is at least 1. Raises ValueError."""
-    if (number := int(text.replace("_", ""))) < 1:
+def _count(text: str, least: int = 1) -> int:
+    """Read a number that is at least `least`. Raises ValueError."""
+    if (number := int(text.replace("_", ""))) < least:
         raise ValueError
     return number
 
 
+def _count_or_none(text: str) -> int:
+    return _count(text, 0)
+
+
 _count.__name__ = "count of 1 or more"  # what argparse says is expected
+_count_or_none.__name__ = "count of 0 or more"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -265,6 +300,8 @@ def _parser() -> argparse.ArgumentParser:
     market.add_argument("--data", type=Path)
     market.add_argument("--synthetic", type=int, default=0, metavar="SEED")
     market.add_argument("--known-optimum", type=int, metavar="SEED")
+    parser.add_argument("--evaluate-every", type=_count_or_none, metavar="N")
+    parser.add_argument("--evaluate-on", metavar="MARKET")
     parser.add_argument("--lanes", type=_count, default=16)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--profile", default=None)

@@ -7,7 +7,6 @@ been looked at: finite, and acting as a policy acts; a learner that lost its num
 
 from __future__ import annotations
 
-import io
 import math
 import time
 import uuid
@@ -29,7 +28,7 @@ from workers.records import (
     status_segment,
 )
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer import checkpoint, learner, learner_state
+from workers.trainer import checkpoint, learner, learner_state, saved
 from workers.trainer.evaluation import Evaluation, is_worse
 from workers.trainer.guard import Guard, NumbersLost
 from workers.trainer.leaderboard import LeaderboardKeeper
@@ -317,18 +316,13 @@ class TrainerWorker(Worker):
     def _keep_best(self) -> None:
         """Write the model as stable-baselines3 and as arrays; the shipper registers it as best."""
         directory = self.context.settings.run_directory / "models" / self.context.name
-        stem = f"best-{self._update.updates:012d}"
-        arrays: dict[str, Any] = policy_arrays(
-            self._model.policy, updates=self._update.updates, score=self._status.score
-        )
-        files, whole = [], {".zip": io.BytesIO(), ".npz": io.BytesIO()}
-        self._model.save(whole[".zip"])
-        np.savez(whole[".npz"], allow_pickle=False, **arrays)
+        updates, score = self._update.updates, self._status.score
+        contents = saved.model_files(self._model, updates=updates, score=score)
+        files = [directory / f"best-{updates:012d}{suffix}" for suffix in (".zip", ".npz")]
         try:
             with self.context.expect(30.0):
-                for suffix, content in whole.items():
-                    path = directory / f"{stem}{suffix}"
-                    files.append(write_whole(path, content.getvalue(), temporary=".new"))
+                for path, content in zip(files, contents, strict=True):
+                    write_whole(path, content, temporary=".new")
             kept = sorted(directory.glob("best-*"), reverse=True)
             for old in kept[2 * self._config.checkpoints :]:
                 old.unlink(missing_ok=True)
@@ -336,7 +330,7 @@ class TrainerWorker(Worker):
             self._was_refused("best policy", error)
             return
         name = f"{self.context.settings.tracking.experiment}-{self.context.name}"
-        self._spool.model(self._update.updates, name, "best", files)
+        self._spool.model(updates, name, "best", files)
 
     def _act(self, observations: learner_state.Array) -> learner_state.Array:
         actions, _ = self._model.predict(observations, deterministic=True)

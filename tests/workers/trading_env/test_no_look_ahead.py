@@ -14,7 +14,7 @@ from workers.trading_env.errors import NoMarketData
 from workers.trading_env.market_block import INDICATOR_FEATURES
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 from workers.trading_env.providers.synthetic import ROOT, SyntheticChain, synthetic_provider
-from workers.trading_env.splits import walk_forward, walk_forward_providers
+from workers.trading_env.splits import last_part, walk_forward, walk_forward_providers
 from workers.trading_env.vector import TradingVectorEnv
 
 FREE = TradingConfig(cost_rate=0.0, spread_share=0.0, ruin_share=0.0)
@@ -125,6 +125,35 @@ def test_walk_forward_keeps_the_embargo(gaps, folds, embargo_s, expanding):
         assert split.train.stop <= split.test.start
         tested[split.test] += 1
     assert tested.max() == 1
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 600), min_size=1, max_size=300),
+    st.floats(0.01, 0.99),
+    st.integers(0, 40),
+)
+def test_last_part_is_the_end_and_keeps_the_embargo(gaps, share, embargo):
+    """The test is the end of the file, and later than the training by so many median gaps."""
+    times = np.cumsum(np.array(gaps)) * 10**9
+    try:
+        split = last_part(times, share=share, embargo_states=embargo)
+    except NoMarketData as error:
+        assert "training and" in str(error) or times.size < 2  # noqa: PT017 - refused, or right
+        return
+    train, test = times[split.train], times[split.test]
+    assert split.test.stop == times.size
+    assert test.size == int(times.size * share) >= 2
+    assert train.size > embargo
+    gap_s = embargo * float(np.median(np.diff(times))) / 1e9
+    assert (test[0] - train[-1]) / 1e9 >= gap_s - 1e-6
+
+
+def test_a_share_must_leave_something():
+    """All of it or none of it is no part."""
+    for share in (0.0, 1.0, -0.5):
+        with pytest.raises(ValueError, match=f"share is {share}"):
+            last_part(np.arange(100), share=share, embargo_states=0)
 
 
 def test_walk_forward_providers_play():

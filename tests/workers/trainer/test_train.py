@@ -66,9 +66,10 @@ def test_command_tracks_what_it_does(tmp_path, capsys):
     assert entries[0]["begin"] == ""
     assert entries[1]["params"]["batch_size"] == 16
     assert entries[-1]["end"] == "FINISHED"
-    points = [entry for entry in entries if "metrics" in entry]
-    assert points
-    assert all(np.isfinite(point["metrics"]["train/critic_loss"]) for point in points)
+    points = [entry["metrics"] for entry in entries if "metrics" in entry]
+    losses = [point for point in points if "evaluation/mean_reward" not in point]
+    assert losses
+    assert all(np.isfinite(point["train/critic_loss"]) for point in losses)
 
 
 KNOWN = ["--known-optimum", "3"]
@@ -81,6 +82,9 @@ SMALL = ["--lanes", "8", "--set", "learning_starts=64",
     [
         (["--set", "batch=many"], 78, "batch"),
         (["--set", "no_such=1"], 78, "no_such"),
+        (["--set", "trading.no_such=1.5"], 78, "trading.no_such"),
+        (["--evaluate-every", "-1"], 2, "count of 0 or more"),
+        (["--evaluate-every", "0", "--set", "gate=true"], 78, "gate needs evaluate_every above 0"),
         (["--profile", "nowhere.toml"], 78, "nowhere.toml"),
         (["--data", "nothing.zip"], 1, "nothing.zip"),
         (["--data", "/dev/null"], 1, "/dev/null"),
@@ -131,6 +135,7 @@ def test_interrupted_training_is_saved_and_goes_on(tmp_path, number):
     assert process.returncode == 128 + number, errors
     assert "--resume goes on from there" in errors
     assert entries(tmp_path)[-2]["model"] == "tradingmesh-train"
+    assert entries(tmp_path)[-2]["alias"] == "best"
     assert entries(tmp_path)[-1]["end"] == "KILLED"
     before = StockTD3.load(tmp_path / "m.zip", device="cpu")
     made = before.num_timesteps

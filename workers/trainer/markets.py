@@ -1,0 +1,80 @@
+"""What an offline training learns from, and what is held out of it for its evaluations."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers.trading_env.providers.files import file_provider, states_of_file
+from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
+from workers.trading_env.providers.recorded import RecordedProvider
+from workers.trading_env.providers.synthetic import synthetic_provider
+from workers.trading_env.splits import last_part
+from workers.trainer.evaluation import HELD_OUT_SEED, KNOWN_OPTIMUM, SYNTHETIC, Evaluation
+
+if TYPE_CHECKING:
+    from config.trading import TradingConfig
+    from config.trainer import TrainerConfig
+
+HELD_OUT_SHARE = 0.2  # of a recorded file's states, the last ones
+EMBARGO_STATES = 16  # between the two parts: the window of an observation
+LEAST_STEPS = 16  # of an episode that starts anywhere
+EPISODES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineMarket:
+    """A market to train on, its rules, and held-out episodes; None: nothing is evaluated."""
+
+    training: RecordedProvider
+    trading: TradingConfig
+    held_out: Evaluation | None
+
+
+def offline_market(
+    market: str | Path,
+    *,
+    seed: int,
+    trading: TradingConfig,
+    config: TrainerConfig,
+    evaluate_on: str | Path | None = None,
+) -> OfflineMarket:
+    """Give "synthetic", "known_optimum" or a recorded file, and what is held out of it.
+
+    Of a simulated market that is one of another seed, of a recorded file its last fifth, after an
+    embargo of a window; nothing is held out where `evaluate_on` names another market, or with
+    `config.evaluate_every` 0. Raises MarketDataError and TradingEnvError for data that is no
+    market, or too little of it to hold anything out.
+    """
+    rules = known_optimum_config() if market == KNOWN_OPTIMUM else trading
+    evaluated_on: str | RecordedProvider | None = None
+    if config.evaluate_every > 0:
+        evaluated_on = str(market if evaluate_on is None else evaluate_on)
+    if market == KNOWN_OPTIMUM:
+        training = known_optimum_provider(seed, episodes=EPISODES)
+    elif market == SYNTHETIC:
+        training = synthetic_provider(seed, config=trading)
+    elif evaluated_on is not None and evaluate_on is None:
+        training, evaluated_on = _split(Path(market), trading)
+    else:
+        training = file_provider(Path(market), trading, random_start=True, least_steps=LEAST_STEPS)
+    if evaluated_on is None:
+        return OfflineMarket(training, rules, None)
+    held_out = Evaluation(
+        evaluated_on, trading, lanes=config.evaluate_lanes, steps=config.evaluate_steps,
+        seed=HELD_OUT_SEED + (seed == HELD_OUT_SEED),
+    )  # fmt: skip
+    held_out.prepare()  # a mistake is said now, not after the first N updates
+    return OfflineMarket(training, rules, held_out)
+
+
+def _split(path: Path, trading: TradingConfig) -> tuple[RecordedProvider, RecordedProvider]:
+    """Give what to train on and what is held out of a recorded file."""
+    states = states_of_file(path, trading)
+    split = last_part(states["ts_event"], share=HELD_OUT_SHARE, embargo_states=EMBARGO_STATES)
+    least = min(LEAST_STEPS, (split.test.stop - split.test.start) // 2)
+    return (
+        RecordedProvider(states[split.train], random_start=True, least_steps=LEAST_STEPS),
+        RecordedProvider(states[split.test], random_start=True, least_steps=least),
+    )
