@@ -7,6 +7,7 @@ gradients and weights with autograd's and with stable-baselines3's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +17,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor, nn
 
-from workers.trainer.products import Products, products_for
-from workers.trainer.stack import Stack
+from workers.trainer.products import Matrix, Products, products_for
+from workers.trainer.stack import NARROW, Memory, Stack
 from workers.trainer.update import Update
 
 if TYPE_CHECKING:
@@ -90,27 +91,57 @@ class MlpUpdate(Update):
             generator,
         )
         self.products = products = products or products_for(self.actor.values.device, half=half)
-        count, actions = len(policy.critic.q_networks), get_action_dim(policy.action_space)
-        counts = [count] * (len(self.critics.shapes) // count)
-        ones = [1] * len(self.actor.shapes)
         actor, critics = self.actor, self.critics
-        gradient = critics.stacked(critics.gradient, counts)
-        own = critics.stacked(critics.values, counts)
-        self._actor = Stack(
-            products, actor.stacked(actor.values, ones), actor.stacked(actor.gradient, ones)
+        count, actions = len(policy.critic.q_networks), get_action_dim(policy.action_space)
+        given = critics.shapes[0][1] - actions
+        #: Few inputs come in one piece, in floats; of many the observations are not copied again.
+        self._are_joined = given + actions <= NARROW
+        inputs = [given + actions] if self._are_joined else [given, actions]
+        widths = (
+            [shape[0] for shape in actor.shapes],
+            [shape[0] * count for shape in critics.shapes],
         )
-        self._actor_target = Stack(products, actor.stacked(actor.target, ones))
-        self._critics = Stack(products, own, gradient, actions=actions)
-        self._critic = Stack(products, [parameter[:1] for parameter in own], actions=actions)
-        self._critic_targets = Stack(
-            products, critics.stacked(critics.target, counts), actions=actions
-        )
+        memory = Memory(actor.values.device, max(map(max, widths)))
+        counts, ones = [count] * (len(critics.shapes) // count), [1] * len(actor.shapes)
+
+        def actors(place: str, vector: Tensor, gradient: Sequence[Tensor] = ()) -> Stack:
+            parameters = actor.stacked(vector, ones)
+            return Stack(products, memory, place, parameters, gradient, inputs=[given])
+
+        def judges(
+            place: str, vector: Tensor, gradient: Sequence[Tensor] = (), *, first: bool = False
+        ) -> Stack:
+            parameters = critics.stacked(vector, counts)
+            if first:
+                parameters = [parameter[:1] for parameter in parameters]
+            return Stack(products, memory, place, parameters, gradient, inputs=inputs,
+                         actions=actions)  # fmt: skip
+
+        # the targets are through before anything goes back, the critics before the first one
+        self._actor = actors("actor", actor.values, actor.stacked(actor.gradient, ones))
+        self._actor_target = actors("back", actor.target)
+        self._critics = judges("critic", critics.values, critics.stacked(critics.gradient, counts))
+        self._critic = judges("critic", critics.values, first=True)
+        self._critic_targets = judges("back", critics.target)
+
+    def _seen(self, observations: Tensor) -> tuple[Tensor, Matrix]:
+        """Give observations (B, n), and as the actor takes them."""
+        flat = observations.flatten(1).float()
+        products = self.products
+        return flat, products.matrix(flat) if flat.shape[1] <= NARROW else products.factor(flat)
+
+    def _judged(self, flat: Tensor, seen: Matrix, actions: Tensor) -> tuple[Matrix, ...]:
+        """Give observations and actions as critics take them."""
+        matrix = self.products.matrix
+        if self._are_joined:
+            return (matrix(torch.cat((flat, actions), 1)),)
+        return seen, matrix(actions)
 
     def targets(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
         """Give the critics' targets (B,): reward + discount x the smallest target value."""
-        following = self.products.factor(batch.next_observations.flatten(1).float())
-        wanted = self._actor_target.forward(following).tanh_().add_(noise).clamp_(-1.0, 1.0)
-        value = self._critic_targets.forward(following, self.products.matrix(wanted)).amin(1)
+        flat, seen = self._seen(batch.next_observations)
+        wanted = self._actor_target.forward(seen).tanh_().add_(noise).clamp_(-1.0, 1.0)
+        value = self._critic_targets.forward(*self._judged(flat, seen, wanted)).amin(1)
         discount = gamma if batch.discounts is None else batch.discounts.view(-1)
         return batch.rewards.view(-1) + (1.0 - batch.dones.view(-1)) * discount * value
 
@@ -122,10 +153,9 @@ class MlpUpdate(Update):
         weights: Tensor | None = None,
     ) -> Tensor:
         """d/dθ of the sum of the critics' mean squared errors, into the critics' gradient."""
-        observations = self.products.factor(batch.observations.flatten(1).float())
-        actions = self.products.matrix(batch.actions)
+        inputs = self._judged(*self._seen(batch.observations), batch.actions)
         target = self.targets(batch, noise, gamma)
-        error = self._critics.forward(observations, actions).sub_(target[:, None])  # (B, K)
+        error = self._critics.forward(*inputs).sub_(target[:, None])  # (B, K)
         if weights is None:
             loss = error.square().mean(0).sum()
         else:
@@ -133,18 +163,18 @@ class MlpUpdate(Update):
             loss = (error.square() * weights).mean(0).sum()
             error.mul_(weights)
         error.mul_(2.0 / len(error))
-        self._critics.backward(observations, actions)
+        self._critics.backward(*inputs)
         return loss
 
     def actor_gradients(self, batch: ReplayBufferSamples) -> Tensor:
         """d/dφ of minus the mean value that the first critic gives the actor's actions."""
-        observations = self.products.factor(batch.observations.flatten(1).float())
-        actions = self._actor.forward(observations).tanh_()
-        values = self._critic.forward(observations, self.products.matrix(actions))
+        flat, seen = self._seen(batch.observations)
+        actions = self._actor.forward(seen).tanh_()
+        values = self._critic.forward(*self._judged(flat, seen, actions))
         loss = -values.mean()
         values.fill_(-1.0 / len(values))
-        self._critic.backward(observations)
+        self._critic.backward()
         slope = 1.0 - actions.square()
         torch.mul(self._critic.to_actions(), slope, out=self._actor.values)
-        self._actor.backward(observations)
+        self._actor.backward(seen)
         return loss

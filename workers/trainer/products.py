@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,11 +74,20 @@ class Products:
         if mask is not None:
             torch.ops.aten.threshold_backward.grad_input(out, mask, 0.0, grad_input=out)
 
+    def add_up(self, out: Matrix, matrix: Matrix) -> None:
+        """Put the sums of the columns of a matrix (m, n) into `out` (1, n)."""
+        torch.sum(matrix, 0, keepdim=True, out=out)
+
 
 class NativeProducts(Products):
     """Products by the kernel, on one thread of this processor."""
 
     kind = "avx512"
+
+    def __init__(self, *, half: bool) -> None:
+        """As torch's."""
+        super().__init__(half=half)
+        self._ones = np.ones((1, 1), np.float32)
 
     def matrix(self, tensor: Tensor) -> Matrix:
         """Give the tensor's memory as an array."""
@@ -102,6 +112,12 @@ class NativeProducts(Products):
         if self.half and not exact:
             flags |= _native.HALF
         _native.product(out, left, right, bias, mask, flags)
+
+    def add_up(self, out: Matrix, matrix: Matrix) -> None:
+        """As torch's."""
+        if self._ones.shape[1] != len(matrix):
+            self._ones = np.ones((1, len(matrix)), np.float32)
+        _native.product(out, self._ones, matrix, None, None, 0)
 
 
 def products_for(device: torch.device, *, half: bool) -> Products:

@@ -15,17 +15,19 @@ from workers.trainer.algorithm import TD3
 WINDOW, FEATURES, A, B, H = 4, 6, 3, 64, [32, 16]
 OBSERVATIONS = gymnasium.spaces.Box(-np.inf, np.inf, (WINDOW, FEATURES), np.float32)
 ACTIONS = gymnasium.spaces.Box(-1, 1, (A,), np.float32)
+FEW = gymnasium.spaces.Box(-np.inf, np.inf, (5,), np.float32)  # inputs that come in one piece
 
 
-def batch(seed, discounts=None):
+def batch(seed, discounts=None, observations=OBSERVATIONS):
     """Random transitions."""
+    shape = observations.shape
     g = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=g)
 
     return ReplayBufferSamples(
-        draw(B, WINDOW, FEATURES), draw(B, A).tanh(), draw(B, WINDOW, FEATURES),
+        draw(B, *shape), draw(B, A).tanh(), draw(B, *shape),
         (draw(B, 1) > 1.0).float(), draw(B, 1),
         None if discounts is None else torch.full((B, 1), discounts),
     )  # fmt: skip
@@ -34,30 +36,33 @@ def batch(seed, discounts=None):
 class Samples(ReplayBuffer):
     """A replay buffer that hands out the test's batches in order."""
 
-    def __init__(self):
-        super().__init__(1, OBSERVATIONS, ACTIONS, device="cpu")
+    def __init__(self, observations):
+        super().__init__(1, observations, ACTIONS, device="cpu")
         self.next = 0
 
     def sample(self, batch_size, env=None):
         del batch_size, env
         self.next += 1
-        return batch(self.next - 1)
+        return batch(self.next - 1, observations=self.observation_space)
 
 
 class Spaces(gymnasium.Env):
     """Only its spaces matter."""
 
-    observation_space, action_space = OBSERVATIONS, ACTIONS
+    def __init__(self, observations):
+        self.observation_space, self.action_space = observations, ACTIONS
 
 
-def learners(seed=0, **kwargs):
+def learners(seed=0, observations=OBSERVATIONS, **kwargs):
     """Ours and stock, with the same weights, fed from the same batches."""
     kwargs.setdefault("policy_kwargs", {"net_arch": H})
     made = []
     for kind in (TD3, StockTD3):
-        model = kind("MlpPolicy", Spaces(), buffer_size=1, seed=seed, device="cpu", **kwargs)
+        model = kind(
+            "MlpPolicy", Spaces(observations), buffer_size=1, seed=seed, device="cpu", **kwargs
+        )
         model.set_logger(configure(None, []))
-        model.replay_buffer = Samples()
+        model.replay_buffer = Samples(observations)
         made.append(model)
     return made
 

@@ -57,6 +57,39 @@ def test_product_is_that_of_numpy(
     assert np.array_equal(around, before)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 8), st.integers(1, 150), st.integers(1, 900), st.booleans(), st.booleans(),
+    st.booleans(), st.integers(0, 3), st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+def test_narrow_products_are_those_of_numpy(
+    few, many, inner, few_rows, left_turned, right_turned, apart, biased, seed
+):
+    """Few rows or few columns, either layout; a border of the output stays as it was."""
+    rows, columns = (few, many) if few_rows else (many, few)
+    dice = np.random.default_rng(seed)
+    left = placed(dice, rows, inner, turned=left_turned, apart=apart)
+    right = placed(dice, inner, columns, turned=right_turned, apart=apart)
+    around = dice.standard_normal((rows + 2, columns + 2)).astype(np.float32)
+    before, out = around.copy(), around[1:-1, 1:-1]
+    bias = dice.standard_normal(columns).astype(np.float32) if biased else None
+    wanted = left.astype(np.float64) @ right + (0 if bias is None else bias)
+    _native.product(out, left, right, bias, None, 0)
+    assert np.abs(out - wanted).max() < 2e-6 * (10 + inner)
+    around[1:-1, 1:-1] = before[1:-1, 1:-1]
+    assert np.array_equal(around, before)
+
+
+def test_columns_are_added_up():
+    """Sums of columns, by torch and by the kernel, of a part of a matrix too."""
+    tensor = torch.randn(300, 77)[:, 5:70]
+    wanted = tensor.double().sum(0)
+    for products in (Products(half=False), NativeProducts(half=False), NativeProducts(half=True)):
+        out = torch.zeros(1, 65)
+        products.add_up(products.matrix(out), products.matrix(tensor))
+        assert torch.allclose(out[0].double(), wanted, atol=1e-4)
+
+
 def test_more_rows_than_a_block_and_more_steps_than_a_panel():
     """Sizes beyond every block of the kernel."""
     dice = np.random.default_rng(0)
@@ -78,6 +111,14 @@ def test_numbers_that_are_none_come_through(what):
     _native.product(out, left, right, None, np.ones_like(out), 0)
     assert not np.isfinite(out[1]).any()
     assert np.isfinite(out[[0, 2]]).all()
+    narrow = np.zeros((3, 1), np.float32)
+    _native.product(narrow, left, right[:, :1], None, None, 0)
+    assert np.isfinite(narrow[:, 0]).tolist() == [True, False, True]
+    turned = np.zeros((1, 3), np.float32)
+    _native.product(turned, right[:, :1].T, left.T, None, None, 0)
+    _native.product(out[:1], np.ones((1, 3), np.float32), left[:, :20], None, None, 0)
+    assert np.isfinite(turned[0]).tolist() == [True, False, True]
+    assert np.flatnonzero(~np.isfinite(out[0])).tolist() == [7]
     left[1, 7] = np.nan
     _native.product(out, left, right, None, None, _native.RELU)
     assert np.isnan(out[1]).all()

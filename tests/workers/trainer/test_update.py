@@ -7,7 +7,15 @@ import torch
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from tests.workers.trainer.batches import A, B, batch, largest_difference, learners
+from tests.workers.trainer.batches import (
+    FEW,
+    OBSERVATIONS,
+    A,
+    B,
+    batch,
+    largest_difference,
+    learners,
+)
 from workers.trainer.autograd_update import AutogradUpdate
 from workers.trainer.mlp_update import MlpUpdate
 from workers.trainer.products import Products, products_for
@@ -78,13 +86,14 @@ MAKERS = pytest.mark.parametrize("made", [of_torch, the_faster_ones])
 
 
 @MAKERS
-@pytest.mark.parametrize("net_arch", [[32, 16], [16], [24, 16, 8]])
-def test_gradients_are_those_of_autograd(net_arch, made):
+@pytest.mark.parametrize("observations", [OBSERVATIONS, FEW], ids=["many", "few"])
+@pytest.mark.parametrize("net_arch", [[32, 16], [16], [24, 16, 8], {"pi": [8], "qf": [32, 16]}])
+def test_gradients_are_those_of_autograd(net_arch, observations, made):
     """The written-out backward pass agrees with autograd's on both losses, discounts given too."""
-    ours, other = learners(policy_kwargs={"net_arch": net_arch})
+    ours, other = learners(observations=observations, policy_kwargs={"net_arch": net_arch})
     written, asked = MlpUpdate(ours.policy, products=made()), AutogradUpdate(other.policy)
     for discounts in (None, 0.5):
-        transitions, noise = batch(3, discounts), 0.1 * torch.ones(B, A)
+        transitions, noise = batch(3, discounts, observations), 0.1 * torch.ones(B, A)
         with torch.no_grad():
             losses = [u.critic_gradients(transitions, noise, 0.9) for u in (written, asked)]
             assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)

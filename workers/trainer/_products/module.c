@@ -33,7 +33,7 @@ static PyObject *module_units(PyObject *module, PyObject *none)
 
 #ifdef __x86_64__
 
-#include "product.h"
+#include "narrow.h"
 
 /* A float matrix (rows, columns) as `product_t` has it; false with an error set. */
 static bool matrix_of(PyObject *object, const char *name, matrix_t *matrix, ptrdiff_t *rows,
@@ -131,7 +131,7 @@ static PyObject *module_product(PyObject *module, PyObject *const *a, Py_ssize_t
     }
     if (flags & HALF)
         product_pairs(&p);
-    else
+    else if (!product_narrow(&p))
         product_float(&p);
     Py_RETURN_NONE;
 }
