@@ -51,7 +51,7 @@ check: $(STAMP) #- lint, format, types, spelling: what every change must pass
 test: build #- all tests but the minutes-long ones: first in parallel, then real processes in turn
 	@status=0; \
 	$(BIN)/python -m pytest -q -n 2 -m "not (stress or crash or e2e or tsan or model)" || status=1; \
-	$(BIN)/python -m pytest -q -m "(crash or e2e or tsan) and not stress" || status=1; \
+	$(BIN)/python -m pytest -q -m "(crash or e2e or tsan or model) and not stress" || status=1; \
 	exit $$status
 
 test-%: build #- one suite: crash, e2e, stress (minutes), tsan (the C core under sanitizers), model
