@@ -122,7 +122,28 @@ def train_td3(
     env = TradingVectorEnv(
         found.training, lanes, found.trading, autoreset_mode=AutoresetMode.SAME_STEP
     ).as_sb3()
-    model = TD3(
+    model = _learner(env, config, lanes, tensorboard)
+    if resume:
+        saved.resume(model, path)
+    shows = sys.stderr.isatty() if progress_bar is None else progress_bar
+    further: list[BaseCallback] = [ProgressCallback()] if shows else []
+    if found.held_out is not None:
+        every = config.evaluate_every
+        best = KeepBest(found.held_out, path, every_updates=every, resume=resume, spool=spool)
+        further.insert(0, best)
+    left = total_timesteps - model.num_timesteps
+    if left > 0:
+        model.learn(left, callback=[*callbacks, *further], reset_num_timesteps=not resume)
+    if model.num_timesteps > 0:
+        saved.save(model, path, with_experience=model.num_timesteps < total_timesteps)
+    if not resume and (found.held_out is None or best.updates_of_best == 0):
+        saved.forget_best(path)  # of another run
+    return model
+
+
+def _learner(env: VecEnv, config: TrainerConfig, lanes: int, tensorboard: str | None) -> TD3:
+    """Make a learner on `lanes` trading environments, as the configuration says."""
+    return TD3(
         "MlpPolicy",
         RewardScale(VecMonitor(env), config.reward_scale),
         learning_rate=config.learning_rate,
@@ -145,22 +166,6 @@ def train_td3(
         seed=config.seed,
         device=config.device,
     )
-    if resume:
-        saved.resume(model, path)
-    shows = sys.stderr.isatty() if progress_bar is None else progress_bar
-    further: list[BaseCallback] = [ProgressCallback()] if shows else []
-    if found.held_out is not None:
-        every = config.evaluate_every
-        best = KeepBest(found.held_out, path, every_updates=every, resume=resume, spool=spool)
-        further.insert(0, best)
-    left = total_timesteps - model.num_timesteps
-    if left > 0:
-        model.learn(left, callback=[*callbacks, *further], reset_num_timesteps=not resume)
-    if model.num_timesteps > 0:
-        saved.save(model, path, with_experience=model.num_timesteps < total_timesteps)
-    if not resume and (found.held_out is None or best.updates_of_best == 0):
-        saved.forget_best(path)  # of another run
-    return model
 
 
 def updates_of(model: TD3) -> int:
