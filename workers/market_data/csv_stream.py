@@ -130,9 +130,15 @@ def _fault(piece: bytes, layout: Layout) -> tuple[int, str]:
             return number, f"{len(fields)} columns ({text[:60].decode('utf-8', 'replace')!r})"
         for name, value in zip(layout.names, fields, strict=True):
             kind = layout.types.get(name)
-            if kind is not None and pa.types.is_floating(kind) and value:
-                try:
-                    float(value)
-                except ValueError:
-                    return number, f"{name} = {value[:40]!r}, not a number"
+            numeric = kind is not None and pa.types.is_floating(kind)
+            if numeric and value and not _is_number(value):
+                return number, f"{name} = {value[:40]!r}, not a number"
     return 0, ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isascii() and "_" not in text  # which Python takes, and Arrow does not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -14,13 +15,16 @@ from workers.records import SYMBOL_BYTES, TICK_DTYPE
 
 if TYPE_CHECKING:
     from workers.market_data.archive import Rows
+    from workers.market_data.errors import MarketDataError
     from workers.market_data.files import Place
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 #: whole numbers below the limit count in this many ns: seconds until the year 5138, and so on
 _UNITS: Final = ((10**11, 10**9), (10**14, 10**6), (10**17, 10**3))
+_ARROW_UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_MOST_NS: Final = (1 << 63) - 1
 _UTC: Final = re.compile(r"(?:Z|[+-]00:?00)$")
-_TIME: Final = "ISO 8601 with an offset, or whole s, ms, us or ns since 1970"
+_TIME: Final = "ISO 8601 with an offset, or whole s, ms, us or ns since 1970 (of one unit; to 2261)"
 
 
 def numbers(column: pa.ChunkedArray) -> Numbers:
@@ -39,21 +43,30 @@ def numbers(column: pa.ChunkedArray) -> Numbers:
     return values
 
 
-def _integers(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Give a column of integers or timestamps without nulls as int64."""
-    array = column.cast(pa.int64()).combine_chunks()
+def _integers(
+    column: pa.ChunkedArray, place: Place, line: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Give integers or timestamps as int64. Raises MarketDataError for nulls and larger ones."""
+    if column.null_count:
+        raise _no_time("no time", place, line + column.is_null().to_pylist().index(True))
+    try:
+        array = column.cast(pa.int64()).combine_chunks()
+    except pa.ArrowInvalid:  # unsigned ones that are larger
+        values = column.to_pylist()
+        row = next(row for row, value in enumerate(values) if value > _MOST_NS)
+        raise _no_time(f"time {values[row]}", place, line + row) from None
     data = array.buffers()[1]
     inside = slice(array.offset, array.offset + len(array))
     return np.frombuffer(data, np.int64)[inside] if data else np.empty(0, np.int64)
 
 
 def set_symbols(rows: Rows, texts: list[bytes | None], place: Place, line: int) -> None:
-    """Fill `symbol`. Raises MarketDataError for an empty or too long one."""
+    """Fill `symbol`. Raises MarketDataError for one that is empty, too long, or has a zero."""
     for row, text in enumerate(texts):
-        if not text or len(text) > SYMBOL_BYTES:
+        if not text or len(text) > SYMBOL_BYTES or b"\0" in text:
             raise place.error(
                 f"symbol {(text or b'').decode('utf-8', 'replace')!r}",
-                expected=f"1 to {SYMBOL_BYTES} bytes",
+                expected=f"1 to {SYMBOL_BYTES} bytes, none of them zero",
                 remedy="correct the row",
                 line=line + row,
             )
@@ -77,34 +90,56 @@ def times_ns(column: pa.ChunkedArray, place: Place, line: int) -> np.ndarray[Any
     """Give times as ns since the epoch. Raises MarketDataError for what is no time."""
     kind = column.type
     if pa.types.is_timestamp(kind):
-        _no_nulls(column, place, line)
-        return _integers(column.cast(pa.timestamp("ns")))
+        return _scaled(_integers(column, place, line), _ARROW_UNITS[kind.unit], place, line)
     if pa.types.is_integer(kind):
-        _no_nulls(column, place, line)
-        return scaled(_integers(column))
+        return scaled(_integers(column, place, line), place, line)
     texts = [_text(value) for value in column.to_pylist()]
-    try:
-        if texts and texts[0].lstrip("-").replace(".", "", 1).isdigit():
-            return scaled(np.array([_whole(text) for text in texts], np.int64))
-        return np.array([_iso_ns(text) for text in texts], np.int64)
-    except (ValueError, OverflowError):
-        row = next(row for row, text in enumerate(texts) if not _is_time(text))
-        raise place.error(
-            f"time {texts[row][:40]!r}", expected=_TIME, remedy="correct the row", line=line + row
-        ) from None
+    whole = bool(texts) and texts[0].lstrip("-").replace(".", "", 1).isdigit()
+    convert: Callable[[str], int] = _whole if whole else _iso_ns
+    found = np.empty(len(texts), np.int64)
+    for row, text in enumerate(texts):
+        try:
+            found[row] = convert(text)
+        except (ValueError, OverflowError):
+            raise _no_time(f"time {text[:40]!r}", place, line + row) from None
+    return scaled(found, place, line) if whole else found
 
 
-def scaled(values: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
-    """Whole numbers of s, ms, us or ns as ns: the unit follows from their size, one for all."""
-    largest = int(np.abs(values).max()) if values.size else 0
-    factor = next((factor for limit, factor in _UNITS if largest < limit), 1)
+def scaled(
+    values: np.ndarray[Any, np.dtype[np.int64]], place: Place, line: int
+) -> np.ndarray[Any, Any]:
+    """Whole numbers of s, ms, us or ns as ns: the unit follows from their size, one for all.
+
+    0 counts as a time in any unit. Raises MarketDataError where the sizes are of several units.
+    """
+    if values.size == 0:
+        return values
+    factors = np.ones(values.size, np.int64)
+    for limit, factor in reversed(_UNITS):
+        factors[(values < limit) & (values > -limit)] = factor
+    given = values != 0
+    factor = int(factors[given][0]) if given.any() else 1
+    other = given & (factors != factor)
+    if other.any():
+        row = int(np.argmax(other))
+        raise _no_time(f"time {values[row]} in another unit than those before", place, line + row)
     return values * factor
 
 
-def _no_nulls(column: pa.ChunkedArray, place: Place, line: int) -> None:
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise place.error("no time", expected=_TIME, remedy="correct the row", line=line + row)
+def _scaled(
+    values: np.ndarray[Any, np.dtype[np.int64]], factor: int, place: Place, line: int
+) -> np.ndarray[Any, Any]:
+    """Values times a factor. Raises MarketDataError for what 64 bits of ns do not hold."""
+    limit = _MOST_NS // factor
+    far = (values > limit) | (values < -limit)
+    if far.any():
+        row = int(np.argmax(far))
+        raise _no_time(f"time {values[row]} x {factor} ns", place, line + row)
+    return values * factor
+
+
+def _no_time(found: str, place: Place, line: int) -> MarketDataError:
+    return place.error(found, expected=_TIME, remedy="correct the row", line=line)
 
 
 def _text(value: Any) -> str:
@@ -125,18 +160,11 @@ def _iso_ns(text: str) -> int:
     """ISO 8601 in UTC to the nanosecond, with another offset to the microsecond."""
     if match := _UTC.search(text):
         moment = np.datetime64(text[: match.start()].replace(" ", "T"), "ns")
-        if np.isnat(moment):
+        # numpy turns years that do not fit round without a word
+        if np.isnat(moment) or not "1678" <= text[:4] <= "2261":
             raise ValueError(text)
         return int(moment.astype(np.int64))
     other = datetime.fromisoformat(text)
     if other.tzinfo is None:
         raise ValueError(text)
     return round(other.timestamp() * 1e6) * 10**3
-
-
-def _is_time(text: str) -> bool:
-    try:
-        _whole(text) if text[:9].lstrip("-").isdigit() else _iso_ns(text)
-    except ValueError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pyarrow import parquet
 from workers.market_data.archive import BLOCK_ROWS, Rows, blank
 from workers.market_data.csv_stream import Layout, tables
 from workers.market_data.files import Place, members
-from workers.market_data.named_columns import numbers, set_numbers, set_symbols, times_ns
+from workers.market_data.named_columns import Numbers, numbers, set_numbers, set_symbols, times_ns
 
 TIMES: Final = ("timestamp", "ts_event")
 NUMBERS: Final = {
@@ -54,7 +54,9 @@ def _read_parquet(path: Path) -> Iterator[Rows]:
     place = Place(path)
     try:
         # no read-ahead, a small buffer: a row group may be larger than memory
-        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18) as file:
+        with parquet.ParquetFile(
+            path, pre_buffer=False, buffer_size=1 << 18, page_checksum_verification=True
+        ) as file:
             wanted = _wanted(place, file.schema_arrow.names)
             position = 1
             for batch in file.iter_batches(BLOCK_ROWS, columns=wanted, use_threads=False):
@@ -68,6 +70,11 @@ def _read_parquet(path: Path) -> Iterator[Rows]:
 def _wanted(place: Place, names: list[str]) -> list[str]:
     """Choose the columns that mean something here. Raises MarketDataError where some lack."""
     time = [name for name in TIMES if name in names][:1]
+    for name in ("symbol", *time, *NUMBERS):
+        if names.count(name) > 1:
+            raise place.error(
+                f"the column {name} twice", expected="each column once", remedy="rename one of them"
+            )
     if "symbol" not in names or not time or not _PRICES & set(names):
         raise place.error(
             f"columns {', '.join(names)[:200]}",
@@ -88,28 +95,59 @@ def _layout(place: Place, header: list[str]) -> Layout:
 def _rows(place: Place, line: int, table: pa.Table) -> Rows:
     rows = blank(table.num_rows)
     names = table.column_names
-    set_symbols(rows, _bytes(table["symbol"]), place, line)
+    set_symbols(rows, _texts(table["symbol"], "symbol", place), place, line)
     rows["ts_event"] = times_ns(
         table["timestamp" if "timestamp" in names else "ts_event"], place, line
     )
     if "ts_recv" in names:
         rows["ts_recv"] = times_ns(table["ts_recv"], place, line)
     if "venue" in names:
-        rows["venue"] = np.array([text or b"" for text in _bytes(table["venue"])], "S8")
+        rows["venue"] = np.array(
+            [text or b"" for text in _texts(table["venue"], "venue", place)], "S8"
+        )
     for name, field in NUMBERS.items():
         if name in names:
-            try:
-                values = numbers(table[name].cast(pa.float64()))
-            except pa.ArrowException as error:
-                raise place.error(
-                    f"column {name} of type {table[name].type}",
-                    expected="numbers",
-                    remedy="store it as float64 or int64",
-                ) from error
-            set_numbers(rows, field, values)
+            set_numbers(rows, field, _numbers(table[name], name, place, line))
     return rows
 
 
-def _bytes(column: pa.ChunkedArray) -> list[bytes | None]:
-    values = column.to_pylist()
-    return [value.encode() if isinstance(value, str) else value for value in values]
+def _numbers(column: pa.ChunkedArray, name: str, place: Place, line: int) -> Numbers:
+    """A column as float64. Raises MarketDataError for one that holds anything else."""
+    try:
+        return numbers(column.cast(pa.float64()))
+    except pa.ArrowException as error:
+        values = [] if pa.types.is_nested(column.type) else column.to_pylist()
+        for row, value in enumerate(values):
+            if not _fits(value):
+                raise place.error(
+                    f"{name} = {str(value)[:40]!r}",
+                    expected="a number; whole ones up to 2^53",
+                    remedy="correct the row",
+                    line=line + row,
+                ) from error
+        raise place.error(
+            f"column {name} of type {column.type}",
+            expected="numbers",
+            remedy="store it as float64 or int64",
+        ) from error
+
+
+def _fits(value: Any) -> bool:
+    """Whether a value is a number that float64 holds exactly."""
+    if isinstance(value, int):
+        return abs(value) <= 1 << 53
+    try:
+        return value is None or bool(pa.scalar(value).cast(pa.float64()))
+    except pa.ArrowException:
+        return False
+
+
+def _texts(column: pa.ChunkedArray, name: str, place: Place) -> list[bytes | None]:
+    """A column of texts. Raises MarketDataError for one of another type."""
+    try:
+        values = column.cast(pa.binary()).to_pylist()
+    except pa.ArrowException as error:
+        raise place.error(
+            f"column {name} of type {column.type}", expected="text", remedy="store it as a string"
+        ) from error
+    return list(values)

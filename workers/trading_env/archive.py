@@ -33,7 +33,9 @@ class ArchiveWriter:
             raise FileExistsError(f"{path} exists; archives are not written over, choose another")
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
-        self._writer = parquet.ParquetWriter(self._part, _schema(), compression="zstd")
+        self._writer = parquet.ParquetWriter(
+            self._part, _schema(), compression="zstd", write_page_checksum=True
+        )
         #: states written
         self.count = 0
 
@@ -77,18 +79,18 @@ def holds_states(path: Path) -> bool:
     """Whether `path` is an archive of market states, of whatever version."""
     try:
         return _LAYOUT in (parquet.read_schema(path).metadata or {})
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError):
         return False
 
 
 def read_states(path: Path) -> Array:
     """All states of an archive, MARKET_DTYPE (T,). Raises BadMarketData, NoMarketData."""
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         remedy = "write one with `python -m workers.trading_env.record`"
         raise NoMarketData(f"{path}: no such archive; {remedy}") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         found = str(error).splitlines()[0]
         raise BadMarketData(f"{path}: no readable Parquet ({found}); record it again") from error
     layout = (table.schema.metadata or {}).get(_LAYOUT)

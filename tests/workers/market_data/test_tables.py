@@ -94,10 +94,21 @@ def test_arrow_timestamps_of_any_unit_are_read(tmp_path):
         ("symbol,timestamp,bid\nA,1,1\nB,1.5,1\n", "line 3: time '1.5'"),
         ("symbol,timestamp,bid\nA,2023-11-14T22:13:20,1\n", "line 2: time .* with an offset"),
         ("symbol,timestamp,bid\n" + "A" * 33 + ",1,1\n", "line 2: symbol 'A+'; expected 1 to 32"),
+        ("symbol,timestamp,bid\nA\0B,1,1\n", "line 2: symbol .*none of them zero"),
+        ("symbol,timestamp,bid\nA,1,1\nB,2023-11-14T22:13:20Z,1\n", "line 3: time '2023"),
+        ("symbol,timestamp,bid\nA,2023-11-14T22:13:20Z,1\nB,1,1\n", "line 3: time '1'"),
+        ("symbol,timestamp,bid\nA,99999999999999999999,1\n", "line 2: time '9+'"),
+        ("symbol,timestamp,bid\nA,2300-01-01T00:00:00Z,1\n", "line 2: time '2300.* to 2261"),
+        ("symbol,timestamp,bid\nA,0001-01-01T00:00:00+05:00,1\n", "line 2: time '0001"),
+        ("symbol,timestamp,bid\nA,1,1\nB,1700000000000,1\n", "line 3: .* in another unit"),
+        ("symbol,timestamp,bid,bid\nA,1,1,2\n", "the column bid twice"),
+        ("symbol,timestamp,bid\nA,1,1\nB,1,1_0\n", "line 3: bid = '1_0', not a number"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, words):
-    """Missing columns, times of no unit or zone, symbols that do not fit."""
+    """Missing columns and double ones, times of no unit, of several, without a zone or beyond 64
+    bits, symbols that do not fit.
+    """
     path = tmp_path / "a.csv"
     path.write_text(text)
     with pytest.raises(MarketDataError, match=words):
@@ -120,4 +131,55 @@ def test_broken_parquet_is_named(tmp_path):
         pa.table({"symbol": ["A", "B"], "timestamp": nothing, "bid": [1.0, 2.0]}), path
     )
     with pytest.raises(MarketDataError, match="line 2: no time"):
+        rows_of(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"symbol": [1, 2]}, "column symbol of type int64; expected text"),
+        ({"venue": [1, 2]}, "column venue of type int64; expected text"),
+        ({"bid": ["1", "x"]}, "line 2: bid = 'x'; expected a number"),
+        ({"volume": [1, 1 << 62]}, "line 2: volume = '4611686018427387904'"),
+        ({"timestamp": pa.array([1, (1 << 64) - 1], pa.uint64())}, "line 2: time 184467"),
+        ({"timestamp": pa.array([0, 1 << 57], pa.timestamp("us"))}, "line 2: time 1441.* to 2261"),
+        ({"timestamp": [1_700_000_000, 1_700_000_000_000]}, "line 2: .* in another unit"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(tmp_path, columns, words):
+    """Numbers for texts, words for numbers, whole ones and times that would not be held exactly."""
+    good = {"symbol": ["A", "B"], "timestamp": [1, 2], "bid": [1.0, 2.0]}
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table(good | columns), path)
+    with pytest.raises(MarketDataError, match=words):
+        rows_of(path)
+
+
+def test_dictionaries_decimals_and_missing_receipts_are_read(tmp_path):
+    """What other tools write: coded texts, decimals, a receive time of 0 for none."""
+    path = tmp_path / "a.parquet"
+    symbols = pa.array(["A", "B"]).dictionary_encode()
+    prices = pa.array([1.5, None]).cast(pa.decimal128(10, 2))
+    times = [1_700_000_000_000, 1_700_000_000_001]
+    parquet.write_table(
+        pa.table({"symbol": symbols, "timestamp": times, "bid": prices, "ts_recv": [0, times[1]]}),
+        path,
+    )
+    rows = rows_of(path)
+    assert rows["symbol"].tolist() == [b"A", b"B"]
+    assert rows["bid"][0] == 1.5
+    assert np.isnan(rows["bid"][1])
+    assert rows["ts_recv"].tolist() == [0, times[1] * 10**6]
+
+
+def test_damaged_pages_with_a_checksum_are_refused(tmp_path):
+    """A flipped bit in a page that was written with its checksum is not taken for data."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"symbol": ["A"] * 500, "timestamp": range(500), "bid": np.arange(500.0)})
+    options = {"compression": "none", "use_dictionary": False}
+    parquet.write_table(table, path, write_page_checksum=True, **options)
+    good = path.read_bytes()
+    at = good.index(np.arange(490.0, 495.0).tobytes())
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    with pytest.raises(MarketDataError, match=r"cannot be read .*CRC"):
         rows_of(path)

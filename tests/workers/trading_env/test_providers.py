@@ -183,6 +183,24 @@ def test_what_is_no_archive_is_a_typed_error(tmp_path):
         read_states(tmp_path / "cut.parquet")
 
 
+def test_a_damaged_archive_is_refused_or_whole(tmp_path):
+    """One bit anywhere: the states as they were, or a typed error; pages have checksums."""
+    path = tmp_path / "states.parquet"
+    states = market(0, 20)
+    write_states(path, states)
+    good = path.read_bytes()
+    dice = np.random.default_rng(0)
+    refused = 0
+    for at in dice.integers(4, len(good), 80):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << dice.integers(8)]) + good[at + 1 :])
+        try:
+            assert_same_states(read_states(path), states)
+        except BadMarketData as error:
+            assert str(path) in str(error)  # noqa: PT017 - as it was, or refused
+            refused += 1
+    assert refused > 40
+
+
 def test_recording_a_mesh(tmp_path, mesh_directory, capsys):
     """The command writes what the ring holds, from its oldest state on."""
     states = market(3, 40)
