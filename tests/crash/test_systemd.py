@@ -316,7 +316,7 @@ def play(one, names, healed):
     until("all run", lambda: set(one.workers().values()) >= names)
     before = one.workers()
     os.kill(next(pid for pid, name in before.items() if name == healed), signal.SIGKILL)
-    until("healed", lambda: healed in one.workers().values() and one.workers() != before)
+    until("healed", lambda: healed in dict(one.workers().items() - before.items()).values())
     until("healthy", lambda: one.status()["state"] == "healthy")
     workers = one.workers()
     one.systemctl("reload", "tradingmesh")
