@@ -51,8 +51,8 @@ class TD3(StockTD3):
             raise ValueError(f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
         self.precision = precision
         self.update_kind = ""
-        self._generator = generator
-        self._compiles = compile_networks
+        self.generator = generator
+        self.compile_networks = compile_networks
         self._update: Update | None = None
         super().__init__(*args, **kwargs)
 
@@ -152,16 +152,16 @@ class TD3(StockTD3):
         if why := not_bindable(policy):
             self._update, self.update_kind = None, f"stable-baselines3: {why}"
         elif why := not_plain(policy):
-            self._update = AutogradUpdate(policy, self._generator)
+            self._update = AutogradUpdate(policy, self.generator)
             self.update_kind = f"autograd: {why}"
-            if self._compiles:
+            if self.compile_networks:
                 self.update_kind += f"; {compile_extractors(policy)}"
         else:
             half = self.precision == "medium" and has_bfloat16_units(self.device)
-            update = self._update = MlpUpdate(policy, self._generator, half=half)
+            update = self._update = MlpUpdate(policy, self.generator, half=half)
             rounded = ", bfloat16 factors" if half else ""
             self.update_kind = f"mlp{rounded}, products by {update.products.kind}"
-            if self._compiles:
+            if self.compile_networks:
                 self.update_kind += "; nothing to compile"
 
     @contextmanager
@@ -175,7 +175,14 @@ class TD3(StockTD3):
             torch.set_float32_matmul_precision(before)
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_update", "_generator", "_compiles", "update_kind", "precision", "_logged_updates"]
+        ours = [
+            "_update",
+            "generator",
+            "compile_networks",
+            "update_kind",
+            "precision",
+            "_logged_updates",
+        ]
         return super()._excluded_save_params() + ours
 
 

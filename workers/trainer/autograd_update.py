@@ -34,8 +34,9 @@ def not_bindable(policy: TD3Policy) -> str:
         group = optimizer.param_groups[0]
         if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
             return f"the optimiser is {type(optimizer).__name__}"
-        if group["amsgrad"] or group["maximize"]:
-            return "Adam with amsgrad or maximize"
+        options = ("amsgrad", "maximize", "decoupled_weight_decay")
+        if given := [name for name in options if group.get(name)]:
+            return f"Adam with {', '.join(given)}"
     return ""
 
 

@@ -30,8 +30,9 @@ def vectors(count: int, size: int, device: torch.device) -> list[Tensor]:
     memory = np.empty(count * apart + LINE, np.float32)
     start = -memory.ctypes.data % (4 * LINE) // 4
     memory.fill(0.0)
-    whole = torch.from_numpy(memory)[start : start + count * apart].view(count, apart)
-    return list(whole[:, :size])
+    whole = memory[start : start + count * apart].reshape(count, apart)
+    # a storage of its own each: torch saves and copies the whole storage of a view
+    return [torch.from_numpy(row) for row in whole[:, :size]]
 
 
 class Flat:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
@@ -22,7 +23,6 @@ from workers.trainer.stack import NARROW, Memory, Stack
 from workers.trainer.update import Update
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.policies import ContinuousCritic
     from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 
@@ -45,6 +45,8 @@ def not_plain_layers(policy: TD3Policy) -> str:
     """Give why what comes after the features is no stack of Linear and ReLU; empty: it is."""
     if type(policy.actor) is not Actor:
         return f"the actor is a {type(policy.actor).__name__}"
+    if type(policy.critic) is not ContinuousCritic:
+        return f"the critic is a {type(policy.critic).__name__}"
     stacks = [*policy.critic.q_networks, policy.actor.mu]
     wanted = [nn.Linear, nn.ReLU]
     for number, stack in enumerate(stacks):

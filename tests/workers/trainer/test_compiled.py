@@ -20,7 +20,7 @@ FRAMES = {
 def compiling(**settings):
     """Give `learners`, of which ours compiles what can be."""
     ours, stock = learners(**settings)
-    ours._compiles, ours._update = True, None
+    ours.compile_networks, ours._update = True, None
     return ours, stock
 
 
