@@ -37,6 +37,10 @@ EXIT_CRASHED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_MESH = 73  # EX_CANTCREAT: the mesh refused
 
 
+class _Leave(BaseException):
+    """Raised by a signal in a block of `left_on_stop`; nothing that catches errors takes it."""
+
+
 class WorkerContext:
     """What a worker is given: its spec, the settings, the mesh, a logger and its heartbeat."""
 
@@ -58,6 +62,13 @@ class WorkerContext:
         self.alone = False  # started by hand, not by a daemon
         self.stop_signal = 0
         self._expected: float | None = None
+        self._may_leave = False
+
+    def stop(self, number: int) -> None:
+        """Note that signal `number` asks the worker to end."""
+        self.stop_signal = number
+        if self._may_leave:
+            raise _Leave
 
     def stopping(self) -> bool:
         """Tell whether the worker was asked to end; long steps look at it."""
@@ -67,6 +78,21 @@ class WorkerContext:
     def pause(seconds: float) -> None:
         """Let `seconds` (few: signals are noted meanwhile, and obeyed after it) pass in a wait."""
         signal.sigtimedwait([signal.SIGURG], seconds)
+
+    @contextlib.contextmanager
+    def left_on_stop(self) -> Iterator[None]:
+        """Leave the block wherever it is, once the worker is asked to end; then go on behind it.
+
+        For what waits long for others and can be done again from its start, as after a kill. The
+        block looks at `stopping()` before it begins to wait.
+        """
+        self._may_leave = True
+        try:
+            yield
+        except _Leave:
+            pass
+        finally:
+            self._may_leave = False
 
     @contextlib.contextmanager
     def expect(self, seconds: float) -> Iterator[None]:
@@ -220,7 +246,7 @@ def _listen(context: WorkerContext) -> None:
     """Signals only set a flag; SIGUSR2 dumps the stacks, in C, even of a hung interpreter."""
 
     def stop(number: int, _frame: object) -> None:
-        context.stop_signal = number
+        context.stop(number)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop if context.alone else signal.SIG_IGN)

@@ -1,10 +1,11 @@
 """Sends the trainers' spools to MLflow and keeps its place: nothing is lost while MLflow is away.
 
 The place is noted after MLflow took the lines; killed in between, some are sent again, which
-changes nothing. Few lines are sent at a time and each request is announced to the daemon, so that
-a server that takes seconds for each is slow and nothing else. A run whose process died without a
-word is marked KILLED, and running again when the trainer's next process goes on with it. What
-MLflow refuses is put aside, so that one bad line holds nobody up.
+changes nothing; so a stop does not wait for an answer either. Few lines are sent at a time and each
+request is announced to the daemon, so that a server that takes seconds for each is slow and nothing
+else. A run whose process died without a word is marked KILLED, and running again when the trainer's
+next process goes on with it. What MLflow refuses is put aside, so that one bad line holds nobody
+up.
 """
 
 from __future__ import annotations
@@ -64,18 +65,19 @@ class ShipperWorker(Worker):
             self.context.pause(WAIT_S)
             return 0
         shipped = 0
-        for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
-            if self.context.stopping():  # what is left waits in the spools
-                break
+        with self.context.left_on_stop():  # an answer may take as long as the server likes
             try:
-                shipped += self._ship(trainer)
+                for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
+                    if self.context.stopping():  # what is left waits in the spools
+                        break
+                    shipped += self._ship(trainer)
             except AWAY as error:
                 why = (str(error) or type(error).__name__).splitlines()[0]
                 self.context.log.warning("MLflow is away", error=why)
                 self._retry_at = time.monotonic() + self._config.retry_s
                 self._destination = None
                 return shipped
-        if shipped == 0:
+        if shipped == 0 and not self.context.stopping():
             self.context.pause(WAIT_S)
         return shipped
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from mesh.control import ControlRequest, ask
 from tests.daemons import daemon, until
 from tests.processes import child
 from tests.workers.shipper.servers import Server
@@ -169,3 +171,33 @@ def test_nothing_is_lost_while_the_server_is_down_hung_or_gone(tmp_path):
         spool.close()
         with contextlib.suppress(ProcessLookupError):
             server.signal(signal.SIGKILL)
+
+
+def test_a_stop_does_not_wait_for_a_server_that_hangs(tmp_path):
+    """A request is on its way for ever: the shipper ends in order, and its points arrive later."""
+    directory = tmp_path / "run" / "tracking"
+    spool = Spool(directory, "td3-0", "run-1", 1 << 20)
+    spool.begin("")
+    for step in range(50):
+        spool.point(step, {"loss": 1.0})
+    spool.close()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel accepts, nobody answers
+        settings = (
+            f'[tracking]\nuri = "http://127.0.0.1:{server.getsockname()[1]}"\ntimeout_s = 600\n'
+        )
+        with daemon(tmp_path, WORKERS + "stop_grace_s = 45.0\n", settings) as one:
+            client, _ = server.accept()
+            with client:
+                assert client.recv(4)  # it has asked
+                assert ask(one.mesh_path, ControlRequest("stop", "shipper")).ok
+                until("stopped", lambda: one.worker("shipper")["state"] == "stopped")
+            assert "did not stop" not in one.worker("shipper")["reason"]
+            profile = one.profile.read_text()
+            one.profile.write_text(profile.replace(settings, ""))  # into a database of its own
+            assert ask(one.mesh_path, ControlRequest("reload")).ok
+            assert ask(one.mesh_path, ControlRequest("start", "shipper")).ok
+            until("shipped", lambda: waiting_for_shipment(directory))
+            assert one.stop() == 0
+    client, (run,) = runs_of(f"sqlite:///{tmp_path}/run/mlflow.db")
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted(point.step for point in history) == list(range(50))
