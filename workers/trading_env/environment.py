@@ -74,7 +74,7 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         self._running = True
         if self._history is not None:
             self._history.clear()
-            self._record(None)
+            self._record(self._info(None))
         return self.simulation.windows.of(0), self._info(None)
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -129,14 +129,9 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
             "ts_event": int(self._track.block.ts_event[self._track.row]),
         }
 
-    def _record(self, info: dict[str, Any] | None) -> None:
-        accounts = self.simulation.accounts
+    def _record(self, info: dict[str, Any]) -> None:
         assert self._history is not None  # noqa: S101 - callers looked
-        self._history.add(
-            float(accounts.equity[0]),
-            accounts.positions[0].copy(),
-            0.0 if info is None else info["costs"],
-        )
+        self._history.add(self.simulation.accounts.positions[0].copy(), info)
         if self.render_mode == "human":
             self._history.render("human")
 
