@@ -14,12 +14,14 @@ import numpy as np
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-g"]
+FLAGS.append("-fno-math-errno")  # a root that may set errno is none of the vector units'
 EXTENSIONS = {
     "mesh._core._native": ["mesh/_core/module.c"],
     "workers.ingest._avro._native": ["workers/ingest/_avro/module.c"],
     "workers.ingest._gates._native": ["workers/ingest/_gates/module.c"],
     "workers.trading_env._kernel": ["workers/trading_env/_kernel.c"],
     "workers.trainer._products._native": ["workers/trainer/_products/module.c"],
+    "workers.trainer._adam": ["workers/trainer/_adam.c"],
     "workers.replayer._encode": ["workers/replayer/_encode.c"],
 }
 

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workers.trainer import _adam
+from workers.trainer.products import on_one_thread
+
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam, as in torch and stable-baselines3
 LINE = 16  # floats of a cache line
 
@@ -45,6 +48,9 @@ class Flat:
         size = sum(p.numel() for p in parameters)
         self.values, self.gradient, self.first, self.second, self.target = vectors(5, size, device)
         self.steps = torch.zeros((), device=device)
+        parts = (self.values, self.gradient, self.first, self.second, self.target)
+        #: On one thread of a processor the step is one of our own: one pass for all of it.
+        self._arrays = [part.numpy() for part in parts] if on_one_thread(device) else []
         self.betas, self.epsilon, self.weight_decay = BETAS, EPSILON, 0.0
         self._bound = [
             *self._bind(parameters, self.values),
@@ -86,22 +92,33 @@ class Flat:
             at += count
         return views
 
-    def adam(self, learning_rate: float, found_inf: Tensor) -> None:
-        """Take one step of Adam (Kingma and Ba 2015) along the gradient.
+    def step(self, loss: Tensor, learning_rate: float, tau: float) -> Tensor | float:
+        """Take one step of Adam (Kingma and Ba 2015) along the gradient and give 0.
 
-        Where `found_inf` is 1 nothing happens: decided on the device, nobody waits for it.
+        Where gradient or loss are not finite, nothing happens and 1 comes back: decided on the
+        device, nobody waits for it. With `tau` above 0 the target then moves by it (Polyak
+        averaging).
         """
+        beta1, beta2 = self.betas
+        if self._arrays:
+            values, gradient, first, second, target = self._arrays
+            sound = _adam.step(
+                values, gradient, first, second, target if tau > 0.0 else None, float(loss),
+                float(self.steps) + 1.0, learning_rate, beta1, beta2, self.epsilon,
+                self.weight_decay, tau,
+            )  # fmt: skip
+            self.steps += sound
+            return float(not sound)
+        found_inf = (~torch.isfinite(self.gradient.sum() + loss)).float()
         self.steps += 1.0 - found_inf
         torch._fused_adam_(
             [self.values], [self.gradient], [self.first], [self.second], [], [self.steps],
-            lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1],
-            weight_decay=self.weight_decay, eps=self.epsilon, amsgrad=False, maximize=False,
-            grad_scale=None, found_inf=found_inf,
+            lr=learning_rate, beta1=beta1, beta2=beta2, weight_decay=self.weight_decay,
+            eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None, found_inf=found_inf,
         )  # fmt: skip
-
-    def follow(self, tau: float) -> None:
-        """Move the target by `tau` of the way (Polyak averaging)."""
-        self.target.lerp_(self.values, tau)
+        if tau > 0.0:
+            self.target.lerp_(self.values, tau)
+        return found_inf
 
     def state(self) -> dict[str, Tensor]:
         """Give everything that an update changes."""

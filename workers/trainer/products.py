@@ -120,9 +120,14 @@ class NativeProducts(Products):
         _native.product(out, self._ones, matrix, None, None, 0)
 
 
+def on_one_thread(device: torch.device) -> bool:
+    """Tell whether what happens there happens on one thread of this processor."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
 def products_for(device: torch.device, *, half: bool) -> Products:
     """Give the faster ones for this device, this processor and the number of threads set."""
-    if device.type != "cpu" or torch.get_num_threads() > 1:
+    if not on_one_thread(device):
         return Products(half=half)
     floats, pairs = _native.units()
     if half and (not pairs or torch.cpu.get_capabilities().get("amx_bf16")):

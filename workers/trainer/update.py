@@ -90,19 +90,16 @@ class Update(ABC):
         noise.clamp_(-rule.target_noise_clip, rule.target_noise_clip)
         rate = rule.learning_rate * self.caution
         self.losses[0] = self.critic_gradients(batch, noise, rule.gamma, weights)
-        self._take_step(self.critics, 0, rate)
-        if self.updates % rule.policy_delay == 0:
+        is_delayed = self.updates % rule.policy_delay == 0
+        tau = rule.tau if is_delayed else 0.0  # the actor's gradient asks no target
+        self._take_step(self.critics, 0, rate, tau)
+        if is_delayed:
             self.losses[1] = self.actor_gradients(batch)
-            self._take_step(self.actor, 1, rate)
-            self.critics.follow(rule.tau)
-            self.actor.follow(rule.tau)
+            self._take_step(self.actor, 1, rate, tau)
 
-    def _take_step(self, network: Flat, which: int, learning_rate: float) -> None:
+    def _take_step(self, network: Flat, which: int, learning_rate: float, tau: float) -> None:
         """One step of the optimiser, unless the gradient or the loss is not finite."""
-        sound = torch.isfinite(network.gradient.sum() + self.losses[which])
-        found_inf = (~sound).float()
-        network.adam(learning_rate, found_inf)
-        self.skipped += found_inf
+        self.skipped += network.step(self.losses[which], learning_rate, tau)
         self.sums[which] += self.losses[which]
 
     @abstractmethod
