@@ -1,6 +1,7 @@
 """The trainer beside stable-baselines3, SBX and a CleanRL-style loop, in one run.
 
-    bench_trainer.py [updates] [products] [networks] [state] [action] [publish] [tracking] [kill]
+    bench_trainer.py [updates] [products] [networks] [compiled] [state] [action] [publish]
+                     [tracking] [kill]
 
 Without arguments everything but `learning` (see bench_learning.py). One thread. SBX is measured
 where it can be imported (`pip install sbx-rl`), else a line says that it is not.
@@ -219,7 +220,7 @@ def bench_updates(mesh):
     ring.close()
 
 
-def rates(variants):
+def rates(variants, least=20):
     """Median rate of each function of a count over interleaved rounds.
 
     Counted in processor seconds of this process, which on an idle machine are those of the clock:
@@ -227,10 +228,10 @@ def rates(variants):
     """
     counts, found = {}, {what: [] for what in variants}
     for what, updates in variants.items():
-        updates(20)
+        updates(least)
         began = time.process_time()
-        updates(20)
-        counts[what] = max(20, int(20 * ROUND_S / (time.process_time() - began)))
+        updates(least)
+        counts[what] = max(least, int(least * ROUND_S / (time.process_time() - began)))
     for _ in range(ROUNDS):
         for what, updates in variants.items():
             began = time.process_time()
@@ -285,6 +286,25 @@ def bench_networks(mesh):
         began = time.process_time()
         updates(count)
         line(f"networks: {name}", round(count / (time.process_time() - began), 2), "1/s")
+    ring.close()
+
+
+def bench_compiled(mesh):
+    """Networks with features extractors, compiled by torch and as they are, taking turns."""
+    ring = mesh.ring("experience-compiled", EXPERIENCE_DTYPE, capacity=8192, create=True)
+    ring.publish(steps(128, 64))
+    for name, kwargs in NETWORKS.items():
+        if kwargs.get("policy", "mlp") == "mlp":
+            continue
+        compiled = from_ring(None, ring, compile_networks=True, **kwargs)
+        began = time.monotonic()
+        compiled(2)  # both steps: the actor's is every second one
+        line(f"compiled: {name}, first two updates", round(time.monotonic() - began, 1), "s")
+        plain = from_ring(None, ring, **kwargs)
+        found = rates({"plain": plain, "compiled": compiled}, least=2 if "256" in name else 20)
+        ratio = round(found["compiled"] / found["plain"], 2)
+        plain = round(found["plain"], 2)
+        line(f"compiled: {name}", round(found["compiled"], 2), "1/s", plain, ratio)
     ring.close()
 
 
@@ -471,6 +491,7 @@ BENCHES = {
     "updates": bench_updates,
     "products": bench_products,
     "networks": bench_networks,
+    "compiled": bench_compiled,
     "state": bench_state,
     "action": bench_action,
     "publish": bench_publish,

@@ -144,7 +144,8 @@ class TrainerConfig(BaseModel):
     compile_networks: bool = Field(
         default=False,
         description="Let torch compile features extractors (frames, transformer) at their first "
-        "use, which takes a minute; where there is no compiler the status says so.",
+        "use, which takes a minute; where there is no compiler the status says so. For a GPU: on a "
+        "processor it is slower.",
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="Threads torch may use in one trainer."
