@@ -15,7 +15,6 @@ import gc
 gc.disable()
 
 import argparse
-import contextlib
 import faulthandler
 import os
 import selectors
@@ -30,7 +29,7 @@ import msgspec
 from setproctitle import setproctitle
 
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
-from mesh import LeaseHeld, Mesh, MeshError, ProcessIdentity, SegmentMissing, SpinLock
+from mesh import LeaseHeld, Mesh, MeshError, ProcessIdentity, SegmentMissing
 from mesh.control import SOCKET, ControlReply, ControlRequest
 from workers.control_server import ControlServer
 from workers.descriptors import raise_limit
@@ -41,7 +40,14 @@ from workers.lifecycle import ALIVE, Event, State
 from workers.log import configure_logging, limit_output
 from workers.notify import Systemd, sd_notify
 from workers.nursery import adopt_orphans
-from workers.predecessor import STATUS_BYTES, shortened, take_events, take_status
+from workers.predecessor import (
+    STATUS_BYTES,
+    shortened,
+    take_events,
+    take_hearts,
+    take_status,
+    taken_away,
+)
 from workers.records import SupervisorStatus
 from workers.reload import changes, fixed_fault
 from workers.safe_state import why_unsafe
@@ -88,14 +94,18 @@ class Supervisor:
         self.load = load if load is not None else lambda: settings
         self.mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
         self.manager = Systemd()
-        self.status, told = take_status(self.mesh)
+        faults: list[str] = []
+        self.status, told = take_status(self.mesh, faults)
         self.run_directory = settings.run_directory.resolve()
         self.logs = settings.logging.directory or self.run_directory / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # workers run without
+            faults.append(f"no logs: {error}")
         self.mesh.sweep()
         limits = settings.supervisor
-        self.hearts = self.mesh.heartbeats(create=True, rows=limits.rows)
-        events = take_events(self.mesh, limits.events)
+        self.hearts = take_hearts(self.mesh, limits.rows, faults)
+        events = take_events(self.mesh, limits.events, faults)
         self.journal = Journal(
             events,
             limits.incidents,
@@ -104,6 +114,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.upgrade: Upgrade | None = None
         self.was_ready = False
+        self.lost = ""  # why the mesh is ours no more
         self.safety_at = self.publish_at = 0.0
         self.late_at = clock() + limits.ready_timeout_s
         self.published = b""
@@ -130,8 +141,8 @@ class Supervisor:
         self.server = ControlServer(
             settings.mesh.path, self.selector, limits, self.handle, self.clock
         )
-        for fault in self.server.faults:
-            self._tell("control group", "warning", fault)
+        for fault in faults + self.server.faults:
+            self._tell("fault", "warning", fault)
 
     def _take_over(self, told: SupervisorStatus | None) -> None:
         """Go on where an earlier daemon, or this one before an upgrade, was interrupted."""
@@ -170,6 +181,8 @@ class Supervisor:
             self.journal.flush()
             signal.set_wakeup_fd(-1)
         self._close()
+        if self.lost:
+            raise SegmentMissing(f"the mesh was damaged or taken away meanwhile: {self.lost}")
         return 0
 
     def _turn(self) -> None:
@@ -210,6 +223,10 @@ class Supervisor:
         if now < self.safety_at:
             return
         self.safety_at = now + SAFETY_LOOK_S
+        if not self.fleet.stopping and (lost := taken_away(self.mesh, (self.status, self.hearts))):
+            self.lost = lost
+            self._tell("mesh lost", "error", f"everything is stopped: {lost}")
+            self.shutdown()
         workers = self.fleet.workers.values()
         acting = ""
         if any(worker.spec.role == "policy" for worker in workers):
@@ -354,7 +371,8 @@ class Supervisor:
         if request.command in daemon:
             return daemon[request.command]()
         if request.command == "break-lock":
-            return self._break_lock(request.worker)
+            ok, text = self.foreign.break_lock(request.worker)
+            return ControlReply(ok=ok, text=text)
         if request.command not in _EVENTS:
             known = ", ".join([*_EVENTS, "break-lock", *daemon])
             return _no(f"no command {request.command!r}; there are {known}")
@@ -407,23 +425,6 @@ class Supervisor:
             self.fleet.others.add(self.upgrade.pid)
         return ControlReply(ok=True, text="the new program is checked, and taken if it starts")
 
-    def _break_lock(self, name: str) -> ControlReply:
-        try:
-            lock = self.mesh.attach(name)
-        except (SegmentMissing, MeshError) as error:
-            return _no(str(error))
-        with contextlib.closing(lock):
-            if not isinstance(lock, SpinLock):
-                return _no(f"{name} is a {lock.info.kind}, not a lock")
-            owner = lock.owner()
-            if owner is None:
-                return ControlReply(ok=True, text=f"{name} is free")
-            if lock.break_stale() is None:
-                return _no(f"{name} is held by {owner.name!r} {owner.identity}, which lives; end "
-                           "that process first")  # fmt: skip
-        self._tell("lock broken", "warning", f"{name}, held by {owner.name!r} {owner.identity}")
-        return ControlReply(ok=True, text=f"{name}: freed from {owner.name!r} {owner.identity}")
-
     def _close(self) -> None:
         self._tell("ended", "info", "")
         self.fleet.nurseries.close()
@@ -432,7 +433,7 @@ class Supervisor:
         self._replace(state="down")
         self.server.close()
         self.selector.close()
-        if self.settings.supervisor.remove_at_stop:
+        if self.settings.supervisor.remove_at_stop and not self.lost:
             shutil.rmtree(self.settings.mesh.path)
 
 

@@ -73,7 +73,7 @@ class Heartbeats(Segment):
         self._hearts = _hearts(file)
 
     def rows(self) -> tuple[HeartbeatRow, ...]:
-        """Give every row that a process has or had, each whole."""
+        """Give every row that a process has or had, each whole; a damaged one is nobody's."""
         return tuple(row for row in self._every_row() if row.pid)
 
     def _every_row(self) -> tuple[HeartbeatRow, ...]:

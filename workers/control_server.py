@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 IDLE_S = 2.0
 ACCEPTED_A_TURN = 8
 USERS = 64  # whose rate is remembered
+LOOK_S = 1.0  # between two looks whether the socket still has its name
 PAUSE_S = 0.5  # without listening, where even the descriptor kept for that is gone
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -82,7 +83,9 @@ class ControlServer:
         self._read_gid = self._gid("read_group", limits.read_group)
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._listens_at: float | None = None  # while it does not
-        self._server = listen(mesh, mode=0o666 if groups else 0o600)
+        self._mode = 0o666 if groups else 0o600
+        self._look_at = clock() + LOOK_S
+        self._server = listen(mesh, mode=self._mode)
         selector.register(self._server, selectors.EVENT_READ, self._accept)
 
     def tend(self, now: float) -> None:
@@ -92,6 +95,20 @@ class ControlServer:
         if self._listens_at is not None and now >= self._listens_at:
             self._listens_at = None
             self._selector.register(self._server, selectors.EVENT_READ, self._accept)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            if not self._path.is_socket():
+                self._open_again()
+
+    def _open_again(self) -> None:
+        """Somebody cleared up: a socket without a name can be asked by nobody."""
+        with contextlib.suppress(OSError):
+            server = listen(self._path.parent, mode=self._mode)
+            if self._listens_at is None:
+                self._selector.unregister(self._server)
+                self._selector.register(server, selectors.EVENT_READ, self._accept)
+            self._server.close()
+            self._server = server
 
     def close(self) -> None:
         """End the service and remove the socket."""

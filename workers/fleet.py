@@ -44,6 +44,7 @@ STARTING_LOOK_S = 0.005  # between two looks for the readiness of a worker that 
 PATIENT_LOOK_S = 0.05  # and of one that takes longer than
 QUICK_S = 1.0
 LONGEST_LOOK_S = 0.5
+MISSED_S = 1.0  # a heartbeat that is damaged may be whole again with the next beat
 PUT_OFF_S = 1.0  # until a start is tried again for which the host had no means
 MIB = 1 << 20
 
@@ -152,7 +153,7 @@ class Fleet:
         worker.identity, worker.pidfd = identity, pidfd
         worker.beats, worker.suspicion, worker.kill_at = -1, None, NEVER
         worker.fault, worker.fault_at = "", NEVER
-        worker.memory_bytes = 0
+        worker.memory_bytes, worker.missed_at = 0, NEVER
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _fd: self._exited(worker))
 
     def _watch_start(self, worker: Tracked) -> None:
@@ -285,8 +286,12 @@ class Fleet:
         self._rows = {row.worker: row for row in self._hearts.rows()}
         for worker in self.workers.values():
             row = self._rows.get(worker.name)
-            if worker.state not in ALIVE or row is None or row.identity != worker.identity:
+            if worker.state not in ALIVE:
                 continue
+            if row is None or row.identity != worker.identity:
+                self._miss(worker, now)
+                continue
+            worker.missed_at = NEVER
             if row.ready and worker.state is State.STARTING:
                 self.apply(worker, Event.READY)
             if worker.state is State.RUNNING and worker.is_hung(row, self.settings.supervisor, now):
@@ -295,6 +300,16 @@ class Fleet:
             self._memory_at = now + MEMORY_LOOK_S
             self._watch_memory()
         self._logs.look(now)
+
+    def _miss(self, worker: Tracked, now: float) -> None:
+        """A worker that runs and has no heartbeat cannot be watched: the next process has one."""
+        worker.missed_at = min(worker.missed_at, now)
+        late = now - worker.missed_at > worker.spec.heartbeat_deadline_s + MISSED_S
+        if late and worker.state is State.RUNNING:
+            worker.missed_at = NEVER
+            worker.reason = "its heartbeat was damaged or taken away"
+            self._journal.event("heartbeat lost", "error", worker, text=worker.reason)
+            self.apply(worker, Event.RESTART)
 
     def rows(self) -> Iterable[HeartbeatRow]:
         """Give the heartbeats as of the last look."""

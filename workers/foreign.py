@@ -7,6 +7,7 @@ freed only when they are dead (I3).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -91,6 +92,24 @@ class Foreign:
             if owner is not None:
                 held.setdefault(owner, []).append(info.name)
         return held
+
+    def break_lock(self, name: str) -> tuple[bool, str]:
+        """Free a lock whose owner is dead; say what was done, or why nothing was."""
+        try:
+            lock = self._mesh.attach(name)
+        except MeshError as error:
+            return False, str(error)
+        with contextlib.closing(lock):
+            if not isinstance(lock, SpinLock):
+                return False, f"{name} is a {lock.info.kind}, not a lock"
+            owner = lock.owner()
+            if owner is None:
+                return True, f"{name} is free"
+            who = f"{owner.name!r} {owner.identity}"
+            if lock.break_stale() is None:
+                return False, f"{name} is held by {who}, which lives; end that process first"
+        self._tell("lock broken", "warning", f"{name}, held by {who}")
+        return True, f"{name}: freed from {who}"
 
     def _lock_owner(self, name: str) -> ProcessIdentity | None:
         try:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from mesh import (
     Cell,
+    Corrupt,
     LayoutMismatch,
     LeaseHeld,
     Mesh,
@@ -23,37 +24,46 @@ from mesh import (
     ProcessIdentity,
     Ring,
     SchemaMismatch,
+    SegmentMissing,
 )
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from workers.records import EVENT_DTYPE, EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
 from workers.spawn import title
 
 if TYPE_CHECKING:
-    from mesh import HeartbeatRow
+    from collections.abc import Callable, Iterable
+
+    from mesh import HeartbeatRow, Heartbeats
+    from mesh.segment import Segment
+
+T = TypeVar("T")
 
 STATUS_BYTES = 1 << 19
 SHORT_REASON = 60  # characters
+HEARTBEATS = "heartbeats"
 _OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
 
 
-def take_status(mesh: Mesh) -> tuple[Cell[SupervisorStatus], SupervisorStatus | None]:
+def take_status(
+    mesh: Mesh, faults: list[str] | None = None
+) -> tuple[Cell[SupervisorStatus], SupervisorStatus | None]:
     """Become the writer of the daemon's status, and give what an earlier daemon wrote there.
 
-    A status of another version or size is made anew. Where its very layout is another one (an
-    earlier boot, an incompatible version) the mesh is swept of all such segments. Raises LeaseHeld
-    while another daemon lives.
+    A status of another version or size, or a damaged one (told in `faults`), is made anew. Where
+    its very layout is another one (an earlier boot, an incompatible version) the mesh is swept of
+    all such segments. Raises LeaseHeld while another daemon lives.
     """
     said = _said(mesh)
     try:
         return _cell(mesh), said
-    except LayoutMismatch:
+    except (LayoutMismatch, Corrupt):
         with contextlib.suppress(ControlUnavailable):
             answer = ask(mesh.path, ControlRequest("ping"), timeout=1.0)
             raise LeaseHeld(
                 f"{mesh.path}: a daemon of another layout runs: {answer.text}"
             ) from None
         mesh.sweep()
-        return _cell(mesh), None
+        return _anew(mesh, SUPERVISOR, lambda: _cell(mesh), faults), None
     except SchemaMismatch:
         owner = mesh.attach(SUPERVISOR).info.owner
         if owner is not None and owner != ProcessIdentity.current() and owner.is_alive():
@@ -78,16 +88,59 @@ def shortened(status: SupervisorStatus) -> SupervisorStatus:
     return short
 
 
-def take_events(mesh: Mesh, capacity: int) -> Ring:
+def take_events(mesh: Mesh, capacity: int, faults: list[str] | None = None) -> Ring:
     """Become the writer of the events; a ring of another version or size is made anew.
 
-    To be called as the daemon of the mesh, which `take_status` has made sure of.
+    As is a damaged one. To be called as the daemon of the mesh, which `take_status` has made sure
+    of.
     """
-    try:
+
+    def take() -> Ring:
         return mesh.ring(EVENTS, EVENT_DTYPE, capacity=capacity, create=True)
+
+    try:
+        return _anew(mesh, EVENTS, take, faults)
     except SchemaMismatch:
         mesh.unlink(EVENTS)
-    return mesh.ring(EVENTS, EVENT_DTYPE, capacity=capacity, create=True)
+    return take()
+
+
+def take_hearts(mesh: Mesh, rows: int, faults: list[str] | None = None) -> Heartbeats:
+    """Open the heartbeats; damaged ones are made anew, and workers that run get rows by a restart.
+
+    To be called as the daemon of the mesh.
+    """
+    return _anew(mesh, HEARTBEATS, lambda: mesh.heartbeats(create=True, rows=rows), faults)
+
+
+def _anew(mesh: Mesh, name: str, take: Callable[[], T], faults: list[str] | None) -> T:
+    """Take a segment of the daemon's own; one that is damaged is taken away and made anew."""
+    try:
+        return take()
+    except Corrupt as error:
+        if faults is not None:
+            faults.append(f"made anew: {error}")
+        (mesh.path / name).unlink(missing_ok=True)
+        return take()
+
+
+def taken_away(mesh: Mesh, segments: Iterable[Segment]) -> str:
+    """Say which of these segments lost its name to nobody or to another one; empty: none.
+
+    Raises LeaseHeld where another live process is the writer of what is there now.
+    """
+    for segment in segments:
+        try:
+            found = mesh.info(segment.name)
+        except (SegmentMissing, Corrupt, LayoutMismatch) as error:
+            return str(error)
+        if found.generation == segment.info.generation:
+            continue
+        text = f"{mesh.path / segment.name}: another one took the place of ours"
+        if found.owner is not None and found.owner.is_alive():
+            raise LeaseHeld(f"{text}, and {found.owner} writes it")
+        return text
+    return ""
 
 
 def _cell(mesh: Mesh) -> Cell[SupervisorStatus]:

@@ -47,6 +47,7 @@ class Tracked:
     beats: int = -1
     suspicion: Suspicion | None = None
     memory_bytes: int = 0
+    missed_at: float = NEVER  # since when it has no row of heartbeats
 
     @property
     def name(self) -> str:

@@ -59,9 +59,9 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
         int64_t version = MESH_BUSY;
         for (int tries = 0; version == MESH_BUSY && tries < MESH_READ_TRIES; tries++)
             version = mesh_heart_read(&h->table, row, &b, key);
-        if (version < 0) {
-            Py_DECREF(list);
-            return problem(h->mapping, MESH_CORRUPT);
+        if (version < 0) { /* damaged: nobody's, so that the others are seen and it can be claimed */
+            memset(&b, 0, sizeof b);
+            memset(key, 0, sizeof key);
         }
         memcpy(detail, b.detail, MESH_DETAIL_BYTES);
         PyObject *item = Py_BuildValue(

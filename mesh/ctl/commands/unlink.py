@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mesh.ctl import render
 from mesh.ctl.failure import CommandFailed, Exit
 from mesh.ctl.report import heartbeat_rows
-from mesh.errors import LeaseHeld, SegmentMissing
+from mesh.errors import Corrupt, InvalidName, LeaseHeld, SegmentMissing
 
 if TYPE_CHECKING:
     from mesh import Mesh, ProcessIdentity
@@ -20,6 +20,12 @@ def unlink(mesh: Mesh, options: argparse.Namespace) -> int:
     name = options.segment
     found = {info.name: info for info in mesh.segments()}
     if name not in found:
+        try:
+            mesh.info(name)
+        except Corrupt as error:
+            raise CommandFailed(str(error)) from error
+        except (SegmentMissing, InvalidName):
+            pass
         there = ", ".join(found) or "none"
         raise CommandFailed(f"no segment {name!r} in {mesh.path}; there are {there}", Exit.USAGE)
     info = found[name]
