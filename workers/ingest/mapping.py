@@ -117,7 +117,7 @@ class Column:
             raise self._unfit(value)
         bits = self.size * 8
         low, high = (0, 1 << bits) if self.kind == "u" else (-(1 << (bits - 1)), 1 << (bits - 1))
-        if not low <= whole < high or abs(whole) >= 1 << 63:
+        if not low <= whole < min(high, 1 << 63):
             raise Poison(ErrorClass.VALUE, f"{self.name}: {whole} does not fit {bits} bits")
         return whole
 

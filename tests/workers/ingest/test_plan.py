@@ -9,6 +9,7 @@ import math
 
 import fastavro
 import numpy as np
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -290,6 +291,27 @@ def test_plan_and_fastavro_agree(case, data):
             event("rejected" if expected == "rejected" else "row")
             assert outcome(fast, candidate) == expected
     assert fast.fallback_decoded == 0 or not has_plan or "decimal" in json.dumps(writer)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i4", "u8", "f8"])
+@pytest.mark.parametrize("value", [-(1 << 63), -(1 << 63) + 1, -1, 0, (1 << 63) - 1])
+@pytest.mark.parametrize("logical", [{}, {"logicalType": "timestamp-nanos"}])
+def test_plan_and_fastavro_agree_at_the_ends_of_a_long(kind, value, logical):
+    """The smallest and the largest number, for columns that can hold them and such that cannot."""
+    schema = {
+        "type": "record",
+        "name": "R",
+        "fields": [{"name": "a", "type": {"type": "long", **logical}}],
+    }
+    column = Column("a", ("a",), kind[0], 0, int(kind[1:]))
+    fast, slow, has_plan = both(schema, schema, RowMapping(np.dtype([("a", kind)]), (column,)))
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(copy.deepcopy(schema)), {"a": value})
+    found = outcome(fast, out.getvalue())
+    assert found == outcome(slow, out.getvalue())
+    if kind == "i8":
+        assert has_plan
+        assert found == [value.to_bytes(8, "little", signed=True)]
 
 
 @settings(max_examples=150)
