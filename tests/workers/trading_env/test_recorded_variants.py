@@ -139,7 +139,7 @@ def test_some_wrong_clocks_are_passed_over(tmp_path):
     rows = deribit_rows()
     path, wrong = tmp_path / "a.csv", tmp_path / "wrong.csv"
     path.write_text("\n".join([DERIBIT_HEADER, *rows]))
-    rows[25::50] = ["2999" + row[4:] for row in rows[25::50]]
+    rows[25::50] = ["2199" + row[4:] for row in rows[25::50]]
     wrong.write_text("\n".join([DERIBIT_HEADER, *rows]))
     found = traded(wrong, interval_s=3600.0)
     wanted = traded(path, interval_s=3600.0)
