@@ -16,7 +16,7 @@ from typing import Any, Final
 #: what a partition keeps; the oldest messages go when it is more
 PARTITION_BYTES: Final = 5 << 20
 #: kinds of request whose errors can be made (Kafka protocol, API keys)
-REQUESTS: Final = {"produce": 0, "fetch": 1, "list_offsets": 2, "metadata": 3}
+REQUESTS: Final = {"produce": 0, "fetch": 1, "list_offsets": 2, "metadata": 3, "heartbeat": 12}
 _PRODUCER: Final = 0
 #: Between two requests to the cluster's thread: one that comes at the very moment in which it has
 #: answered another wakes it only a second later (a lost wake-up of librdkafka 2.16, measured: 22 of

@@ -27,7 +27,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from workers.ingest.refusal import LOOK_S, refusal, with_reason
+from workers.ingest.refusal import FINAL, LOOK_S, refusal, with_reason
 
 if TYPE_CHECKING:
     from config.ingest import IngestConfig
@@ -115,8 +115,8 @@ class PartitionReader:
         self._ask_at = 0.0
         session_ms = _GROUP_SESSION_MS if kafka.group else _SESSION_MS
         options = {"session.timeout.ms": session_ms, **options}
-        self._close_s = float(options["session.timeout.ms"]) / 1000 + 5.0
         self._consumer = self._made(options, kafka)
+        self._close_s = float(options["session.timeout.ms"]) / 1000 + 5.0
         try:
             self.places = self._look_up(kafka.topics, kafka.connect_timeout_s)
             self.brokers_up, self._refusal = 1, None
@@ -292,6 +292,11 @@ class PartitionReader:
         return moved
 
     @property
+    def is_over(self) -> bool:
+        """Whether librdkafka has given this client up: nothing comes any more."""
+        return self._refusal is not None and self._refusal[0] in FINAL
+
+    @property
     def is_deferring(self) -> bool:
         """Whether places are left alone for a while."""
         return bool(self._deferred)
@@ -415,8 +420,11 @@ class PartitionReader:
         return behind
 
     def refused(self) -> tuple[str, str] | None:
-        """Give kind and text of why no broker takes us; None where they are just not there."""
-        if self._refusal is None or self.brokers_up:
+        """Give kind and text of why no broker takes us, or why this client is over.
+
+        None where all is well, or the brokers are just not there.
+        """
+        if self._refusal is None or (self.brokers_up and not self.is_over):
             return None
         kind, text = self._refusal
         if text not in self._reasons:
@@ -464,13 +472,15 @@ class PartitionReader:
 
     def _note_error(self, error: KafkaError) -> None:
         self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
+        if self.is_over:  # what follows is for this reason
+            return
         self._refusal = refusal(error) or self._refusal
 
     def _note_statistics(self, text: str) -> None:
         """Keep whether a broker is connected, and how fast it answers (STATISTICS.md)."""
         brokers = [b for b in json.loads(text)["brokers"].values() if b["nodeid"] >= 0]
         self.brokers_up = sum(broker["state"] == "UP" for broker in brokers)
-        if self.brokers_up:
+        if self.brokers_up and not self.is_over:
             self._refusal = None
         times = [broker["rtt"]["avg"] for broker in brokers if broker["state"] == "UP"]
         self.round_trip_ms = sum(times) / len(times) / 1000 if times else 0.0

@@ -15,12 +15,24 @@ from typing import Final
 from confluent_kafka import KafkaError
 
 LOOK_S: Final = 2.0
-KINDS: Final = {KafkaError._AUTHENTICATION: "authentication", KafkaError._SSL: "tls"}  # noqa: SLF001 - public in librdkafka
+FENCED: Final = KafkaError.FENCED_INSTANCE_ID
+KINDS: Final = {
+    KafkaError._AUTHENTICATION: "authentication",  # noqa: SLF001 - public in librdkafka
+    KafkaError._SSL: "tls",  # noqa: SLF001 - as above
+    KafkaError._FATAL: "fatal",  # noqa: SLF001 - as above
+    FENCED: "fenced",
+}
+#: after these a client gives nothing any more, whatever the brokers do
+FINAL: Final = {"fatal", "fenced"}
 _REMEDY: Final = {
-    "authentication": "check sasl.mechanism, sasl.username and sasl.password in kafka.options",
+    "authentication": "check sasl.mechanism, sasl.username and sasl.password, or "
+    "sasl.oauthbearer.*, in kafka.options",
     "tls": "check ssl.ca.location and ssl.certificate.location in kafka.options, the host name in "
     "kafka.bootstrap_servers, and the certificate of the broker",
+    "fenced": "another member of kafka.group has the same kafka.instance: give each host its own",
+    "fatal": "librdkafka has given up this client: one is made anew",
 }
+_FENCED_TEXT: Final = KafkaError(FENCED).str()  # "Broker: Static consumer fenced by ..."
 _ALERT: Final = " alert "  # of TLS, as OpenSSL names them
 _PASSING: Final = re.compile(r" \(after \d+ms in state \w+\)")
 _ADDRESS: Final = re.compile(r"://(?:\[(?P<six>[^]]+)\]|(?P<name>[^:/]+)):(?P<port>\d+)")
@@ -33,6 +45,8 @@ def refusal(error: KafkaError) -> tuple[str, str] | None:
         kind = "tls"
     if kind is None:
         return None
+    if kind == "fatal" and _FENCED_TEXT in error.str():  # what poll() gives says it in words alone
+        kind = "fenced"
     return kind, f"{_PASSING.sub('', error.str())}; {_REMEDY[kind]}"
 
 

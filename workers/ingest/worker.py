@@ -125,6 +125,7 @@ class IngestWorker(Worker):
         self._links: Links | None = None
         self._held: list[Message] = []
         self._paused = ""  # why nothing can be done now
+        self._ends = 0  # of clients that librdkafka gave up: two of one name end each other
         self._refusals = 0  # in a row: passwords that are tried too often get locked
         self._is_high = False  # a follower is too far behind
         self._known: BrokerAddress | None = None
@@ -187,10 +188,22 @@ class IngestWorker(Worker):
             return None
         links = self._links
         if links is not None and links.incarnation == self._incarnation():
-            if links.reader.brokers_up or links.reader.refused() is None:
+            refused = links.reader.refused()
+            if refused is None:
                 return links
+            if links.reader.is_over:
+                self._end(links, *refused)
+                return None
             self.context.log.warning("refused: connecting anew")
         return self._connect()
+
+    def _end(self, links: Links, kind: str, text: str) -> None:
+        """Leave a client that is over, and make none too soon: it may end another host's."""
+        with self.context.expect(3 * self._settings.kafka.connect_timeout_s + 1.0):
+            links.close()
+        self._links, self._held = None, []
+        self._ends += 1
+        self._pause(kind, text, self._ends)
 
     def _connect(self) -> Links | None:
         """Connect to the brokers that are there now."""
@@ -216,7 +229,7 @@ class IngestWorker(Worker):
                 )
             except BrokerUnavailable as error:
                 self._refusals = self._refusals + 1 if error.kind != "transport" else 0
-                self._pause(error.kind, str(error))
+                self._pause(error.kind, str(error), self._refusals)
                 return None
             self._refusals = 0
             self._links = self._linked(address, reader, options)
@@ -269,15 +282,15 @@ class IngestWorker(Worker):
             self._asked_at, self._known = now, self._address()
         return None if self._known is None else self._known.incarnation
 
-    def _pause(self, kind: str, text: str) -> None:
-        """Note why nothing can be done now, and when to try again."""
+    def _pause(self, kind: str, text: str, times: int = 0) -> None:
+        """Note why nothing can be done now, and when to try again: later with each time."""
         status = self._status
         if status.last_error != text:
             self.context.log.warning("paused", kind=kind, error=text)
         status.errors[kind] = status.errors.get(kind, 0) + 1
         status.last_error = text
         self._paused = kind
-        pause = self._config.registry_backoff_s * 2 ** min(self._refusals, 10)
+        pause = self._config.registry_backoff_s * 2 ** min(times, 10)
         self._retry_at = time.monotonic() + min(pause, LONGEST_S)
         self._tell(now=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from config.ingest import IngestConfig
 from config.kafka import KafkaConfig
@@ -13,13 +13,20 @@ from tests.daemons import until
 from tests.workers.ingest.secure_broker import SecureFront
 from workers.broker.cluster import MockCluster
 from workers.ingest.consumer import BrokerUnavailable, PartitionReader, profile_options
+from workers.ingest.refusal import refusal
 
 pytestmark = pytest.mark.broker
 JOIN_GROUP, LEAVE_GROUP = b"\x00\x0b", b"\x00\x0d"  # Kafka protocol: API keys
 
 
 @pytest.fixture
-def servers():
+def servers(servers_with_cluster):
+    """Where the brokers of `servers_with_cluster` are."""
+    return servers_with_cluster[1]
+
+
+@pytest.fixture
+def servers_with_cluster():
     """Brokers with ten messages in each of two partitions."""
     cluster = MockCluster()
     cluster.create_topic("quotes", 2)
@@ -27,7 +34,7 @@ def servers():
     for number in range(20):
         producer.produce("quotes", b"%d" % number, partition=number % 2)
     assert producer.flush(20) == 0
-    yield cluster.bootstrap_servers
+    yield cluster, cluster.bootstrap_servers
     cluster.close()
 
 
@@ -136,6 +143,102 @@ def test_a_static_member_says_its_name_and_does_not_leave(instance):
     assert bool(left) != bool(instance)
     front.close()
     cluster.close()
+
+
+def test_a_fenced_member_says_so_and_is_over(servers_with_cluster):
+    """The brokers answer a heartbeat with FENCED_INSTANCE_ID, as where another host has the name:
+    librdkafka gives nothing any more, which must not look like a market without messages.
+    """
+    cluster, servers = servers_with_cluster
+    options = {"heartbeat.interval.ms": "100"}
+    one = PartitionReader(
+        {**profile_options(IngestConfig()), **options, "bootstrap.servers": servers},
+        KafkaConfig(group="hosts", instance="host-a", connect_timeout_s=5.0),
+        {},
+    )
+
+    def take():
+        for event in one.read(10, 0.1):
+            one.note(event)
+
+    until("begun", lambda: take() or one.begun)
+    assert one.refused() is None
+    cluster.push_request_errors("heartbeat", [KafkaError.FENCED_INSTANCE_ID])
+    until("over", lambda: take() or one.is_over)
+    kind, text = one.refused()
+    assert kind == "fenced"
+    assert "Static consumer fenced" in text
+    assert "kafka.instance: give each host its own" in text
+    until("statistics", lambda: take() or one.brokers_up)  # that brokers are up changes nothing
+    one.commit(wait=True)
+    assert one.refused() == (kind, text)
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KafkaError(KafkaError.FENCED_INSTANCE_ID), "fenced"),
+        (KafkaError(KafkaError.FENCED_INSTANCE_ID, fatal=True), "fenced"),
+        (KafkaError(KafkaError._FATAL, KafkaError(KafkaError.FENCED_INSTANCE_ID).str()), "fenced"),
+        (KafkaError(KafkaError._FATAL, "out of everything"), "fatal"),
+        (KafkaError(KafkaError._AUTHENTICATION, "no"), "authentication"),
+        (KafkaError(KafkaError._SSL, "no"), "tls"),
+        (KafkaError(KafkaError._TRANSPORT, "no"), None),
+        (KafkaError(KafkaError._ALL_BROKERS_DOWN, "no"), None),
+        (KafkaError(KafkaError.REBALANCE_IN_PROGRESS), None),
+        (KafkaError(KafkaError.ILLEGAL_GENERATION), None),
+    ],
+)
+def test_errors_that_refuse_a_host_are_told_from_those_that_pass(error, kind):
+    """librdkafka's own errors: kind, and a remedy; an outage or a rebalance is no refusal."""
+    found = refusal(error)
+    assert (found and found[0]) == kind
+    assert found is None or "; " in found[1]
+
+
+OIDC = {
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanisms": "OAUTHBEARER",
+    "sasl.oauthbearer.method": "oidc",
+    "sasl.oauthbearer.client.id": "desk",
+    "sasl.oauthbearer.client.secret": "a-secret",
+    "sasl.oauthbearer.token.endpoint.url": "http://127.0.0.1:9/token",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({**OIDC, "sasl.oauthbearer.metod": "oidc"}, "sasl.oauthbearer.metod"),
+        ({**OIDC, "sasl.oauthbearer.method": "oidk"}, '"oidk".*sasl.oauthbearer.method'),
+        ({**OIDC, "sasl.mechanisms": "OAUTHBEARR"}, "mechanism: OAUTHBEARR"),
+        ({**OIDC, "security.protocol": "SASLSSL"}, '"SASLSSL".*security.protocol'),
+        (
+            {k: v for k, v in OIDC.items() if "token" not in k},
+            "sasl.oauthbearer.token.endpoint.url.*mandatory",
+        ),
+        ({"ssl.ca.location": "/nowhere.pem", "security.protocol": "SSL"}, "ssl.ca.location"),
+        ({"fetch.wait.max.ms": "soon"}, "fetch.wait.max.ms"),
+        ({"session.timeout.ms": "soon"}, "session.timeout.ms"),
+    ],
+)
+def test_options_that_librdkafka_does_not_take_are_named(options, words):
+    """An unknown option, an impossible value, a missing one: of the kind `configuration`."""
+    with pytest.raises(BrokerUnavailable, match=f"kafka.options: .*{words}") as caught:
+        PartitionReader({"bootstrap.servers": "127.0.0.1:9", **options}, KafkaConfig(), {})
+    assert caught.value.kind == "configuration"
+    assert "a-secret" not in str(caught.value)
+
+
+def test_a_token_that_cannot_be_had_is_a_matter_of_authentication():
+    """OAUTHBEARER with OIDC is passed through; its endpoint does not answer: said, with why."""
+    with pytest.raises(BrokerUnavailable, match=r"OAUTHBEARER token.*sasl\.oauth") as caught:
+        PartitionReader(
+            {"bootstrap.servers": "127.0.0.1:9", **OIDC}, KafkaConfig(connect_timeout_s=5.0), {}
+        )
+    assert caught.value.kind == "authentication"
+    assert "a-secret" not in str(caught.value)
 
 
 def frames(seen):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from confluent_kafka import KafkaError
 
 from tests.daemons import until
 from tests.workers.ingest.secure_broker import Authority, SecureFront
-from tests.workers.ingest.world import GOOD, observe, world
+from tests.workers.ingest.world import GOOD, PARTITIONS, observe, world
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]
 SECRET = "a-secret-of-its-own"
@@ -128,6 +129,31 @@ def test_credentials_are_used_and_wrong_ones_are_said(tmp_path, authority, mecha
         observe(
             f"SASL {mechanism} over TLS: the password is changed at the brokers",
             "`degraded: authentication`; right again, all goes on; no restart, no secret in a log",
+        )
+
+
+def test_a_fenced_host_says_so_and_comes_back(tmp_path):
+    """The brokers say that another host has its kafka.instance: no restart, and nothing twice."""
+    group = '[kafka]\ngroup = "hosts"\ninstance = "host-a"\n'
+    options = 'options = { "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "200" }'
+    with world(tmp_path, "[ingest]\nregistry_backoff_s = 0.5\n", start=False) as one:
+        profile = one.daemon.profile.read_text().replace("[kafka]", group)
+        one.daemon.profile.write_text(profile.replace("options = {  }", options))
+        one.daemon.start()
+        one.daemon.running("ingest")
+        one.send(GOOD[:300])
+        one.passed(300)
+        one.cluster.push_request_errors("heartbeat", [KafkaError.FENCED_INSTANCE_ID])
+        refused(one, "fenced", "kafka.instance: give each host its own")
+        one.send(GOOD[:300])
+        one.passed(600)
+        until("well again", lambda: one.status()["state"] == "running")
+        assert one.offsets() == {p: list(range(200)) for p in range(PARTITIONS)}
+        assert one.status()["errors"]["fenced"] == 1
+        one.unhurt()
+        observe(
+            "brokers say that another host has the same `kafka.instance`",
+            "`degraded: fenced` with the remedy; joins again after a pause; no restart",
         )
 
 
