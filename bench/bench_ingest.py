@@ -23,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -380,9 +381,9 @@ def peer_latency(servers: str, registry: str) -> tuple[float, float]:
     return percentiles(taken)
 
 
-def peer_poll(servers: str, _: str) -> tuple[float, float]:
+def peer_poll(servers: str, _: str, latency_ms: int = 1) -> tuple[float, float]:
     """The limit: a bare poll() tuned as ours is; nothing is decoded until all has come."""
-    config = IngestConfig(latency_ms=1)
+    config = IngestConfig(latency_ms=latency_ms)
     source = Consumer({"bootstrap.servers": servers, "group.id": "poll", **profile_options(config)})
     source.assign([TopicPartition(TOPIC, partition, OFFSET_END) for partition in range(3)])
     source.poll(1.0)
@@ -413,9 +414,13 @@ def start_peer(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-#: (who, its process) by rate; the limit is a bare poll() tuned as ours is
-LIMIT = ("poll() alone", "poll")
-LATENCY_PEERS = {"1000": (("defaults", "latency"), LIMIT), "10000": (LIMIT,)}
+#: (who, its process) by rate and what a fetch may wait (ms); the limit is a bare poll() tuned alike
+LIMIT, UNWAITED = ("poll() alone", "poll"), ("poll() alone", "poll-unwaited")
+LATENCY_PEERS = {
+    ("1000", 1): (("defaults", "latency"), LIMIT),
+    ("1000", 0): (UNWAITED,),
+    ("10000", 1): (LIMIT,),
+}
 
 
 def peers_latency(peer: str, rate: str) -> list[float]:
@@ -428,11 +433,11 @@ def peers_latency(peer: str, rate: str) -> list[float]:
         return [float(x) for x in json.loads(reader.communicate(timeout=60)[0])]
 
 
-def our_latency(rate: str) -> tuple[list[float], list[float], str]:
+def our_latency(rate: str, latency_ms: int) -> tuple[list[float], list[float], str]:
     """Milliseconds to a row that a sleeping reader has in hand, and to it being decoded."""
     with embedded_broker(json.dumps({TOPIC: 3, "quotes.dead": 1})) as (mesh, directory, address):
         schema_id, servers = str(register(address)), address["bootstrap_servers"]
-        worker = Worker("ingest", directory, mesh, "ingest.latency_ms=1")
+        worker = Worker("ingest", directory, mesh, f"ingest.latency_ms={latency_ms}")
         ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
         wait("ingest", lambda: Mesh(mesh).attach("status/ingest").read()[1]["state"] == "running")
         reader, taken, decoded = ring.reader("latest"), [], []
@@ -454,14 +459,15 @@ def bench_latency() -> None:
 
     The embedded one answers the later the more requests' worth of messages a partition holds.
     """
-    for rate, names in LATENCY_PEERS.items():
-        taken, decoded, received = our_latency(rate)
+    for (rate, latency_ms), names in LATENCY_PEERS.items():
+        taken, decoded, received = our_latency(rate, latency_ms)
         for who, peer in names:
             theirs = peers_latency(peer, rate)
             for number, name in enumerate(("p50", "p99")):
                 value, at = percentiles(taken)[number], round(percentiles(decoded)[number], 3)
                 show(f"ingest.latency.{rate}.{name}", value, "ms", theirs[number],
-                     peer_is=who, decoded=at, received=received)  # fmt: skip
+                     peer_is=who, decoded=at, received=received,
+                     fetch_wait_ms=latency_ms)  # fmt: skip
 
 
 # --- restart ----------------------------------------------------------------------------------
@@ -573,6 +579,7 @@ def bench_memory(rounds: int = 9) -> None:
 PEERS_APART = {
     "latency": peer_latency,
     "poll": peer_poll,
+    "poll-unwaited": partial(peer_poll, latency_ms=0),
     "produce": produce,
     "forever": produce_forever,
     "group": peer_group,

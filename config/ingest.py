@@ -94,7 +94,9 @@ class IngestConfig(BaseModel):
         "messages go on).",
     )
     latency_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = Field(
-        default=10.0, description="Milliseconds a fetch may wait for more messages."
+        default=10.0,
+        description="Milliseconds a fetch may wait for messages. 0: brokers are asked without a "
+        "pause, which takes some of a core here and there.",
     )
     back_pressure: Literal["block", "conflate", "skip_to_end"] = Field(
         default="block",

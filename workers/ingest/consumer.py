@@ -12,6 +12,7 @@ A position that the broker no longer holds is never skipped silently: `auto.offs
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -56,7 +57,7 @@ def place(topic: str, partition: int) -> str:
 def profile_options(config: IngestConfig) -> dict[str, Any]:
     """Give librdkafka's options for a profile (CONFIGURATION.md of librdkafka)."""
     options: dict[str, Any] = {
-        "fetch.wait.max.ms": max(1, int(config.latency_ms)),
+        "fetch.wait.max.ms": math.ceil(config.latency_ms),
         "fetch.error.backoff.ms": 10,
         "fetch.queue.backoff.ms": 1,
         "reconnect.backoff.ms": 50,

@@ -210,7 +210,7 @@ OIDC = {
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({**OIDC, "sasl.oauthbearer.metod": "oidc"}, "sasl.oauthbearer.metod"),
+        ({**OIDC, "sasl.oauthbearer.manner": "oidc"}, "sasl.oauthbearer.manner"),
         ({**OIDC, "sasl.oauthbearer.method": "oidk"}, '"oidk".*sasl.oauthbearer.method'),
         ({**OIDC, "sasl.mechanisms": "OAUTHBEARR"}, "mechanism: OAUTHBEARR"),
         ({**OIDC, "security.protocol": "SASLSSL"}, '"SASLSSL".*security.protocol'),
@@ -249,3 +249,9 @@ def frames(seen):
             size = int.from_bytes(sent[at : at + 4], "big")
             yield bytes(sent[at + 4 : at + 4 + size])
             at += 4 + size
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(0.0, 0), (0.2, 1), (1.0, 1), (10.0, 10)])
+def test_a_fetch_waits_as_long_as_is_asked(asked, waited):
+    """Whole milliseconds, and none at all where none is asked for."""
+    assert profile_options(IngestConfig(latency_ms=asked))["fetch.wait.max.ms"] == waited
