@@ -88,9 +88,6 @@ def quotes(count: int) -> list[bytes]:
     return bodies
 
 
-# --- processes ------------------------------------------------------------------------------
-
-
 def wait(what: str, condition: Callable[[], Any], watchdog: float = 60.0) -> Any:
     """Give the first true value of `condition()`."""
     deadline = time.monotonic() + watchdog
@@ -175,9 +172,6 @@ def fill(address: dict[str, Any], messages: list[bytes]) -> None:
         producer.flush(60)
 
 
-# --- peers, each in a process of its own ------------------------------------------------------
-
-
 def consumer(servers: str) -> Consumer:
     """A consumer of all partitions from their beginning."""
     made = Consumer({"bootstrap.servers": servers, **FETCH})
@@ -245,9 +239,6 @@ def run_peer(name: str, address: dict[str, Any]) -> tuple[float, float]:
     )  # fmt: skip
     rate, cpu = json.loads(out.stdout)
     return rate, cpu
-
-
-# --- figures ----------------------------------------------------------------------------------
 
 
 class Shelf:
@@ -328,8 +319,6 @@ def bench_throughput(rounds: int = 3) -> None:
         cpu = median(cpus["ours"])
         show("ingest.cpu", cpu, "us/message", median(cpus[name]), peer_is=name)
 
-
-# --- latency ----------------------------------------------------------------------------------
 
 SECONDS = 4.0
 
@@ -470,9 +459,6 @@ def bench_latency() -> None:
                      fetch_wait_ms=latency_ms)  # fmt: skip
 
 
-# --- restart ----------------------------------------------------------------------------------
-
-
 def peer_group(servers: str, _: str) -> tuple[float, float]:
     """A consumer of a group with a short session: from its start to a message of each partition."""
     start = time.monotonic()
@@ -552,9 +538,6 @@ def produce_forever(servers: str, schema_id: str, rate: str) -> tuple[int, float
     """Send until killed."""
     while True:
         produce(servers, schema_id, rate)
-
-
-# --- memory -----------------------------------------------------------------------------------
 
 
 def bench_memory(rounds: int = 9) -> None:
