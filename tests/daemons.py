@@ -55,13 +55,14 @@ class Daemon:
         self.mesh = Mesh(self.mesh_path)
         self.log = self.directory / "meshd.log"
         self.process = None
+        self.prefix = []  # words before the command line
         self.environment = {**os.environ, "PYTHONPATH": str(path)}
 
     def start(self):
         """Start the daemon (again) and wait until it shows itself in the mesh."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor", "--profile", str(self.profile)],
+                [*self.prefix, sys.executable, "-m", "supervisor", "--profile", str(self.profile)],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,

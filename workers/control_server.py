@@ -97,12 +97,12 @@ class ControlServer:
             self._selector.register(self._server, selectors.EVENT_READ, self._accept)
         if now >= self._look_at:
             self._look_at = now + LOOK_S
-            if not self._path.is_socket():
-                self._open_again()
+            with contextlib.suppress(OSError):  # the next look tries again
+                self._keep_name()
 
-    def _open_again(self) -> None:
-        """Somebody cleared up: a socket without a name can be asked by nobody."""
-        with contextlib.suppress(OSError):
+    def _keep_name(self) -> None:
+        """Open the socket again where somebody cleared up: without a name nobody can ask it."""
+        if not self._path.is_socket():
             server = listen(self._path.parent, mode=self._mode)
             if self._listens_at is None:
                 self._selector.unregister(self._server)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh import MeshError
 from workers.crash_report import (
     held_by,
     keep_newest,
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 def of_living(worker: Tracked, mesh: Mesh) -> dict[str, Any]:
     """Look at a process that is about to be killed: its activity, memory, locks and leases."""
     identity = worker.process()
-    locks, leases = held_by(mesh, identity)
+    locks: list[str] = []
+    leases: list[str] = []
+    with contextlib.suppress(MeshError):  # the directory cannot be read now
+        locks, leases = held_by(mesh, identity)
     activity = activity_of(identity.pid)
     return {
         "activity": activity.told(None) if activity else "",

@@ -257,7 +257,12 @@ class Fleet:
         """Free the leases and locks of a dead process and give their names."""
         locks: list[str] = []
         leases: list[str] = []
-        for name in self._mesh.break_leases(worker.process()):
+        try:
+            freed = self._mesh.break_leases(worker.process())
+        except MeshError as error:  # who comes next takes a dead process's lease by itself
+            self._tell("not freed", "error", f"{worker.name}: {error}")
+            freed = []
+        for name in freed:
             kind = ""
             with contextlib.suppress(MeshError):  # removed meanwhile: healing goes on
                 kind = self._mesh.info(name).kind

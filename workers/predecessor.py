@@ -134,6 +134,8 @@ def taken_away(mesh: Mesh, segments: Iterable[Segment]) -> str:
             found = mesh.info(segment.name)
         except (SegmentMissing, Corrupt, LayoutMismatch) as error:
             return str(error)
+        except MeshError:  # it cannot be looked at now
+            return ""
         if found.generation == segment.info.generation:
             continue
         text = f"{mesh.path / segment.name}: another one took the place of ours"

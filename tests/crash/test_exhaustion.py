@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mesh.control import ControlRequest, ask
-from tests.daemons import daemon, until
+from tests.daemons import ROOT, Daemon, daemon, until
 from workers.descriptors import CLIENTS, MOMENTARY
 
 pytestmark = pytest.mark.crash
@@ -93,3 +97,67 @@ def test_without_its_run_directory_the_daemon_heals_on(tmp_path, how):
         assert {i["kind"] for i in one.status()["incidents"]} == {"exited"}
         assert one.stop() == 0
         assert run.is_file() == (how == "a file")
+
+
+USER = 61_234  # whom nobody else runs as: limits of processes count all of a user
+AS_USER = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"]
+
+
+@contextlib.contextmanager
+def daemon_of_a_user(*prefix):
+    """A daemon without privileges, for root may do everything; skipped where that cannot be."""
+    probe = [*AS_USER, sys.executable, "-c", "import numpy, supervisor"]
+    if os.getuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root, to become another user")
+    if subprocess.run(probe, cwd=ROOT, capture_output=True, check=False).returncode != 0:
+        pytest.skip("another user cannot run this Python here")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        one = Daemon(directory, WORKERS)
+        one.profile.chmod(0o644)
+        one.prefix = [*prefix, *AS_USER]
+        try:
+            one.start()
+            yield one
+        finally:
+            one.clean()
+
+
+def test_without_processes_a_start_is_put_off():
+    """The user may have no more processes: workers wait, with the reason, until there are."""
+    with daemon_of_a_user("prlimit", "--nproc=16") as one:
+        pids = {name: one.running(name) for name in ("first", "second")}
+        others = [subprocess.Popen([*AS_USER, "sleep", "1000"]) for _ in range(16)]
+        try:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            reason = "cannot be started now: Resource temporarily unavailable"
+            until("put off", lambda: one.worker("first")["reason"] == reason)
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
+        for name, pid in pids.items():
+            one.running(name, other_than=pid)
+        assert {i["evidence"] for i in one.status()["incidents"]} == {"killed by SIGKILL"}
+        assert one.stop() == 0
+
+
+def test_a_mesh_that_may_not_be_opened_does_not_end_the_daemon():
+    """Its mode is taken away and given back: no worker is touched, and one that died heals."""
+    with daemon_of_a_user() as one:
+        pids = {name: one.running(name) for name in ("first", "second")}
+        status = one.mesh.attach("supervisor")
+        one.mesh_path.chmod(0)
+        os.kill(pids["first"], signal.SIGKILL)
+
+        def refused():
+            (row,) = (w for w in status.read()[1]["workers"] if w["name"] == "first")
+            return "AccessDenied" in row["reason"]
+
+        until("refused", refused)
+        one.mesh_path.chmod(0o700)
+        ask(one.mesh_path, ControlRequest("reset", "first"))
+        one.running("first", other_than=pids["first"])
+        assert one.running("second") == pids["second"]
+        assert one.stop() == 0
