@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from tests.daemons import daemon, until
 from tests.workers.trainer.experience import steps
 from workers.records import EXPERIENCE_DTYPE, TrainerStatus
 from workers.trainer import checkpoint
+from workers.trainer.tracking import spool_files
 
 pytestmark = pytest.mark.crash
 TRAINER = """
@@ -205,5 +207,11 @@ def test_weights_that_are_no_numbers_are_rolled_back_or_quarantined(tmp_path):
         assert all(np.isfinite(a).all() for n, a in arrays.items() if n.endswith("values"))
         reports = list((tmp_path / "run" / "crashes").glob("td3-0-*.json"))
         assert any("NumbersLost" in path.read_text() for path in reports)
+        (spool,) = spool_files(tmp_path / "run" / "tracking", "td3-0")
+        entries = [json.loads(line) for line in spool.read_text().splitlines()]
+        assert {entry["run"] for entry in entries} == {status["run_id"]}
+        ends = [entry["end"] for entry in entries if "end" in entry]
+        assert set(ends) == {"FAILED"}
+        assert len(ends) >= 3
         ring.close()
     shutil.rmtree(tmp_path / "run")
