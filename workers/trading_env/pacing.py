@@ -22,6 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 EARLIEST, FURTHEST = 315_532_800 * 10**9, 7_258_118_400 * 10**9  # the years 1980 and 2200
 JUMP_NS = 86_400 * 10**9  # a step of event time that has to be confirmed (or ten intervals)
 CONFIRMED_BY = 16  # messages in a row
+LOOK = 4096  # ticks at a time, so that many that are far off cost no more than linear time
 
 
 class StatePacer:
@@ -54,7 +55,11 @@ class StatePacer:
         At each yield the market holds exactly the ticks that arrived before the one that made
         the state due.
         """
-        ticks = self._believed(ticks)
+        for believed in self._believed(ticks):
+            yield from self._paced(believed)
+
+    def _paced(self, ticks: Array) -> Iterator[None]:
+        """Let the market take ticks that are believed, as `feed` says."""
         while ticks.size:
             late = np.flatnonzero(ticks["ts_event"] >= self._due) if self._due else np.arange(1)
             if late.size == 0:
@@ -67,45 +72,54 @@ class StatePacer:
             self._market.take(ticks[late[0] : late[0] + 1])
             ticks = ticks[late[0] + 1 :]
 
-    def _believed(self, ticks: Array) -> Array:
-        """Ticks without those whose time is no time, or far off and not confirmed."""
-        times, newest = ticks["ts_event"], self._market.ts_event
-        sane = (times > EARLIEST) & (times < FURTHEST)
-        if not sane.all():
-            self.dropped += int(times.size - sane.sum())
-            ticks = ticks[sane]
-            times = ticks["ts_event"]
-        newest = newest or int(times.min(initial=FURTHEST))
-        off = np.abs(times - newest) > self._jump
-        if not off.any():
-            if times.size and self._waiting.size:
-                self.dropped += self._waiting.size
-                self._waiting = self._waiting[:0]
-            return ticks
-        return self._doubted(ticks, off, newest)
+    def _believed(self, ticks: Array) -> Iterator[Array]:
+        """Ticks in order without those whose time is no time, or far off and not confirmed.
 
-    def _doubted(self, ticks: Array, off: Array, newest: int) -> Array:
-        """Let ticks that are far off wait; gives what can be taken now, what waited included."""
-        ahead = ticks["ts_event"] > newest
-        breaks = np.flatnonzero(~off | (ahead != ahead[-1]))
-        start = int(breaks[-1]) + 1 if breaks.size else 0  # of the last run, off one way
-        waited = self._waiting
-        if start or (waited.size and bool(waited["ts_event"][-1] > newest) != bool(ahead[-1])):
-            self.dropped += waited.size
-            waited = waited[:0]
-        self.dropped += int(off[:start].sum())
-        in_time = ticks[:start][~off[:start]]
-        self._waiting = np.concatenate([waited, ticks[start:]])
+        Far off is said of the newest time when a tick's turn comes, so that a batch may span
+        months: each piece has to be taken before the next one is asked for.
+        """
+        sane = (ticks["ts_event"] > EARLIEST) & (ticks["ts_event"] < FURTHEST)
+        if not sane.all():
+            self.dropped += int(sane.size - sane.sum())
+            ticks = ticks[sane]
+        while ticks.size:
+            newest = self._market.ts_event or self._beginning(ticks["ts_event"])
+            ahead = ticks["ts_event"][:LOOK] - newest
+            off = np.sign(ahead) * (np.abs(ahead) > self._jump)
+            alike = int(np.argmax(off != off[0])) or off.size
+            if off[0] == 0:
+                self._forget_waiting()
+                yield ticks[:alike]
+            else:
+                alike = min(alike, CONFIRMED_BY)
+                yield self._confirmed(ticks[:alike], newest)
+            ticks = ticks[alike:]
+
+    def _beginning(self, times: Array) -> int:
+        """The time a feed begins with: the first, unless most of the first few agree on another."""
+        few = times[:CONFIRMED_BY]
+        agreeing = few[np.abs(few - np.median(few)) <= self._jump]
+        return int(agreeing.min() if agreeing.size * 2 > few.size else few[0])
+
+    def _confirmed(self, ticks: Array, newest: int) -> Array:
+        """Let ticks that are far off one way wait; gives those that are believed now."""
+        is_ahead = bool(ticks["ts_event"][0] > newest)
+        if self._waiting.size and bool(self._waiting["ts_event"][0] > newest) != is_ahead:
+            self._forget_waiting()
+        self._waiting = np.concatenate([self._waiting, ticks])
         if self._waiting.size < CONFIRMED_BY:
-            return in_time
+            return self._waiting[:0]
+        if not is_ahead:
+            if self._restart is None:
+                self._forget_waiting()
+                return self._waiting
+            self._market, self._due = self._restart(), 0
         moved, self._waiting = self._waiting, self._waiting[:0]
-        if ahead[-1]:
-            return np.concatenate([in_time, moved])
-        if self._restart is None:
-            self.dropped += moved.size
-            return in_time
-        self._market, self._due = self._restart(), 0
         return moved
+
+    def _forget_waiting(self) -> None:
+        self.dropped += self._waiting.size
+        self._waiting = self._waiting[:0]
 
 
 def agreeing(ticks: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ def ticks_of(count=30, seed=0):
     return np.concatenate(list(SyntheticChain().ticks(count, seed=seed)))
 
 
-def times_of(batches, *, restart=None):
+def times_of(batches, *, restart=None, interval_s=60.0):
     """Event times of the states that are made, and the ticks dropped."""
     market = [MarketState(CONFIG, root=ROOT)]
 
@@ -29,7 +30,7 @@ def times_of(batches, *, restart=None):
         market[0] = MarketState(CONFIG, root=ROOT)
         return market[0]
 
-    pacer = StatePacer(market[0], 60.0, restart=begin if restart else None)
+    pacer = StatePacer(market[0], interval_s, restart=begin if restart else None)
     made = [int(market[0].state()["ts_event"]) for batch in batches for _ in pacer.feed(batch)]
     return made, pacer.dropped
 
@@ -71,6 +72,50 @@ def test_single_bad_clocks_change_nothing(poison, batch):
     found, dropped = times_of(np.split(spoiled, cuts))
     assert found == clean
     assert dropped == min(len(places), len(poison))
+
+
+@settings(max_examples=30)
+@given(
+    st.sets(st.integers(CONFIRMED_BY, 1500), min_size=1, max_size=CONFIRMED_BY - 1),
+    st.lists(st.sampled_from(["1999", "2045", "2199"]), min_size=1),
+    st.integers(1, 3000),
+)
+def test_bad_clocks_in_batches_of_days_change_nothing(places, years, batch):
+    """Centuries past and to come amid hours of ticks in one array: only those are dropped."""
+    ticks = ticks_of()
+    begin, stretch = ticks["ts_event"][0], 200
+    ticks["ts_event"] = begin + (ticks["ts_event"] - begin) * stretch  # four days
+    clean, _ = times_of([ticks], interval_s=60.0 * stretch)
+    spoiled = ticks.copy()
+    bad = sorted(places)
+    spoiled["ts_event"][bad] = np.resize(np.array(years, "M8[ns]").astype(int), len(bad))
+    found, dropped = times_of(
+        np.split(spoiled, np.arange(batch, ticks.size, batch)), interval_s=60.0 * stretch
+    )
+    assert found == clean
+    assert dropped == len(bad)
+
+
+@pytest.mark.parametrize("year", ["1999", "2045", "2199"])
+@pytest.mark.parametrize("place", [0, 1, CONFIRMED_BY - 1])
+def test_a_bad_clock_at_the_beginning_is_not_followed(year, place):
+    """The first batch decides by what most of its first messages say."""
+    ticks = ticks_of()
+    ticks["ts_event"][place] = np.datetime64(year, "ns").astype(int)
+    good = np.delete(ticks, place)
+    assert times_of([ticks]) == (times_of([good])[0], 1)
+
+
+def test_a_slow_feed_begins_with_its_first_message():
+    """Messages that are days apart: none is nearer to the others than the next."""
+    ticks = ticks_of()[:400]
+    ticks["ts_event"] = ticks["ts_event"][0] + np.arange(400) * 2 * DAY
+    market = MarketState(CONFIG, root=ROOT)
+    pacer = StatePacer(market, 60.0)
+    made = [market.ts_event for _ in pacer.feed(ticks)]
+    assert pacer.dropped == 0
+    assert made == ticks["ts_event"][: len(made)].tolist()
+    assert len(made) >= ticks.size - 1 - CONFIRMED_BY  # the last ones wait for others
 
 
 def test_a_feed_that_moved_on_is_followed():
