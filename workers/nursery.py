@@ -9,7 +9,8 @@ The daemon holds a socket to each waiting child: to start a worker it sends that
 which never waits for the nursery; the nursery only refills. A child's parent ends at once, so that
 the child belongs to the daemon (a subreaper), which can read its exit status.
 
-It also imports the modules of the workers that are to be born from it.
+It also imports the modules of the workers that are to be born from it, and walks once through what
+every worker does first: each child would load the same modules into memory of its own.
 
 Hazards that were measured and are avoided here: OpenBLAS starts threads at import, so do pyarrow's
 jemalloc and MLflow's telemetry (all switched off by `config.one_thread`), and a multi-threaded
@@ -287,6 +288,7 @@ def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) 
         inherited = set(sys.modules)
         warm_up(group)
         theirs = _prepare_workers(group, settings)
+        rehearse(settings)  # loads what every worker does first: once for all children, not in each
         threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
             sys.stderr.write(f"nursery {group}: {threads} threads after the imports; no forks\n")
