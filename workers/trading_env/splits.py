@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+HELD_OUT_SHARE = 0.2  # of a recorded file's states, the last ones
+EMBARGO_STATES = 16  # before them: the window of an observation
+LEAST_STEPS = 16  # of an episode that starts anywhere
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Rows of one fold: every test state is later than every training state by the embargo."""
@@ -78,6 +83,19 @@ def last_part(ts_event: Array, *, share: float, embargo_states: int) -> Split:
             "data, or hold nothing out (train: --evaluate-on another file, or --evaluate-every 0)"
         )
     return split
+
+
+def held_out_providers(states: Array) -> tuple[RecordedProvider, RecordedProvider]:
+    """(training, test) providers of a file whose last fifth is held out; starts anywhere in both.
+
+    Raises as `last_part` does.
+    """
+    split = last_part(states["ts_event"], share=HELD_OUT_SHARE, embargo_states=EMBARGO_STATES)
+    least = min(LEAST_STEPS, _size(split.test) // 2)
+    return (
+        RecordedProvider(states[split.train], random_start=True, least_steps=LEAST_STEPS),
+        RecordedProvider(states[split.test], random_start=True, least_steps=least),
+    )
 
 
 def _split(ts_event: Array, first: int, start: int, stop: int, embargo_s: float) -> Split:

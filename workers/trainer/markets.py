@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 
 from workers.trading_env.providers.files import file_provider, states_of_file
 from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
-from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
-from workers.trading_env.splits import last_part
+from workers.trading_env.splits import LEAST_STEPS, held_out_providers
 from workers.trainer.evaluation import HELD_OUT_SEED, KNOWN_OPTIMUM, SYNTHETIC, Evaluation
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
     from config.trainer import TrainerConfig
+    from workers.trading_env.providers.recorded import RecordedProvider
 
-HELD_OUT_SHARE = 0.2  # of a recorded file's states, the last ones
-EMBARGO_STATES = 16  # between the two parts: the window of an observation
-LEAST_STEPS = 16  # of an episode that starts anywhere
 EPISODES = 256
 
 
@@ -56,7 +53,7 @@ def offline_market(
     elif market == SYNTHETIC:
         training = synthetic_provider(seed, config=trading)
     elif evaluated_on is not None and evaluate_on is None:
-        training, evaluated_on = _split(Path(market), trading)
+        training, evaluated_on = held_out_providers(states_of_file(Path(market), trading))
     else:
         training = file_provider(Path(market), trading, random_start=True, least_steps=LEAST_STEPS)
     if evaluated_on is None:
@@ -67,14 +64,3 @@ def offline_market(
     )  # fmt: skip
     held_out.prepare()  # a mistake is said now, not after the first N updates
     return OfflineMarket(training, rules, held_out)
-
-
-def _split(path: Path, trading: TradingConfig) -> tuple[RecordedProvider, RecordedProvider]:
-    """Give what to train on and what is held out of a recorded file."""
-    states = states_of_file(path, trading)
-    split = last_part(states["ts_event"], share=HELD_OUT_SHARE, embargo_states=EMBARGO_STATES)
-    least = min(LEAST_STEPS, (split.test.stop - split.test.start) // 2)
-    return (
-        RecordedProvider(states[split.train], random_start=True, least_steps=LEAST_STEPS),
-        RecordedProvider(states[split.test], random_start=True, least_steps=least),
-    )

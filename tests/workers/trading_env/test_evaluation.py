@@ -14,8 +14,10 @@ from config.trading import TradingConfig
 from mesh import Mesh
 from tests.workers.trading_env.markets import market
 from workers.records import SLOTS
+from workers.trading_env.archive import write_states
 from workers.trading_env.evaluation import baselines, evaluate, report
-from workers.trading_env.evaluation.__main__ import main
+from workers.trading_env.evaluation.__main__ import main, parser
+from workers.trading_env.evaluation.__main__ import market as market_of
 from workers.trading_env.evaluation.baselines import BuyAndHold, DeltaHedge, Oracle, best_paths
 from workers.trading_env.evaluation.measures import measures, stationary_bootstrap
 from workers.trading_env.evaluation.run import Run, rollout
@@ -199,6 +201,22 @@ def test_the_command_writes_a_report_and_a_picture(tmp_path, capsys):
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
     assert json.loads(capsys.readouterr().out) == document
     assert main(["--policy", str(tmp_path / "none.npz")]) == 1
+
+
+def test_what_was_held_out_is_evaluated_alone(tmp_path, capsys):
+    """`--held-out`: the last fifth of the file, by the rules that `--set` gives."""
+    states = market(0, 100)
+    write_states(tmp_path / "states.parquet", states)
+    arguments = ["--data", str(tmp_path / "states.parquet"), "--episodes", "2"]
+    options = parser().parse_args([*arguments, "--held-out", "--set", "multiplier=1"])
+    provider, config = market_of(options)
+    assert np.array_equal(provider.states, states[-(states.size // 5) :])
+    assert config.multiplier == 1.0
+    assert main([*arguments, "--held-out"]) == 0
+    steps = json.loads(capsys.readouterr().out)["policies"]["flat"]["steps"]
+    assert 0 < steps < 2 * states.size // 5
+    assert main([*arguments, "--set", "multiplier=none"]) == 78
+    assert "trading.multiplier" in capsys.readouterr().err
 
 
 def test_meshctl_evaluates_the_newest_policy_of_a_mesh(mesh_directory):

@@ -3,6 +3,8 @@
     --policy FILE.npz (arrays of a published policy) or --mesh DIR --trainer td3-0 (the newest one)
     --data PATH, --synthetic SEED or --known-optimum SEED: the market
     --folds N: the test parts of N walk-forward splits alone, with --embargo-s before each
+    --held-out: the last fifth alone, which `python -m workers.trainer.train` did not learn from
+    --set key=value: settings of [trading], as in its profile
     --out DIR: report.json and report.png; the JSON is printed too
 
 Without a policy the baselines alone are evaluated.
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.trading import TradingConfig
+from config import EXIT_CONFIGURATION, ConfigProblems, load_settings
 from mesh import Mesh, MeshError
 from workers.market_data.errors import MarketDataError
 from workers.records import policy_segment
@@ -36,15 +38,17 @@ from workers.trading_env.providers.known_optimum import (
 )
 from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
-from workers.trading_env.splits import walk_forward
+from workers.trading_env.splits import held_out_providers, walk_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from config.trading import TradingConfig
+
 
 def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig]:
     """The market that was asked for, and its rules."""
-    config = TradingConfig()
+    config = load_settings(None, [f"trading.{pair}" for pair in options.set]).trading
     if options.known_optimum is not None:
         return known_optimum_provider(options.known_optimum), known_optimum_config()
     provider = (
@@ -56,6 +60,8 @@ def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig
         states = provider.states
         splits = walk_forward(states["ts_event"], folds=options.folds, embargo_s=options.embargo_s)
         provider = RecordedProvider([states[split.test] for split in splits])
+    elif options.held_out:
+        _, provider = held_out_providers(provider.states)
     return provider, config
 
 
@@ -75,8 +81,11 @@ def contenders(options: argparse.Namespace, config: TradingConfig) -> dict[str, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 = a report was written, 1 = there is no such market or policy."""
-    options = _parser().parse_args(arguments)
+    """Evaluate; 0 = a report was written, 1 = there is no such market or policy.
+
+    78 = a setting is wrong.
+    """
+    options = parser().parse_args(arguments)
     try:
         provider, config = market(options)
         policies = contenders(options, config)
@@ -84,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             provider, policies, config, episodes=options.episodes, seed=options.seed,
             steps=options.steps,
         )  # fmt: skip
+    except ConfigProblems as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIGURATION
     except (TradingEnvError, MarketDataError, MeshError, OSError, ValueError) as error:
         sys.stderr.write(f"evaluation: {error}\n")
         return 1
@@ -97,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Give the options."""
     parser = argparse.ArgumentParser(
         "workers.trading_env.evaluation",
         description=__doc__,
@@ -110,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--date", default="")
     parser.add_argument("--synthetic", type=int, default=0)
     parser.add_argument("--known-optimum", type=int)
-    parser.add_argument("--folds", type=int, default=0)
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--folds", type=int, default=0)
+    part.add_argument("--held-out", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--embargo-s", type=float, default=3600.0)
     parser.add_argument("--states", type=int, default=1200)
     parser.add_argument("--episodes", type=int, default=16)
