@@ -75,6 +75,8 @@ class SHMWeightSyncCallback(EveryUpdates):
     A policy that is not finite or acts outside [-1, 1] is withheld: readers keep the last good
     one, `withheld` counts. With `evaluate` each policy is scored first and one that is worse than
     the last published is withheld too; without, set `score` as an evaluation callback would.
+    Raises InvalidPolicy at the start for a learner whose observations VecNormalize changes: who
+    reads the policy does not.
     """
 
     def __init__(
@@ -97,6 +99,12 @@ class SHMWeightSyncCallback(EveryUpdates):
         self.withheld = 0
 
     def _init_callback(self) -> None:
+        normalised = self.model.get_vec_normalize_env()
+        if normalised is not None and normalised.norm_obs:
+            raise InvalidPolicy(
+                "observations are normalised by VecNormalize, which is no part of a policy: its "
+                "readers would act on others; normalise rewards alone (norm_obs=False)"
+            )
         self._publisher = Publisher(self._segment, self.model.policy)  # type: ignore[arg-type] # a TD3Policy
 
     def _on_due(self) -> None:

@@ -6,14 +6,17 @@ import io
 import json
 import threading
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one name meet here
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mesh import Mesh, Phase
+from workers.trading_env.errors import InvalidPolicy
 from workers.trainer.callbacks import (
     EveryUpdates,
     HeartbeatCallback,
@@ -27,9 +30,9 @@ from workers.trainer.tracking import Spool
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 
-def model():
+def model(env="Pendulum-v1"):
     """Stock TD3 on Pendulum: not the shape of the mesh, published all the same."""
-    return StockTD3("MlpPolicy", "Pendulum-v1", learning_starts=20, batch_size=8, buffer_size=500,
+    return StockTD3("MlpPolicy", env, learning_starts=20, batch_size=8, buffer_size=500,
                     policy_kwargs={"net_arch": [8, 8]}, seed=0, device="cpu")  # fmt: skip
 
 
@@ -90,6 +93,24 @@ def test_gate_keeps_the_last_good_policy(mesh_directory):
     assert arrays["score"] == -4.1
     assert arrays["updates"] == 80
     segment.close()
+
+
+def test_observations_that_readers_do_not_see_are_refused(mesh_directory):
+    """VecNormalize of observations: said before the training; of rewards alone it is no matter."""
+    for normalises in (True, False):
+        inner = DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")])
+        env = VecNormalize(inner, norm_obs=normalises)
+        learner = model(env)
+        mesh = Mesh(mesh_directory)
+        segment = mesh.tensors("policy/p", like=policy_arrays(learner.policy), create=True)
+        callback = SHMWeightSyncCallback(segment, every_updates=10)
+        if normalises:
+            with pytest.raises(InvalidPolicy, match="norm_obs=False"):
+                learner.learn(40, callback=callback)
+        else:
+            learner.learn(40, callback=callback)
+        assert (segment.version == 0) is normalises
+        segment.close()
 
 
 def test_heartbeat_and_tracking(mesh_directory, tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from mesh import Mesh, NotWritten
-from tests.daemons import until
+from tests.daemons import ROOT, until
 from tests.processes import child
 from workers.feeder.policies import Policies
 from workers.records import (
@@ -56,6 +59,11 @@ def test_best_score_leads_and_no_score_leads_nobody(mesh_directory):
     assert [row.trainer for row in found.rows] == ["td3-2", "td3-1", "td3-0"]
     assert found.rows[1].updates == 7
     assert found.keeper == "td3-0"
+    command = [sys.executable, "-m", "mesh.ctl.cli", "--mesh", str(mesh_directory), "show",
+               LEADERBOARD, "--format", "json"]  # fmt: skip
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.index("td3-2") < shown.index("td3-1")
+    assert json.loads(shown)
 
 
 def test_next_trainer_keeps_the_board_when_the_keeper_dies(mesh_directory):

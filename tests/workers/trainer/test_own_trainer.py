@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one name meet here
+from stable_baselines3.common.logger import configure
 
 from mesh import Mesh
 from mesh.ctl.report import read_report
@@ -14,6 +18,11 @@ from tests.daemons import until
 from tests.workers.trainer.experience import steps
 from workers.feeder.policies import Policies
 from workers.records import EXPERIENCE, EXPERIENCE_DTYPE
+from workers.trainer.algorithm import TD3
+from workers.trainer.priorities import Priorities
+from workers.trainer.replay import ACTIONS, OBSERVATIONS, RingReplay
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,3 +94,45 @@ def test_plain_sb3_publishes_with_our_callback(mesh_directory):
     policy = Policies(mesh, ["mine"], 3600.0).best()
     assert policy.version == 2  # after 50 updates, and at the end
     assert not read_report(mesh)["workers"]  # its process has ended
+
+
+def test_our_learner_on_the_stream_as_the_page_says(mesh_directory, tmp_path):
+    """The block of docs/own-trainer.md as it is, but for the path: a model that stock
+    stable-baselines3 loads."""
+    mesh = Mesh(mesh_directory)
+    ring = mesh.ring(EXPERIENCE, EXPERIENCE_DTYPE, capacity=4096, create=True)
+    ring.publish(steps(200, 4))
+    page = (ROOT / "docs" / "own-trainer.md").read_text()
+    (block,) = (part.partition("```")[0] for part in page.split("```python\n")[1:])
+    assert "/dev/shm/tradingmesh" in block
+    script = block.replace("/dev/shm/tradingmesh", str(mesh_directory)).replace("1000", "30")
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    model = StockTD3.load(tmp_path / "mine.zip", device="cpu")
+    assert model.actor.mu[0].weight.shape == (64, 1600)
+    ring.close()
+
+
+@pytest.mark.parametrize("prioritised", [False, True])
+def test_learner_without_an_environment(mesh_ring, tmp_path, prioritised):
+    """`train` samples the ring; `predict`, `save` and `load` are as always, and what was loaded
+    goes on with a ring that it is given."""
+    replay, ring = mesh_ring(200, 4)
+    if prioritised:
+        replay = RingReplay(ring, priorities=Priorities(ring.capacity, 0.6, 0.4))
+    small = {"policy_kwargs": {"net_arch": [16, 8]}, "seed": 1, "device": "cpu"}
+    model = TD3.without_environment(OBSERVATIONS, ACTIONS, replay, **small)
+    model.set_logger(configure(None, []))
+    before = model.actor.mu[0].weight.detach().clone()
+    model.train(20, 32)
+    assert model._n_updates == 20
+    assert not torch.equal(model.actor.mu[0].weight, before)
+    model.save(tmp_path / "m.zip")
+    window = np.ones((3, 16, 100), np.float32)
+    for kind in (TD3, StockTD3):
+        loaded = kind.load(tmp_path / "m.zip", device="cpu")
+        assert np.allclose(loaded.predict(window)[0], model.predict(window)[0], atol=1e-6)
+        loaded.replay_buffer = RingReplay(ring)
+        loaded.set_logger(configure(None, []))
+        loaded.train(5, 32)
+        assert loaded._n_updates == 25
