@@ -51,6 +51,7 @@ class TD3(StockTD3):
             raise ValueError(f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
         self.precision = precision
         self.update_kind = ""
+        self.run_id = ""  # under which it is tracked; in the zip, so that a resumed run is the same
         self.generator = generator
         self.compile_networks = compile_networks
         self._update: Update | None = None

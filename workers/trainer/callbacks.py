@@ -146,15 +146,17 @@ class HeartbeatCallback(BaseCallback):
 class MLflowCallback(EveryUpdates):
     """Appends what the learner logs to a spool; the shipper brings it to MLflow."""
 
-    def __init__(self, spool: Spool, *, every_updates: int, ends: bool = True) -> None:
+    def __init__(
+        self, spool: Spool, *, every_updates: int, ends: bool = True, resumed_from: str = ""
+    ) -> None:
         """Take a point every `every_updates` updates; `ends`: the run ends with the training."""
         super().__init__(every_updates)
         self._spool = spool
-        self._ends = ends
+        self._ends, self._resumed_from = ends, resumed_from
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        self._spool.begin("")
+        self._spool.begin(self._resumed_from)
         self._spool.params(
             {name: value for name, value in vars(self.model).items() if _is_plain(value)}
         )

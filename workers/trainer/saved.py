@@ -97,6 +97,14 @@ def forget_best(path: Path) -> None:
         best_path(path).with_suffix(suffix).unlink(missing_ok=True)
 
 
+def run_of(path: Path) -> str:
+    """Give the id under which the model at `path` was tracked; empty: none is known."""
+    with suppress(OSError, ValueError, pickle.UnpicklingError):
+        data, _, _ = load_from_zip_file(path, device="cpu")
+        return str((data or {}).get("run_id", ""))
+    return ""
+
+
 def resume(model: TD3, path: Path) -> None:
     """Let a fresh model go on where the one at `path` was. Raises CannotResume.
 

@@ -125,6 +125,8 @@ def train_td3(
     model = _learner(env, config, lanes, tensorboard)
     if resume:
         saved.resume(model, path)
+    if spool is not None:
+        model.run_id = spool.run
     shows = sys.stderr.isatty() if progress_bar is None else progress_bar
     further: list[BaseCallback] = [ProgressCallback()] if shows else []
     if found.held_out is not None:
@@ -221,11 +223,14 @@ def _train(options: argparse.Namespace, settings: Settings, end: EndBySignal) ->
         spool = None
         if options.tracking is not None:
             directory, tracking = options.tracking / "tracking", settings.tracking
-            spool = Spool(directory, "train", uuid.uuid4().hex, tracking.spool_bytes)
+            known = saved.run_of(options.model) if options.resume else ""
+            spool = Spool(directory, "train", known or uuid.uuid4().hex, tracking.spool_bytes)
             stack.enter_context(_told(spool, end))
-            callbacks.append(
-                MLflowCallback(spool, every_updates=tracking.every_updates, ends=False)
-            )
+            tells = MLflowCallback(
+                spool, every_updates=tracking.every_updates, ends=False,
+                resumed_from=str(options.model) if options.resume else "",
+            )  # fmt: skip
+            callbacks.append(tells)
         model = train_td3(
             options.timesteps, options.model, market=market, market_seed=market_seed,
             lanes=options.lanes, config=settings.trainer, trading=settings.trading,

@@ -127,7 +127,7 @@ def entries(directory):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_training_is_saved_and_goes_on(tmp_path, number):
     """Ctrl-C: the model and its experience are saved, the run is KILLED; resumed it makes what is
-    left of its steps, and a complete one has no more to do."""
+    left of its steps under the same run, and a complete one has no more to do."""
     process = command(tmp_path, "--timesteps", "1_000_000")
     until("points", lambda: any("metrics" in entry for entry in entries(tmp_path)))
     process.send_signal(number)
@@ -150,8 +150,14 @@ def test_interrupted_training_is_saved_and_goes_on(tmp_path, number):
         "--timesteps",
         str(total),
         "--resume",
+        "--tracking",
+        str(tmp_path),
     ]
     assert main(again) == 0
+    assert {entry["run"] for entry in entries(tmp_path)} == {entries(tmp_path)[0]["run"]}
+    begun = [entry["begin"] for entry in entries(tmp_path) if "begin" in entry]
+    assert begun == ["", str(tmp_path / "m.zip")]
+    assert entries(tmp_path)[-1]["end"] == "FINISHED"
     after = StockTD3.load(tmp_path / "m.zip", device="cpu")
     assert after.num_timesteps == -(-total // 8) * 8
     assert after._n_updates > before._n_updates
