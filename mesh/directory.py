@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.errors import (
+    Corrupt,
     LayoutMismatch,
     LeaseHeld,
     MeshError,
@@ -189,8 +190,9 @@ class Mesh:
             raise LeaseHeld(f"{self.path}: {dead} lives; its leases are broken after its end only")
         broken = []
         for info in self.segments():
-            # removed between the listing and this: its lease went with it
-            with contextlib.suppress(SegmentMissing):
+            # removed between the listing and this: its lease went with it; a damaged one holds
+            # the others up no longer than this
+            with contextlib.suppress(SegmentMissing, Corrupt, LayoutMismatch):
                 if self._break_one(info, dead):
                     broken.append(info.name)
         return broken
@@ -259,10 +261,10 @@ class Mesh:
         except OSError as error:
             raise refusal(error, self.path) from error
         for path in paths:
-            if path.name.startswith("."):
-                continue
+            name = path.name.replace("+", "/")
             with contextlib.suppress(MeshError, OSError):
-                yield info_of(path.name.replace("+", "/"), path)
+                if file_name(name) == path.name:  # else nobody can open it by its name
+                    yield info_of(name, path)
 
     def unlink(self, name: str) -> None:
         """Remove a segment; those attached are told at their next call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import numpy as np
@@ -149,3 +150,29 @@ def test_info_names_kind_and_owner_of_one_segment(mesh):
     assert mesh.info("name/r").owner is None
     with pytest.raises(SegmentMissing, match="missing"):
         mesh.info("missing")
+
+
+def test_files_that_are_no_segments_hold_nobody_up(mesh):
+    """Names no segment has, links, pipes, a damaged segment: passed over, the rest is freed."""
+
+    def hold(tell):
+        held = [mesh.cell(f"cell-{n}", np.dtype("<f8"), create=True) for n in range(3)]
+        tell()
+        signal.pause()
+        del held
+
+    with child(hold) as process:
+        process.started()
+        dead = ProcessIdentity.of(process.pid)
+        process.kill()
+    whole = (mesh.path / "cell-0").read_bytes()
+    for name in (b"a+b+c", b"esc\x1b[31m", b"new\nline", b"not utf-8 \xff"):
+        with open(os.fsencode(mesh.path) + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
+            file.write(whole)
+    os.mkfifo(mesh.path / "pipe")
+    (mesh.path / "loop").symlink_to(mesh.path / "loop")
+    (mesh.path / "gone").symlink_to(mesh.path / "nothing")
+    with (mesh.path / "cell-1").open("r+b") as file:
+        file.write(b"\xa5" * 8)
+    assert [info.name for info in mesh.segments()] == ["cell-0", "cell-2"]
+    assert mesh.break_leases(dead) == ["cell-0", "cell-2"]

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -192,19 +192,41 @@ def permissions(mesh: Mesh) -> Iterator[Finding]:
         return
     else:
         yield Finding("permissions", GOOD, found)
-    others = [p.name for p in mesh.path.iterdir() if p.stat().st_uid != owner]
+    others = [p.name for p in mesh.path.iterdir() if _uid(p, owner) != owner]
     if others:
         yield Finding(
             "permissions",
             WARN,
-            f"not of uid {owner}: {', '.join(sorted(others)[:5])}",
+            f"not of uid {owner}: {_names(others)}",
             "their writers run as another user; give the workers one user",
         )
 
 
+def _uid(path: Path, gone: int) -> int:
+    """Give whose a file is; `gone` for one that went away."""
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return gone
+
+
+def _names(names: Iterable[str]) -> str:
+    """Give some names of files, whatever bytes they are made of."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in sorted(names)[:5])
+
+
 def leftovers(mesh: Mesh) -> Iterator[Finding]:
     """What the dead have left: half-made files, leases, whole meshes, a socket."""
-    if mesh.path.is_dir():
+    if mesh.path.is_dir() and os.access(mesh.path, os.R_OK | os.X_OK):
+        known = {info.name.replace("/", "+") for info in mesh.segments()}
+        strange = {path.name for path in mesh.path.glob("[!.]*")} - known
+        if strange:
+            yield Finding(
+                "leftovers",
+                WARN,
+                f"no segments, or damaged ones, in {mesh.path}: {_names(strange)}",
+                "remove them; the writer of a segment makes it anew when it is started again",
+            )
         half = [path.name for path in mesh.path.glob(".new-*") if not _lives(path.name)]
         if half:
             yield Finding(

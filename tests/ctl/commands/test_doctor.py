@@ -54,6 +54,16 @@ def test_what_the_dead_left_is_found(loop):
     assert finding.found.startswith("1 half-made")
 
 
+def test_what_is_no_segment_is_found(loop):
+    """Files, links to nothing and a damaged segment are named, whatever bytes their names hold."""
+    (loop.mesh.path / "gone").symlink_to(loop.mesh.path / "nothing")
+    with open(os.fsencode(loop.mesh.path) + b"/esc\x1b[31m\xff", "wb"):  # noqa: PTH123 - bytes
+        pass
+    assert ("permissions", "good") in verdicts(doctor.permissions(loop.mesh))
+    (finding,) = doctor.leftovers(loop.mesh)
+    assert "'esc\\x1b[31m\\udcff', gone" in finding.found
+
+
 def test_another_supervisor_module_is_bad(tmp_path, loop):
     """With a package of that name in front of ours, the daemon would be somebody else's."""
     (tmp_path / "supervisor").mkdir()
