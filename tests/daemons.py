@@ -56,6 +56,7 @@ class Daemon:
         self.log = self.directory / "meshd.log"
         self.process = None
         self.prefix = []  # words before the command line
+        self.sessions = set()  # a daemon that was started leads one, its workers are in it
         self.environment = {**os.environ, "PYTHONPATH": str(path)}
 
     def start(self):
@@ -69,6 +70,7 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,
             )
+        self.sessions.add(self.process.pid)
         until("daemon in the mesh", self._shows_itself)
 
     def _shows_itself(self):
@@ -98,6 +100,15 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(WATCHDOG_S)
 
+    def _left(self):
+        """Processes of the daemons that were started here, but for those that have ended."""
+        found = []
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) in self.sessions and alive(pid):
+                    found.append(pid)
+        return found
+
     def clean(self):
         """Kill whatever is left, remove the mesh."""
         pids = []
@@ -109,9 +120,12 @@ class Daemon:
             pids += [child.pid for child in children]
             self.process.kill()
             self.process.wait()
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        pids += self._left()
+        while pids:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            pids = self._left()  # a worker of a daemon that was killed may have no heartbeat yet
         shutil.rmtree(self.mesh_path, ignore_errors=True)
 
 
