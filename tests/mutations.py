@@ -103,6 +103,12 @@ MUTATIONS = [
         "test_i3_same_pid_with_another_start_is_another_process",
     ),
     Mutation(
+        "I3", "a process that /proc hides counts as dead",
+        "mesh/process_identity.py",
+        "            return _is_hidden(self.pid)", "            return False",
+        "tests/mesh/test_process_identity.py::test_i3_hidden_process_is_not_taken_for_dead",
+    ),
+    Mutation(
         "I3", "a lock is broken without asking whether its owner lives",
         "mesh/spinlock.py", "owner.identity.is_alive() or not self._lock.break_word(word)",
         "not self._lock.break_word(word)",

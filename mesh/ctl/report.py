@@ -106,10 +106,10 @@ def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, An
 
 
 def processor_and_memory(pid: int) -> tuple[float, int]:
-    """Give processor seconds and resident bytes of a process; zeros when it is gone."""
+    """Give processor seconds and resident bytes of a process; zeros when it is gone or hidden."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0.0, 0
     fields = text[text.rindex(")") + 2 :].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
