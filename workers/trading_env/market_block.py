@@ -85,7 +85,8 @@ def bad_rows(states: Array) -> dict[str, Array]:
                 tradeable & ~((states["bid_size"] >= 0) & (states["ask_size"] >= 0))
             ).any(1),
         }
-    rules["time backwards"] = _backwards(states["ts_event"])
+    faulty = np.logical_or.reduce(list(rules.values()))
+    rules["time backwards"] = _backwards(states["ts_event"], faulty)
     return rules
 
 
@@ -99,58 +100,71 @@ def _sane(values: Array) -> Array:
     return result
 
 
-def _backwards(ts_event: Array) -> Array:
-    """Rows older than one before them."""
-    newest = np.maximum.accumulate(ts_event)
-    result: Array = ts_event < newest
+def _backwards(ts_event: Array, faulty: Array) -> Array:
+    """Rows older than one before them that has no other fault."""
+    known = np.where(faulty, np.iinfo(np.int64).min, ts_event)
+    result: Array = ts_event < np.maximum.accumulate(known)
     return result
 
 
-def checked(states: Array, *, previous: Array | None = None, on_bad: str = "raise") -> Array:
-    """States (T,) of MARKET_DTYPE without a fault.
+def checked(
+    states: Array, *, on_bad: str = "raise", behind_held: bool = False
+) -> tuple[Array, Array]:
+    """States (T,) of MARKET_DTYPE without a fault, and bool (T,): those that had one.
 
-    `previous` is the state before the first (a record or None). With `on_bad` "hold" a faulty
-    state becomes the last good one, stale, not tradeable and not rolled; a fault in front of the
-    first good state, and every fault with "raise", is BadMarketData.
+    With `on_bad` "hold" a faulty state becomes the last good one, stale, not tradeable and not
+    rolled; a fault in front of the first good state, and every fault with "raise", is
+    BadMarketData. `behind_held`: the first state stands in for faulty ones already.
     """
     if not isinstance(states, np.ndarray) or states.dtype != MARKET_DTYPE or states.ndim != 1:
         kind = f"{getattr(states, 'dtype', type(states).__name__)}, {np.shape(states)}"
         raise BadMarketData(f"market states must be MARKET_DTYPE of shape (T,), got {kind:.200}")
     if states.size == 0:
         raise NoMarketData("no market state was given; an episode needs at least two")
-    joined = states if previous is None else np.concatenate([np.atleast_1d(previous), states])
-    rules = bad_rows(joined)
+    rules = bad_rows(states)
     bad = np.logical_or.reduce(list(rules.values()))
-    if not bad.any():
-        return states
+    if bad.any():
+        states = _held(states, rules, bad, on_bad)
+    replaced = bad.copy()
+    replaced[0] |= behind_held
+    return _contracts_followed(states, replaced) if replaced.any() else states, bad
+
+
+def _held(states: Array, rules: dict[str, Array], bad: Array, on_bad: str) -> Array:
+    """States with the last good one in the place of each bad one. Raises BadMarketData."""
     first = int(np.flatnonzero(bad)[0])
     broken = [rule for rule, rows in rules.items() if rows[first]]
-    ts_event = int(joined["ts_event"][first])
+    ts_event = int(states["ts_event"][first])
     message = f"market state {first} (ts_event {ts_event}): {', '.join(broken)}"
     if on_bad == "raise":
         raise BadMarketData(f"{message}; correct the source or set trading.on_bad_data = hold")
     if bad[0]:
         raise BadMarketData(f"{message}; there is no earlier state to hold")
-    good = np.where(bad, 0, np.arange(joined.size))
-    held = joined[np.maximum.accumulate(good)]
-    held["step"], held["ts_published"] = joined["step"], joined["ts_published"]
+    good = np.where(bad, 0, np.arange(states.size))
+    held = states[np.maximum.accumulate(good)]
+    held["step"], held["ts_published"] = states["step"], states["ts_published"]
     held["stale"] |= bad
     held["tradeable"] &= ~bad[:, None]
     held["rolled"] &= ~bad[:, None]
     held["previous_price"] = np.where(bad[:, None], held["price"], held["previous_price"])
-    held = _contracts_followed(held, bad)
-    return held if previous is None else held[1:]
+    return held
 
 
-def _contracts_followed(held: Array, bad: Array) -> Array:
-    """Roll where a bad state swallowed the roll: the contract left goes at its last good mark."""
-    behind = np.flatnonzero(~bad[1:] & bad[:-1]) + 1
+def _contracts_followed(states: Array, replaced: Array) -> Array:
+    """Close what left its slot with or behind a replaced state: at its last good mark.
+
+    A roll may have been swallowed: what a state says of the contract before then is of another
+    one than the account holds.
+    """
+    behind = np.flatnonzero(~replaced[1:] & replaced[:-1]) + 1
+    states = states.copy()
     for row in behind:
-        before, now = held[row - 1], held[row]
-        moved = (before["contract"] != now["contract"]) & ~now["rolled"]
+        before, now = states[row - 1], states[row]
+        moved = ((before["contract"] != now["contract"]) & (before["right"] != 0)) | now["rolled"]
         now["rolled"] |= moved
         now["previous_price"] = np.where(moved, before["price"], now["previous_price"])
-    return held
+        now["previous_half_spread"][moved] = 0.0
+    return states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +173,7 @@ class MarketBlock:
 
     states: Array
     rows: Array
+    bad: Array  # bool (T,): the state before stands in for one that broke a rule
 
     @functools.cached_property
     def kernel(self) -> _kernel.Block:
@@ -188,10 +203,13 @@ class MarketBlock:
         return frames
 
     @classmethod
-    def of(cls, states: Array, config: TradingConfig, *, previous: Array | None = None) -> Self:
-        """Build from states (T,) of MARKET_DTYPE. Raises BadMarketData, CorporateAction."""
-        states = checked(states, previous=previous, on_bad=config.on_bad_data)
-        states = _terms_kept(states, config, previous)
+    def of(cls, states: Array, config: TradingConfig, *, behind_held: bool = False) -> Self:
+        """Build from states (T,) of MARKET_DTYPE. Raises BadMarketData, CorporateAction.
+
+        `behind_held`: the first of them stands in for states that broke a rule.
+        """
+        states, bad = checked(states, on_bad=config.on_bad_data, behind_held=behind_held)
+        states = _terms_kept(states, config)
         open_for_trade = states["tradeable"] & ~(states["stale"] | states["closed"])[:, None]
         rows = np.zeros(states.size, ROW_DTYPE)
         with np.errstate(invalid="ignore"):
@@ -205,7 +223,7 @@ class MarketBlock:
         rows["rolled"] = states["rolled"] @ (1 << np.arange(SLOTS))
         rows["flags"] = states["stale"] * np.uint8(STALE) + states["closed"] * np.uint8(CLOSED)
         rows["features"] = market_features(states, config)
-        return cls(states, rows)
+        return cls(states, rows, bad)
 
     @classmethod
     def joined(cls, blocks: Sequence[Self]) -> Self:
@@ -215,6 +233,7 @@ class MarketBlock:
         return cls(
             np.concatenate([block.states for block in blocks]),
             np.concatenate([block.rows for block in blocks]),
+            np.concatenate([block.bad for block in blocks]),
         )
 
     def __len__(self) -> int:
@@ -239,22 +258,16 @@ def market_features(states: Array, config: TradingConfig) -> Array:
     return frames
 
 
-def _terms_kept(states: Array, config: TradingConfig, previous: Array | None) -> Array:
+def _terms_kept(states: Array, config: TradingConfig) -> Array:
     """Refuse or close contracts whose terms changed; a changed contract must be marked rolled."""
-    joined = states if previous is None else np.concatenate([np.atleast_1d(previous), states])
-    before, now = joined[:-1], joined[1:]
+    before, now = states[:-1], states[1:]
     same = (before["contract"] == now["contract"]) & ~now["rolled"]
     terms = (before["strike"] != now["strike"]) | (before["right"] != now["right"])
     replaced = same & terms & (before["right"] != 0)
     unmarked = (before["contract"] != now["contract"]) & ~now["rolled"] & (before["right"] != 0)
     if unmarked.any() and config.on_bad_data == "hold":
-        replaced_unmarked = np.where(unmarked, before["price"], joined["previous_price"][1:])
-        joined = joined.copy()
-        joined["rolled"][1:] |= unmarked
-        joined["previous_price"][1:] = replaced_unmarked
-        joined["previous_half_spread"][1:][unmarked] = 0.0
-        before, now = joined[:-1], joined[1:]
-        states = joined if previous is None else joined[1:]
+        states = _closed_at_last_mark(states, unmarked)
+        before, now = states[:-1], states[1:]
     elif unmarked.any():
         row, slot = np.argwhere(unmarked)[0]
         raise BadMarketData(
@@ -271,7 +284,14 @@ def _terms_kept(states: Array, config: TradingConfig, previous: Array | None) ->
             f"{before['strike'][row, slot]} and now {now['strike'][row, slot]}; "
             "set trading.corporate_action = close to go on"
         )
-    joined = joined.copy()
-    joined["rolled"][1:] |= replaced
-    joined["previous_price"][1:] = np.where(replaced, before["price"], joined["previous_price"][1:])
-    return joined if previous is None else joined[1:]
+    return _closed_at_last_mark(states, replaced)
+
+
+def _closed_at_last_mark(states: Array, leaving: Array) -> Array:
+    """Mark slots as rolled, bool (T - 1, 10) from the second state on; no spread is known."""
+    states = states.copy()
+    states["rolled"][1:] |= leaving
+    closing = np.where(leaving, states["price"][:-1], states["previous_price"][1:])
+    states["previous_price"][1:] = closing
+    states["previous_half_spread"][1:][leaving] = 0.0
+    return states

@@ -118,21 +118,42 @@ class MarketState:
             raise BadMarketData(f"ticks must be TICK_DTYPE of shape (n,), got {found}")
         if len(ticks) == 0:
             return 0
-        order = np.argsort(ticks["ts_event"], kind="stable")
-        rows = np.array([self._row(symbol) for symbol in ticks["symbol"][order].tolist()], int)
-        own = np.array([s == self.root.encode() for s in ticks["symbol"][order].tolist()], bool)
-        self._take_underlying(ticks[order][own])
+        symbols = ticks["symbol"].tolist()
+        rows = np.array([self._row(symbol) for symbol in symbols], int)
+        own = np.array([symbol == self.root.encode() for symbol in symbols], bool)
+        self._take_underlying(ticks[own])
         options = rows >= 0
         if not options.any():
             return int(own.sum())
-        # the newest row of each contract is the last one in time order
-        newest = ticks[order][options]
-        _, last = np.unique(rows[options][::-1], return_index=True)
-        keep = len(newest) - 1 - last
-        newest, rows = newest[keep], rows[options][keep]
-        fresh = newest["ts_event"] >= self._quotes["ts_event"][rows]
-        self._write(rows[fresh], newest[fresh])
-        return int(own.sum()) + int(fresh.sum())
+        ticks, rows = ticks[options], rows[options]
+        order = self._unless_late(ticks["ts_event"], rows)
+        self._take_references(rows, ticks, order)
+        ticks, rows = ticks[order], rows[order]
+        self._count_volume(rows, ticks["volume"])
+        newest = np.append(rows[1:] != rows[:-1], np.ones(min(1, rows.size), bool))
+        self._write(rows[newest], ticks[newest])
+        return int(own.sum()) + int(rows.size)
+
+    def _unless_late(self, times: Array, rows: Array) -> Array:
+        """Indices of ticks, by row and then in the order of arrival, without those that came late.
+
+        Late is what is older than a tick of its row before it, here or in an earlier batch.
+        """
+        order = np.argsort(rows, kind="stable")
+        kept = times[order] >= self._quotes["ts_event"][rows[order]]
+        if (times[1:] < times[:-1]).any():
+            rank = np.unique(times, return_inverse=True)[1]
+            key = rows[order] * times.size + rank[order]
+            kept &= key == np.maximum.accumulate(key)
+        found: Array = order[kept]
+        return found
+
+    def _count_volume(self, rows: Array, volume: Array) -> None:
+        """Add what was traded since the tick before, of each row (its day's volume only grows)."""
+        before = np.append(0, volume[:-1])
+        first = np.append(np.ones(min(1, rows.size), bool), rows[1:] != rows[:-1])
+        before = np.where(first, self._quotes["volume"][rows], before[: rows.size])
+        self._volume += float(np.where(before > 0, np.maximum(volume - before, 0), 0).sum())
 
     def state(self, ts_published: int = 0) -> Array | None:
         """Give the market as it is known now: a MARKET_DTYPE record of shape ().
@@ -203,6 +224,7 @@ class MarketState:
         """Rows of the underlying itself: the middle of its quote, else its last price."""
         if len(own) == 0:
             return
+        own = own[np.argsort(own["ts_event"], kind="stable")]
         bid, ask, last = own["bid"], own["ask"], own["last"]
         with np.errstate(invalid="ignore"):
             middle = np.where((bid > 0) & (ask >= bid), 0.5 * (bid + ask), last)
@@ -210,6 +232,17 @@ class MarketState:
         if sane.any():
             row = int(np.flatnonzero(sane)[-1])
             self._set_underlying(float(middle[row]), int(own["ts_event"][row]), OWN)
+
+    def _take_references(self, rows: Array, ticks: Array, order: Array) -> None:
+        """The underlying's price as options are quoted with it, in the order of arrival."""
+        price = ticks["underlying_price"]
+        with np.errstate(invalid="ignore"):
+            sane = (price > SMALLEST) & (price < LARGEST)
+        if not sane.any():
+            return
+        for place in np.sort(order[sane[order]]).tolist():
+            expiry = int(self._quotes["expiry"][rows[place]])
+            self._set_underlying(float(price[place]), int(ticks["ts_event"][place]), expiry)
 
     def _set_underlying(self, price: float, ts_event: int, source: int) -> None:
         """Take a price from `source`, the expiry of the contract that came with it, or OWN.
@@ -226,9 +259,6 @@ class MarketState:
         """Store the newest tick of each row; a side that is no price is absent."""
         if len(rows) == 0:
             return
-        traded = ticks["volume"] - self._quotes["volume"][rows]
-        known = self._quotes["volume"][rows] > 0
-        self._volume += float(np.where(known, np.maximum(traded, 0), 0).sum())
         for name in ("bid", "ask"):
             value = ticks[name]
             sane = (value >= 0) & (value < LARGEST)
@@ -241,14 +271,6 @@ class MarketState:
         for place, name in enumerate(_GREEK_FIELDS):
             self._quotes["greeks"][rows, place] = ticks[name]
         self.ts_event = max(self.ts_event, int(ticks["ts_event"].max()))
-        price = ticks["underlying_price"]
-        with np.errstate(invalid="ignore"):
-            sane = (price > SMALLEST) & (price < LARGEST)
-        recent = np.flatnonzero(sane & (ticks["ts_event"] >= self.ts_event - REFERENCE_NS))
-        if recent.size:
-            expiry, times = self._quotes["expiry"][rows[recent]], ticks["ts_event"][recent]
-            first = int(np.lexsort((-times, expiry))[0])
-            self._set_underlying(float(price[recent[first]]), int(times[first]), int(expiry[first]))
 
     def _imply_underlying(self, quotes: Array) -> None:
         """Without a price of the underlying for long, or ever: the one that the chain implies."""

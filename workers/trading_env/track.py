@@ -68,10 +68,12 @@ class StreamTrack:
         self.row = 0
         self._config = config
         self._state: Array | None = None
+        self._is_held = False  # the state stands in for ones that broke a rule
         self.block: MarketBlock
 
     def start(self, seed: int) -> None:
         """Ask the provider for an episode."""
+        self._is_held = False
         self._take([self.provider.reset(seed=seed)])
 
     def move(self) -> tuple[int, bool]:
@@ -84,17 +86,21 @@ class StreamTrack:
             ended = bool(getattr(self.provider, "exhausted", False))
         except EndOfData:
             state, ended = held(previous), True
-        except (StaleData, BadMarketData):
+        except (StaleData, BadMarketData) as error:
             if self._config.on_bad_data == "raise":
                 raise
-            state = held(previous)
+            was_held = self._is_held
+            self._take([previous, held(previous)])
+            self._is_held = was_held or isinstance(error, BadMarketData)
+            return 0, ended
         self._take([previous, state])
         return 0, ended
 
     def _take(self, states: list[Array]) -> None:
         run = np.stack([_record(state) for state in states])
-        self.block = MarketBlock.of(run, self._config)
+        self.block = MarketBlock.of(run, self._config, behind_held=self._is_held)
         self.row = len(states) - 1
+        self._is_held = bool(self.block.bad[-1])
         self._state = self.block.states[self.row]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import market
 from workers.records import SLOTS
-from workers.trading_env.errors import NoMarketData
+from workers.trading_env.errors import NoMarketData, TradingEnvError
 from workers.trading_env.market_block import INDICATOR_FEATURES
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 from workers.trading_env.providers.synthetic import ROOT, SyntheticChain, synthetic_provider
@@ -92,6 +92,44 @@ def test_market_states_do_not_know_later_ticks():
         for name in whole.dtype.names:
             equal = {"equal_nan": True} if whole[name].dtype.kind == "f" else {}
             assert np.array_equal(part[name][:same], whole[name][:same], **equal), (cut, name)
+
+
+CLOCKS = st.lists(
+    st.tuples(
+        st.integers(0, 10**6),  # tick
+        st.integers(1, 40),  # how many in a row
+        st.sampled_from([2 * 86_400, -2 * 86_400, 10**9, -(10**9), 3600, -3600, 300]),  # s
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60)
+@given(CLOCKS, st.integers(300, 2400), st.sampled_from([7, 64, 10**6]), st.integers(0, 3))
+def test_wrong_clocks_do_not_make_later_ticks_known(clocks, cut, batch, seed):
+    """Clocks of single ticks and of runs of them off by minutes to years: states up to a cut within
+    a batch are those of all ticks, and it does not matter how they come in batches.
+    """
+    ticks = np.concatenate(list(SyntheticChain().ticks(30, seed=seed)))
+    for tick, run, seconds in clocks:
+        start = tick % ticks.size
+        ticks["ts_event"][start : start + run] += seconds * 10**9
+
+    def made(given, size):
+        try:
+            return states_of_ticks(np.split(given, range(size, given.size, size)), FREE, root=ROOT)
+        except TradingEnvError:  # most of them are wrong
+            return None
+
+    whole, other, part = made(ticks, 10**6), made(ticks, batch), made(ticks[:cut], 10**6)
+    if whole is None or other is None or part is None:
+        return
+    assert whole.size == other.size >= part.size - 1
+    for name in whole.dtype.names:
+        equal = {"equal_nan": True} if whole[name].dtype.kind == "f" else {}
+        assert np.array_equal(whole[name], other[name], **equal), name
+        same = part.size - 1
+        assert np.array_equal(part[name][:same], whole[name][:same], **equal), name
 
 
 def test_a_longer_synthetic_market_begins_as_a_shorter_one():

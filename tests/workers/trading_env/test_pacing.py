@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.trading import TradingConfig
+from tests.workers.trading_env.recorded_files import DERIBIT_HEADER, deribit_rows
+from workers.market_data import deribit
 from workers.trading_env.market_state import MarketState
 from workers.trading_env.pacing import CONFIRMED_BY, StatePacer, agreeing
 from workers.trading_env.providers.recorded import states_of_ticks
@@ -44,7 +46,23 @@ def test_batches_do_not_matter(sizes):
     cuts = cuts[cuts < ticks.size]
     found = states_of_ticks(np.split(ticks, cuts), CONFIG, root=ROOT)
     wanted = states_of_ticks([ticks], CONFIG, root=ROOT)
-    assert found["ts_event"].tolist() == wanted["ts_event"].tolist()
+    for name in wanted.dtype.names:
+        equal = {"equal_nan": True} if wanted[name].dtype.kind == "f" else {}
+        assert np.array_equal(found[name], wanted[name], **equal), name
+
+
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_batches_do_not_matter_where_each_expiry_has_its_own_underlying(tmp_path, size):
+    """Prices of one moment that differ by expiry: the nearest one's, however they are cut."""
+    rows = [row.split(",") for row in deribit_rows(snapshots=4)]
+    for row in rows:
+        row[2] = str(float(row[2]) * (1.01 if "13FEB26" in row[1] else 1.0))
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([DERIBIT_HEADER, *map(",".join, rows)]))
+    ticks = np.concatenate(list(deribit.read(path)))
+    found = states_of_ticks(np.split(ticks, range(size, ticks.size, size)), CONFIG)
+    wanted = states_of_ticks([ticks], CONFIG)
+    assert found["underlying"].tolist() == wanted["underlying"].tolist()
     assert found["price"].tolist() == wanted["price"].tolist()
 
 
