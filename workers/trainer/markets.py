@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from workers.trading_env.providers.files import file_provider, states_of_file
+import numpy as np
+
+from workers.trading_env.providers.files import states_of_file
 from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
+from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
 from workers.trading_env.splits import LEAST_STEPS, held_out_providers
 from workers.trainer.evaluation import HELD_OUT_SEED, KNOWN_OPTIMUM, SYNTHETIC, Evaluation
@@ -15,8 +18,8 @@ from workers.trainer.evaluation import HELD_OUT_SEED, KNOWN_OPTIMUM, SYNTHETIC, 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
     from config.trainer import TrainerConfig
-    from workers.trading_env.providers.recorded import RecordedProvider
 
+Array = np.ndarray[Any, np.dtype[Any]]
 EPISODES = 256
 
 
@@ -30,32 +33,40 @@ class OfflineMarket:
 
 
 def offline_market(
-    market: str | Path,
+    market: str | Path | Array,
     *,
     seed: int,
     trading: TradingConfig,
     config: TrainerConfig,
     evaluate_on: str | Path | None = None,
 ) -> OfflineMarket:
-    """Give "synthetic", "known_optimum" or a recorded file, and what is held out of it.
+    """Give "synthetic", "known_optimum", a recorded file or states, and what is held out of it.
 
     Of a simulated market that is one of another seed, of a recorded file its last fifth, after an
     embargo of a window; nothing is held out where `evaluate_on` names another market, or with
     `config.evaluate_every` 0. Raises MarketDataError and TradingEnvError for data that is no
     market, or too little of it to hold anything out.
     """
-    rules = known_optimum_config() if market == KNOWN_OPTIMUM else trading
+    is_known = isinstance(market, str) and market == KNOWN_OPTIMUM
+    rules = known_optimum_config() if is_known else trading
+    evaluates = config.evaluate_every > 0
     evaluated_on: str | RecordedProvider | None = None
-    if config.evaluate_every > 0:
-        evaluated_on = str(market if evaluate_on is None else evaluate_on)
-    if market == KNOWN_OPTIMUM:
-        training = known_optimum_provider(seed, episodes=EPISODES)
-    elif market == SYNTHETIC:
-        training = synthetic_provider(seed, config=trading)
-    elif evaluated_on is not None and evaluate_on is None:
-        training, evaluated_on = held_out_providers(states_of_file(Path(market), trading))
+    if evaluates and evaluate_on is not None:
+        evaluated_on = str(evaluate_on)
+    if isinstance(market, str) and market in {KNOWN_OPTIMUM, SYNTHETIC}:
+        training = (
+            known_optimum_provider(seed, episodes=EPISODES)
+            if is_known
+            else synthetic_provider(seed, config=trading)
+        )
+        if evaluates and evaluated_on is None:
+            evaluated_on = market
     else:
-        training = file_provider(Path(market), trading, random_start=True, least_steps=LEAST_STEPS)
+        states = market if isinstance(market, np.ndarray) else states_of_file(Path(market), trading)
+        if evaluates and evaluated_on is None:
+            training, evaluated_on = held_out_providers(states)
+        else:
+            training = RecordedProvider(states, random_start=True, least_steps=LEAST_STEPS)
     if evaluated_on is None:
         return OfflineMarket(training, rules, None)
     held_out = Evaluation(

@@ -2,6 +2,7 @@
 
     --timesteps N --model FILE.zip     the classic two
     --data PATH, --synthetic SEED or --known-optimum SEED: the market (default: synthetic, seed 0)
+    --root NAME, --date YYYYMMDD: which underlying's options, which day of a folder (with --data)
     --profile NAME, --set key=value: settings of [trainer], as the daemon has them; of another
         section with its name in front (--set trading.multiplier=1)
     --evaluate-every N: updates between two evaluations (default: trainer.evaluate_every; 0: none)
@@ -44,6 +45,7 @@ from config.trainer import TrainerConfig
 from workers.market_data.errors import MarketDataError
 from workers.records import SLOTS
 from workers.trading_env.errors import TradingEnvError
+from workers.trading_env.providers.files import states_of_file
 from workers.trading_env.vector import TradingVectorEnv
 from workers.trainer import saved
 from workers.trainer.algorithm import TD3
@@ -89,7 +91,7 @@ def train_td3(
     total_timesteps: int,
     model_path: str | Path,
     *,
-    market: str | Path = "synthetic",
+    market: str | Path | Array = "synthetic",
     market_seed: int = 0,
     lanes: int = 16,
     config: TrainerConfig | None = None,
@@ -103,10 +105,11 @@ def train_td3(
 ) -> TD3:
     """Train for `total_timesteps` steps (of all lanes together), save to `model_path`, give it.
 
-    With `resume` the model at `model_path` goes on until it has made that many. A callback that
-    ends the training early has the experience saved too. The progress bar is shown on a terminal
-    unless told otherwise. Every `config.evaluate_every` updates (0: never) it is scored on
-    `evaluate_on`, by default the held-out part of `market`, and the best is kept beside the last
+    `market` is "synthetic", "known_optimum", a recorded file or market states (T,). With `resume`
+    the model at `model_path` goes on until it has made that many. A callback that ends the training
+    early has the experience saved too. The progress bar is shown on a terminal unless told
+    otherwise. Every `config.evaluate_every` updates (0: never) it is scored on `evaluate_on`, by
+    default the held-out part of `market`, and the best is kept beside the last
     (`saved.best_path`); scores go to `spool` too. Raises TradingEnvError and MarketDataError for
     data that is no market, CannotResume for a model that does not fit, ValueError for numbers that
     are none.
@@ -213,8 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, settings: Settings, end: EndBySignal) -> int:
     """Train as the options say and tell what came of it."""
-    market: str | Path = "synthetic" if options.data is None else options.data
+    market: str | Array = "synthetic"
     market_seed = options.synthetic
+    if options.data is not None:
+        market = states_of_file(
+            options.data, settings.trading, date=options.date, root=options.root
+        )
     if options.known_optimum is not None:
         market, market_seed = "known_optimum", options.known_optimum
     torch.set_num_threads(settings.trainer.threads)
@@ -310,6 +317,8 @@ def _parser() -> argparse.ArgumentParser:
     market.add_argument("--data", type=Path)
     market.add_argument("--synthetic", type=int, default=0, metavar="SEED")
     market.add_argument("--known-optimum", type=int, metavar="SEED")
+    parser.add_argument("--root", default="")
+    parser.add_argument("--date", default="", metavar="YYYYMMDD")
     parser.add_argument("--evaluate-every", type=_count_or_none, metavar="N")
     parser.add_argument("--evaluate-on", metavar="MARKET")
     parser.add_argument("--lanes", type=_count, default=16)

@@ -219,6 +219,17 @@ def test_what_was_held_out_is_evaluated_alone(tmp_path, capsys):
     assert "trading.multiplier" in capsys.readouterr().err
 
 
+def test_options_of_one_underlying_are_evaluated(data):
+    """`--root` chooses among the chains of a file."""
+    file = str(data / "deribit" / "btc_eth_chains_202601.csv.gz")
+    for root in ("BTC", "ETH"):
+        provider, _ = market_of(parser().parse_args(["--data", file, "--root", root]))
+        contracts = provider.states["contract"]
+        held = contracts[contracts != b""]
+        assert held.size > 0
+        assert all(contract.startswith(root.encode()) for contract in held.tolist())
+
+
 def test_meshctl_evaluates_the_newest_policy_of_a_mesh(mesh_directory):
     """The operator's command: the published policy and the baselines, as JSON."""
     arrays = like([4])

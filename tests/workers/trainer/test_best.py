@@ -92,10 +92,7 @@ def test_what_is_held_out_is_never_trained_on(tmp_path):
     states = market(0, 200)
     write_states(tmp_path / "states.parquet", states)
     visited = Visited()
-    train_td3(
-        1600, tmp_path / "m", **{**OPTIONS, "market": tmp_path / "states.parquet"},
-        callbacks=[visited],
-    )  # fmt: skip
+    train_td3(1600, tmp_path / "m", **{**OPTIONS, "market": states}, callbacks=[visited])
     first = states["ts_event"][-int(HELD_OUT_SHARE * states.size)]
     gap = np.median(np.diff(states["ts_event"]))
     assert max(visited.times) <= first - EMBARGO_STATES * gap
@@ -195,18 +192,21 @@ def test_another_market_may_be_evaluated_on(tmp_path, capsys):
     assert "no.parquet" in capsys.readouterr().err
 
 
-CHAINS = (
-    "lean/option/usa/minute/goog/20151224_quote_american.zip",
-    "lean/option/usa/minute/goog",
-    "deribit/btc_eth_chains_202601.csv.gz",
-)
+CHAINS = {
+    "a chain": ("lean/option/usa/minute/goog/20151224_quote_american.zip",),
+    "a folder": ("lean/option/usa/minute/goog",),
+    "a day of a folder": ("lean/option/usa/minute/goog", "--date", "20151223"),
+    "Bitcoin": ("deribit/btc_eth_chains_202601.csv.gz", "--root", "BTC"),
+    "Ether": ("deribit/btc_eth_chains_202601.csv.gz", "--root", "ETH"),
+}
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_recorded_chains_are_trained_on(tmp_path, data, chain):
     """From the file as its source has it to a model that stock stable-baselines3 loads, scored on
     the file's end."""
-    arguments = ["--data", str(data / chain), "--timesteps", "800", *SMALL, "--model",
+    path, *which = chain
+    arguments = ["--data", str(data / path), *which, "--timesteps", "800", *SMALL, "--model",
                  str(tmp_path / "m.zip"), "--evaluate-every", "30",
                  "--set", "trading.multiplier=1"]  # fmt: skip
     assert main(arguments) == 0
@@ -215,3 +215,14 @@ def test_recorded_chains_are_trained_on(tmp_path, data, chain):
     for name in ("m.zip", "m.best.zip"):
         actions, _ = StockTD3.load(tmp_path / name, device="cpu").predict(window)
         assert np.abs(actions).max() <= 1.0
+
+
+def test_options_that_are_not_there_are_said(tmp_path, data, capsys):
+    """Another root than those of the file, another day than those of the folder."""
+    arguments = ["--timesteps", "800", *SMALL, "--model", str(tmp_path / "m.zip")]
+    bitcoin = str(data / "deribit" / "btc_eth_chains_202601.csv.gz")
+    assert main([*arguments, "--data", bitcoin, "--root", "SOL"]) == 1
+    assert "0 options known" in capsys.readouterr().err
+    days = str(data / "lean" / "option" / "usa" / "minute" / "goog")
+    assert main([*arguments, "--data", days, "--date", "20200101"]) == 1
+    assert "20200101" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
     --policy FILE.npz (arrays of a published policy) or --mesh DIR --trainer td3-0 (the newest one)
     --data PATH, --synthetic SEED or --known-optimum SEED: the market
+    --root NAME, --date YYYYMMDD: which underlying's options, which day of a folder (with --data)
     --folds N: the test parts of N walk-forward splits alone, with --embargo-s before each
     --held-out: the last fifth alone, which `python -m workers.trainer.train` did not learn from
     --set key=value: settings of [trading], as in its profile
@@ -54,7 +55,9 @@ def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig
     provider = (
         synthetic_provider(options.synthetic, states=options.states)
         if options.data is None
-        else file_provider(options.data, config, date=options.date, random_start=True)
+        else file_provider(
+            options.data, config, date=options.date, root=options.root, random_start=True
+        )
     )
     if options.folds:
         states = provider.states
@@ -120,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--mesh", type=Path)
     parser.add_argument("--trainer", default="td3-0")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--root", default="")
     parser.add_argument("--date", default="")
     parser.add_argument("--synthetic", type=int, default=0)
     parser.add_argument("--known-optimum", type=int)
