@@ -18,8 +18,9 @@ enum { LANES = 16 };
 
 F32 static inline __mmask16 first_lanes(ptrdiff_t count)
 {
-    return count >= LANES ? (__mmask16)0xFFFF : count <= 0 ? (__mmask16)0
-                                                           : (__mmask16)((1U << count) - 1U);
+    if (count <= 0)
+        return 0;
+    return (__mmask16)(count >= LANES ? 0xFFFFU : (1U << count) - 1U);
 }
 
 /* 16 lines of 16 lanes, turned: lane j of line i becomes lane i of line j. */
