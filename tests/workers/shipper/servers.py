@@ -34,7 +34,11 @@ class Server:
                    f"sqlite:///{self.directory}/server.db", "--artifacts-destination",
                    str(self.directory)]  # fmt: skip
         with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            # its jobs would leave a store in /dev/shm when it is killed
+            environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
         until("server", self.answers, 180.0)
 
     def answers(self):
