@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -11,8 +12,9 @@ import pytest
 
 from tests.daemons import until
 from tests.workers.ingest.test_dead_letter import small_disk
-from tests.workers.ingest.world import GOOD, observe, world
+from tests.workers.ingest.world import GOOD, ROWS, observe, world
 from workers.market_schema import QUOTE_SCHEMA_TEXT, frame
+from workers.replayer.encoder import Encoder
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]
 POISONS = [b"", b"\x01\x00\x00\x00\x01xx", frame(999, b"xx"), frame(1, b"\xff\xff"), None]
@@ -86,6 +88,41 @@ def test_poison_is_dead_lettered_and_every_good_message_published(tmp_path):
         assert not bad
         assert one.registry.asked.count(999) == 1
         one.unhurt()
+
+
+def test_each_class_of_a_message_is_counted_under_its_name(tmp_path):
+    """One message of every class that the page has, among good ones: counter, letter, order."""
+    rows = ROWS[-3:].copy()
+    rows["symbol"][0] = b""
+    rows["bid"][1] = -5.0
+    without_symbol, negative, _ = Encoder(1).encode(rows)
+    bad = {
+        "frame": b"\x07",
+        "schema_unknown": frame(999, b"xx"),
+        "schema_incompatible": frame(2, b"\x02"),
+        "body": frame(1, b"\xff\xff"),
+        "value": without_symbol,
+        "gate": negative,
+    }
+    with world(tmp_path, '[ingest]\ngates = { negative = "dead_letter" }\n') as one:
+        one.registry.schemas[2] = json.dumps(
+            {"type": "record", "name": "Quote", "fields": [{"name": "symbol", "type": "long"}]}
+        )
+        one.send([*GOOD[:300], *bad.values(), *GOOD[300:600]], partition=0)
+        status = one.passed(606)
+        assert (status["published"], status["dead_lettered"]) == (600, 6)
+        assert {kind: status["errors"].get(kind) for kind in bad} == dict.fromkeys(bad, 1)
+        found = {
+            dict(letter.headers())["mesh.error.class"].decode(): letter.value()
+            for letter in one.letters(6)
+        }
+        assert found == bad
+        one.unhurt()
+        observe(
+            "one message of each class: `frame`, `schema_unknown`, `schema_incompatible`, `body`, "
+            "`value`, `gate`",
+            "each counted under its name and dead-lettered with it; 600 of 600 good published",
+        )
 
 
 def test_unknown_ids_cost_one_request_each_and_interval(tmp_path):
@@ -170,6 +207,7 @@ def test_a_sick_registry_holds_up_only_who_needs_it(tmp_path, moods):
             one.registry.released.clear()
         status = one.status()
         assert status["dead_lettered"] == 0
+        assert status["errors"]["registry"] >= len(moods)
         is_complete(one)
         one.unhurt()
         names = {"429": "429 with Retry-After", "slow": "no answer", "drip": "an endless answer",
@@ -193,6 +231,7 @@ def test_broker_outages_are_waited_out(tmp_path):
             one.send(GOOD[:300])
             one.passed(300 * (outage + 2))
         until("well again", lambda: one.status()["state"] == "running")
+        assert one.status()["errors"]["_TRANSPORT"] >= 3
         is_complete(one)
         one.unhurt()
         one.send(GOOD[:30])
@@ -262,6 +301,7 @@ def test_a_full_spool_blocks_and_loses_nothing(tmp_path):
             )
         until("stuck", lambda: one.status()["state"] == "degraded: sink")
         stuck = one.status()
+        assert stuck["errors"]["sink"] >= 1
         assert 0 < stuck["spooled"] == stuck["consumed"] < 60
         set_topic_error(one.cluster, "quotes.dead", 0)
         one.passed(60)

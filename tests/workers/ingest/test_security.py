@@ -80,6 +80,7 @@ def test_tls_is_used_and_each_wrong_certificate_is_named(tmp_path, authority):
             one.send(GOOD[:30])
             one.passed(before + 30)
         until("well again", lambda: one.status()["state"] == "running")
+        assert one.status()["errors"]["tls"] >= len(wrong)
         one.unhurt()
         observe(
             "TLS: a certificate of a stranger, of another host, an expired one",
@@ -177,6 +178,6 @@ def test_a_start_that_is_refused_is_no_crash_loop(tmp_path, authority, kind, wor
             hidden.rename(authority.path)
         one.front.change(context=authority.server(), users=USERS)
         one.send(GOOD[:30])
-        one.passed(30)
+        assert one.passed(30)["errors"][kind] >= 1
         one.unhurt()
         keeps_its_secret(one, tmp_path)
