@@ -143,7 +143,7 @@ def lane_market(
         return Rows(provider, lanes, config)
     if isinstance(provider, MarketDataProvider):
         return SharedStream(provider, lanes, config)
-    several = list(provider)
+    several = list(provider) if isinstance(provider, Sequence) else []
     if not several or not all(isinstance(one, MarketDataProvider) for one in several):
         raise TypeError("give a market data provider or a sequence of them, one a lane")
     if lanes not in (1, len(several)):

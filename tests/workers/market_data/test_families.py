@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
+from workers.market_data import lean
 from workers.market_data.archive import blank
 from workers.market_data.errors import MarketDataError
 from workers.market_data.families import family_of, open_archive
@@ -86,3 +90,36 @@ def test_a_universe_is_no_stream_of_quotes(data, tmp_path):
     """Lean's daily universes lie below `option` but hold no quotes: refused, not misread."""
     with pytest.raises(MarketDataError, match="of no known kind"):
         open_archive(data / "lean/option/usa/universes/goog/20151224.csv", spill=tmp_path)
+
+
+@pytest.mark.parametrize("form", ["deribit", "table", "binance"])
+def test_a_line_without_an_end_is_refused_before_it_fills_memory(tmp_path, form):
+    """Seventeen million bytes without a line end, in the form of each kind of text."""
+    begins = {
+        "deribit": b"instrument_name,timestamp,bid_price\n",
+        "table": b"symbol,timestamp,bid\n",
+        "binance": b'1723161255030314667 {"e":"depthUpdate"}\n',
+    }
+    path = tmp_path / "a.csv"
+    path.write_bytes(begins[form] + b"7" * (17 << 20))
+    with pytest.raises(MarketDataError, match="a line longer than 16777216 bytes"):
+        list(open_archive(path, form=form, spill=tmp_path).blocks())
+
+
+def test_archives_within_archives_are_named_where_they_are_broken(tmp_path):
+    """A zip without a file in it, one within another that is none or cut, a folder named .zip."""
+    path, inner = tmp_path / "a.zip", io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("20240311_spx_quote.csv", "1,2,3")
+    for name, content, says in (
+        ("__MACOSX/x", b"", "an archive without files"),
+        ("b.zip", b"no zip", r"member 'b\.zip': cannot be unpacked"),
+        ("b.zip", inner.getvalue()[:-30], r"member 'b\.zip': cannot be unpacked"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, content)
+        with pytest.raises(MarketDataError, match=says):
+            open_archive(path, spill=tmp_path)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(MarketDataError, match="holds no option quotes"):
+        lean.option_day(tmp_path / "c", "", tmp_path)
