@@ -66,6 +66,7 @@ EXIT_USAGE = 64  # EX_USAGE
 EXIT_HELD = 75  # EX_TEMPFAIL: another daemon has the mesh
 EXIT_MESH = 73  # EX_CANTCREAT
 SAFETY_LOOK_S = 0.5
+MESH_LOOK_S = 2.0  # between two looks whether the mesh is still ours
 FAULT_CHARACTERS = 8000
 CHILDREN_S = 5.0  # for the end of nurseries, at the daemon's own
 PUBLISH_S = 0.5  # at the latest: what is no transition (memory, a flood of lines) is told by then
@@ -115,7 +116,7 @@ class Supervisor:
         self.upgrade: Upgrade | None = None
         self.was_ready = False
         self.lost = ""  # why the mesh is ours no more
-        self.safety_at = self.publish_at = 0.0
+        self.safety_at = self.mesh_at = self.publish_at = 0.0
         self.late_at = clock() + limits.ready_timeout_s
         self.published = b""
         me = ProcessIdentity.current()
@@ -223,10 +224,12 @@ class Supervisor:
         if now < self.safety_at:
             return
         self.safety_at = now + SAFETY_LOOK_S
-        if not self.fleet.stopping and (lost := taken_away(self.mesh, (self.status, self.hearts))):
-            self.lost = lost
-            self._tell("mesh lost", "error", f"everything is stopped: {lost}")
-            self.shutdown()
+        if now >= self.mesh_at and not self.fleet.stopping:
+            self.mesh_at = now + MESH_LOOK_S
+            if lost := taken_away(self.mesh, (self.status, self.hearts)):
+                self.lost = lost
+                self._tell("mesh lost", "error", f"everything is stopped: {lost}")
+                self.shutdown()
         workers = self.fleet.workers.values()
         acting = ""
         if any(worker.spec.role == "policy" for worker in workers):
