@@ -120,7 +120,8 @@ class MarketState:
             return 0
         symbols = ticks["symbol"].tolist()
         rows = np.array([self._row(symbol) for symbol in symbols], int)
-        own = np.array([symbol == self.root.encode() for symbol in symbols], bool)
+        root = self.root.encode()
+        own = np.array([symbol == root for symbol in symbols], bool)
         self._take_underlying(ticks[own])
         options = rows >= 0
         if not options.any():
@@ -240,9 +241,11 @@ class MarketState:
             sane = (price > SMALLEST) & (price < LARGEST)
         if not sane.any():
             return
-        for place in np.sort(order[sane[order]]).tolist():
-            expiry = int(self._quotes["expiry"][rows[place]])
-            self._set_underlying(float(price[place]), int(ticks["ts_event"][place]), expiry)
+        places = np.sort(order[sane[order]])
+        times, expiries = ticks["ts_event"][places], self._quotes["expiry"][rows[places]]
+        heard = zip(price[places].tolist(), times.tolist(), expiries.tolist(), strict=True)
+        for value, ts_event, expiry in heard:
+            self._set_underlying(value, ts_event, expiry)
 
     def _set_underlying(self, price: float, ts_event: int, source: int) -> None:
         """Take a price from `source`, the expiry of the contract that came with it, or OWN.
