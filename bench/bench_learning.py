@@ -57,10 +57,10 @@ from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.splits import walk_forward
 from workers.trading_env.vector import TradingVectorEnv
 from workers.trainer.algorithm import TD3
-from workers.trainer.evaluation import KNOWN_OPTIMUM, Evaluation
+from workers.trainer.evaluation import KNOWN_OPTIMUM, Evaluation, acting
 from workers.trainer.frame_replay import FrameReplay
 from workers.trainer.policies import FrameEncoder
-from workers.trainer.train import RewardScale, acting
+from workers.trainer.train import RewardScale
 
 KINDS = {"ours": TD3, "SB3": StockTD3}
 LANES, UPDATES, LOOK_EVERY = 64, 4000, 500

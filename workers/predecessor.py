@@ -27,6 +27,7 @@ from mesh import (
     SegmentMissing,
 )
 from mesh.control import ControlRequest, ControlUnavailable, ask
+from mesh.directory import HEARTBEATS
 from workers.records import EVENT_DTYPE, EVENTS, SUPERVISOR, SupervisorStatus, WorkerStatus
 from workers.spawn import title
 
@@ -40,7 +41,6 @@ T = TypeVar("T")
 
 STATUS_BYTES = 1 << 19
 SHORT_REASON = 60  # characters
-HEARTBEATS = "heartbeats"
 _OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from workers.market_data.archive import SUSPICIOUS, Rows, blank
 from workers.market_data.csv_stream import Layout
-from workers.market_data.named_columns import numbers
+from workers.market_data.named_columns import numbers, since_epoch_ns
 
 if TYPE_CHECKING:
     from workers.market_data.files import Place
@@ -128,7 +128,7 @@ class Series:
             return times
         # the day that clocks are changed: an hour less or more has passed than they show
         shown = [midnight + timedelta(milliseconds=ms) for ms in milliseconds.tolist()]
-        return np.array([round(moment.timestamp() * 1e6) * 10**3 for moment in shown], np.int64)
+        return np.array([since_epoch_ns(moment) for moment in shown], np.int64)
 
     def _dated_times(self, line: int, column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
         """Times of hourly and daily bars, `YYYYMMDD HH:MM`, at the end of the bar."""
@@ -165,7 +165,7 @@ def moment_ns(text: bytes, zone: ZoneInfo) -> int:
     """Give `YYYYMMDD HH:MM` (or the day alone) in ns. Raises ValueError for another form."""
     form = "%Y%m%d %H:%M" if b" " in text else "%Y%m%d"
     moment = datetime.strptime(text.decode(), form).replace(tzinfo=zone)
-    return round(moment.timestamp()) * 10**9
+    return since_epoch_ns(moment)
 
 
 def _is_moment(text: bytes, zone: ZoneInfo) -> bool:

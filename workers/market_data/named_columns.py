@@ -167,4 +167,9 @@ def _iso_ns(text: str) -> int:
     other = datetime.fromisoformat(text)
     if other.tzinfo is None:
         raise ValueError(text)
-    return round(other.timestamp() * 1e6) * 10**3
+    return since_epoch_ns(other)
+
+
+def since_epoch_ns(moment: datetime) -> int:
+    """Give a moment with a zone in ns since the epoch, to the microsecond."""
+    return round(moment.timestamp() * 1e6) * 10**3

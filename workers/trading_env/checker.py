@@ -167,7 +167,7 @@ def _no_look_ahead(states: Array, config: TradingConfig) -> None:
 
 def _tells(known: Array, move: Array) -> str:
     """How `known` tells `move`, by value or by sign; empty where it does not."""
-    if known.std() < 1e-12 or move.std() < 1e-15:
+    if _is_constant(known, move):
         return ""
     ordinary = np.abs(move) <= np.quantile(np.abs(move), 1.0 - OUTLIERS)
     correlations = [_correlation(known, move), _correlation(known[ordinary], move[ordinary])]
@@ -181,8 +181,12 @@ def _tells(known: Array, move: Array) -> str:
 
 
 def _correlation(known: Array, move: Array) -> float:
-    constant = known.std() < 1e-12 or move.std() < 1e-15
-    return 0.0 if constant else float(np.corrcoef(known, move)[0, 1])
+    return 0.0 if _is_constant(known, move) else float(np.corrcoef(known, move)[0, 1])
+
+
+def _is_constant(known: Array, move: Array) -> bool:
+    """Whether one of them is: of it nothing can be told."""
+    return bool(known.std() < 1e-12 or move.std() < 1e-15)
 
 
 def _column_names() -> dict[int, str]:

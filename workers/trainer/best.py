@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,11 +16,10 @@ from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy_numpy import PublishedPolicy
 from workers.trainer import saved
 from workers.trainer.callbacks import EveryUpdates
+from workers.trainer.evaluation import acting
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
     from workers.trainer.algorithm import TD3
     from workers.trainer.evaluation import Evaluation
@@ -70,7 +69,7 @@ class KeepBest(EveryUpdates):
 
     def _on_due(self) -> None:
         updates = self._evaluated = self.updates
-        found = self._evaluation.score(self._act)
+        found = self._evaluation.score(acting(self.model))
         values = {f"evaluation/{name}": value for name, value in asdict(found).items()}
         if self._spool is not None:
             self._spool.point(updates, values)
@@ -91,7 +90,3 @@ class KeepBest(EveryUpdates):
             structlog.get_logger().warning("best model not written", error=str(error))
             return
         self.score, self.updates_of_best = score, self.updates
-
-    def _act(self, observations: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-        actions, _ = self.model.predict(observations, deterministic=True)
-        return actions

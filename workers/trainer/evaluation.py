@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,10 +23,22 @@ from workers.trading_env.vector import TradingVectorEnv
 if TYPE_CHECKING:
     from config.trading import TradingConfig
     from workers.trading_env.providers.recorded import RecordedProvider
+    from workers.trainer.algorithm import TD3
 
+Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT_SEED = 0x5EED  # of markets that are never trained on
 STATES = 1200
 SYNTHETIC, KNOWN_OPTIMUM = "synthetic", "known_optimum"
+
+
+def acting(model: TD3) -> Policy:
+    """Give the model as an evaluation calls it."""
+
+    def act(observations: Array) -> Array:
+        actions, _ = model.predict(observations, deterministic=True)
+        return actions
+
+    return act
 
 
 @dataclass(frozen=True)

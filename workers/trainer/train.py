@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
 
     from config import Settings
-    from workers.trading_env.evaluation import Policy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BUFFER = 200_000
@@ -176,16 +175,6 @@ def _learner(env: VecEnv, config: TrainerConfig, lanes: int, tensorboard: str | 
 def updates_of(model: TD3) -> int:
     """Give the updates the model has made."""
     return 0 if model.update is None else model.update.updates
-
-
-def acting(model: TD3) -> Policy:
-    """Give the model as an evaluation calls it."""
-
-    def act(observations: Array) -> Array:
-        actions, _ = model.predict(observations, deterministic=True)
-        return actions
-
-    return act
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,10 +17,10 @@ from workers.trading_env.archive import write_states
 from workers.trading_env.policy_numpy import PublishedPolicy, like
 from workers.trading_env.splits import EMBARGO_STATES, HELD_OUT_SHARE
 from workers.trainer.algorithm import TD3
-from workers.trainer.evaluation import HELD_OUT_SEED, Evaluation
+from workers.trainer.evaluation import HELD_OUT_SEED, Evaluation, acting
 from workers.trainer.markets import offline_market
 from workers.trainer.tracking import Spool
-from workers.trainer.train import acting, main, train_td3
+from workers.trainer.train import main, train_td3
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 CONFIG = TrainerConfig(
