@@ -41,10 +41,12 @@ build: $(STAMP) #- compile the C extensions (MESH_SANITIZE=address,undefined or 
 format: $(STAMP) #- put every file into the one format
 	@$(BIN)/ruff check --quiet --fix --exit-zero .
 	@$(BIN)/ruff format .
+	@git ls-files '*.c' '*.h' | xargs $(BIN)/clang-format -i
 
-check: $(STAMP) #- lint, format, types, spelling: what every change must pass
+check: $(STAMP) #- lint, format (Python and C), types, spelling: what every change must pass
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@git ls-files '*.c' '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
 	@$(BIN)/mypy
 	@$(BIN)/codespell
 
@@ -68,7 +70,7 @@ demo: build #- the whole loop on synthetic data, then meshctl top (DATA=path: re
 
 docs: $(STAMP) #- write the generated pages of docs/
 	@$(BIN)/python -m config.reference > docs/configuration.md
-	@$(BIN)/python -m workers.lifecycle_page > docs/lifecycle.md
+	@$(BIN)/python -m workers.supervision.state_machine_page > docs/lifecycle.md
 
 install: #- systemd units, users and a virtualenv in PREFIX (DESTDIR); `uninstall` takes them away
 	@systemd/install.sh "$(DESTDIR)" "$(PREFIX)" "$(PYTHON)"

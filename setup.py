@@ -17,11 +17,11 @@ FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-We
 FLAGS.append("-fno-math-errno")  # a root that may set errno is none of the vector units'
 EXTENSIONS = {
     "mesh._core._native": ["mesh/_core/module.c"],
-    "workers.ingest._avro._native": ["workers/ingest/_avro/module.c"],
-    "workers.ingest._gates._native": ["workers/ingest/_gates/module.c"],
-    "workers.trading_env._kernel": ["workers/trading_env/_kernel.c"],
-    "workers.trainer._products._native": ["workers/trainer/_products/module.c"],
-    "workers.trainer._adam": ["workers/trainer/_adam.c"],
+    "workers.ingest.decode._avro._native": ["workers/ingest/decode/_avro/module.c"],
+    "workers.ingest.quality._checks._native": ["workers/ingest/quality/_checks/module.c"],
+    "workers.trading_env.account._kernel": ["workers/trading_env/account/_kernel.c"],
+    "workers.trainer.td3._matmul._native": ["workers/trainer/td3/_matmul/module.c"],
+    "workers.trainer.td3._adam": ["workers/trainer/td3/_adam.c"],
     "workers.replayer._encode": ["workers/replayer/_encode.c"],
 }
 

@@ -1,10 +1,10 @@
 """The daemon: forks the workers, watches them through shared memory, heals what dies.
 
 One thread, and never another: it forks. The loop turns everything that happens (exits by pidfd,
-signals, timers, heartbeats, requests) into events of one table (`workers/lifecycle.py`), whose
-actions `workers/fleet.py` performs. It may be killed at any time: the workers run on, and the next
-daemon, or the same one after an upgrade, adopts them from the mesh by pid, start time and pidfd
-(I7).
+signals, timers, heartbeats, requests) into events of one table
+(`workers/supervision/state_machine.py`), whose actions `workers/supervision/executor.py` performs.
+It may be killed at any time: the workers run on, and the next daemon, or the same one after an
+upgrade, adopts them from the mesh by pid, start time and pidfd (I7).
 """
 
 # ruff: noqa: E402 - no collection while modules are loaded: workers wait for the next daemon
@@ -31,16 +31,10 @@ from setproctitle import setproctitle
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
 from mesh import LeaseHeld, Mesh, MeshError, ProcessIdentity, SegmentMissing
 from mesh.control import SOCKET, ControlReply, ControlRequest
-from workers.control_server import ControlServer
-from workers.descriptors import raise_limit
-from workers.fleet import Fleet
-from workers.foreign import Foreign
-from workers.journal import Journal
-from workers.lifecycle import ALIVE, Event, State
-from workers.log import configure_logging, limit_output
-from workers.notify import Systemd, sd_notify
-from workers.nursery import adopt_orphans
-from workers.predecessor import (
+from workers.contract.statuses import SupervisorStatus
+from workers.runtime.logging import configure_logging, limit_output
+from workers.runtime.systemd import Systemd, sd_notify
+from workers.supervision.adoption import (
     STATUS_BYTES,
     shortened,
     take_events,
@@ -48,17 +42,23 @@ from workers.predecessor import (
     take_status,
     taken_away,
 )
-from workers.records import SupervisorStatus
-from workers.reload import changes, fixed_fault
-from workers.safe_state import why_unsafe
-from workers.spawn import end_children, end_strays
-from workers.upgrade import Upgrade, execute, take_signals
+from workers.supervision.config_diff import changes, fixed_fault
+from workers.supervision.control_server import ControlServer
+from workers.supervision.event_log import Journal
+from workers.supervision.executor import Fleet
+from workers.supervision.fd_budget import raise_limit
+from workers.supervision.fork_server import adopt_orphans
+from workers.supervision.safe_state import why_unsafe
+from workers.supervision.spawn import end_children, end_strays
+from workers.supervision.state_machine import ALIVE, Event, State
+from workers.supervision.unmanaged_processes import Foreign
+from workers.supervision.upgrade import Upgrade, execute, take_signals
 
 gc.enable()
 
 if TYPE_CHECKING:
     from config.worker_spec import WorkerSpec
-    from workers.tracked import Tracked
+    from workers.supervision.managed_worker import Tracked
 
 __all__ = ["Supervisor", "main", "sd_notify"]
 

@@ -26,9 +26,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mesh import Mesh
-from tests.ctl.conftest import Loop
 from tests.daemons import Daemon, until
-from workers.records import TICK_DTYPE, policy_segment
+from tests.workers.ctl.conftest import Loop
+from workers.contract.dtypes import TICK_DTYPE
+from workers.contract.names import policy_segment
 
 ROUNDS = 15
 PROMISE_MS = 150.0

@@ -33,14 +33,14 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from mesh import Mesh, MeshError, SegmentMissing
-from workers.records import EXPERIENCE_DTYPE, MARKET_DTYPE, SLOTS, TICK_DTYPE, WINDOW
-from workers.trading_env.environment import TradingEnvironment
-from workers.trading_env.market_block import ROW_DTYPE
-from workers.trading_env.observation import Windows
-from workers.trading_env.policy_numpy import act, layers_of, like
+from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE, SLOTS, TICK_DTYPE, WINDOW
+from workers.trading_env.account.observation import Windows
+from workers.trading_env.env.environment import TradingEnvironment
+from workers.trading_env.env.vector import TradingVectorEnv
+from workers.trading_env.market.block import ROW_DTYPE
+from workers.trading_env.policy.numpy_policy import act, layers_of, like
 from workers.trading_env.providers.known_optimum import known_optimum_provider
 from workers.trading_env.providers.synthetic import SyntheticChain, synthetic_provider
-from workers.trading_env.vector import TradingVectorEnv
 
 if TYPE_CHECKING:
     from workers.trading_env.providers.recorded import RecordedProvider

@@ -34,11 +34,11 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from config.ingest import IngestConfig
 from mesh import Mesh, MeshError
-from workers.ingest.consumer import profile_options
-from workers.ingest.decode import Decoder
-from workers.ingest.mapping import tick_mapping
-from workers.ingest.plan import OK
-from workers.market_schema import FRAME_BYTES, QUOTE_READER_SCHEMA, QUOTE_SCHEMA, frame
+from workers.contract.quote_schema import FRAME_BYTES, QUOTE_READER_SCHEMA, QUOTE_SCHEMA, frame
+from workers.ingest.decode.decoder import Decoder
+from workers.ingest.decode.mapping import tick_mapping
+from workers.ingest.decode.plan import OK
+from workers.ingest.kafka.consumer import profile_options
 
 ROOT = Path(__file__).parent.parent
 

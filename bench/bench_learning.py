@@ -44,7 +44,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 
 from config.trading import TradingConfig
-from workers.records import SLOTS
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.evaluation import Run, baselines, evaluate, report
 from workers.trading_env.evaluation.picture import picture
 from workers.trading_env.providers.files import states_of_file
@@ -54,13 +55,12 @@ from workers.trading_env.providers.known_optimum import (
     known_optimum_provider,
 )
 from workers.trading_env.providers.recorded import RecordedProvider
-from workers.trading_env.splits import walk_forward
-from workers.trading_env.vector import TradingVectorEnv
-from workers.trainer.algorithm import TD3
-from workers.trainer.evaluation import KNOWN_OPTIMUM, Evaluation, acting
-from workers.trainer.frame_replay import FrameReplay
-from workers.trainer.policies import FrameEncoder
-from workers.trainer.train import RewardScale
+from workers.trading_env.providers.splits import walk_forward
+from workers.trainer.cli import RewardScale
+from workers.trainer.evaluation.evaluation import KNOWN_OPTIMUM, Evaluation, acting
+from workers.trainer.replay.frames import FrameReplay
+from workers.trainer.td3.algorithm import TD3
+from workers.trainer.td3.networks import FrameEncoder
 
 KINDS = {"ours": TD3, "SB3": StockTD3}
 LANES, UPDATES, LOOK_EVERY = 64, 4000, 500

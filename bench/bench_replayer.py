@@ -27,8 +27,8 @@ from confluent_kafka import Producer
 from pyarrow import csv
 
 from workers.broker.cluster import MockCluster
+from workers.contract.quote_schema import FRAME, MAGIC, QUOTE_SCHEMA
 from workers.market_data.families import open_archive
-from workers.market_schema import FRAME, MAGIC, QUOTE_SCHEMA
 from workers.replayer.encoder import Encoder, Partitions
 from workers.replayer.faults import Outgoing
 from workers.replayer.publisher import Publisher

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from mesh import Mesh, MeshError
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE
 
 PEERS = ROOT / "build" / "bench-peers"
 PEER_PACKAGES = ("supervisor==4.3.0", "circus==0.19.0", "gunicorn==26.2.0")

@@ -44,16 +44,17 @@ from config.trainer import TrainerConfig
 from mesh import Mesh, MeshError
 from tests.daemons import Daemon, until
 from tests.workers.trainer.experience import steps
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.contract.names import policy_segment
 from workers.feeder.policies import Policies
-from workers.records import EXPERIENCE_DTYPE, policy_segment
-from workers.trading_env.policy_numpy import act, layers_of
-from workers.trainer import learner_state
-from workers.trainer.algorithm import TD3
-from workers.trainer.learner import make_learner
-from workers.trainer.products import Products, products_for
-from workers.trainer.publisher import Publisher, policy_arrays
-from workers.trainer.replay import RingReplay
-from workers.trainer.tracking import Spool
+from workers.trading_env.policy.numpy_policy import act, layers_of
+from workers.trainer.publish.publisher import Publisher, policy_arrays
+from workers.trainer.replay.ring import RingReplay
+from workers.trainer.spool import Spool
+from workers.trainer.state import learner_state
+from workers.trainer.td3.algorithm import TD3
+from workers.trainer.td3.learner import make_learner
+from workers.trainer.td3.matmul import Products, products_for
 
 BATCH, ROUNDS, ROUND_S, STORED = 256, 5, 1.0, 20_000
 SIZES = {

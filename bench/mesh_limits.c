@@ -22,12 +22,19 @@ static mesh_readers *readers(uint8_t *segment) {
 }
 static mesh_slots cell(uint8_t *segment) {
     const mesh_identity *i = identity(segment);
-    return (mesh_slots){&control(segment)->published, segment + i->data_offset, i->stride, i->slots, 0};
+    return (mesh_slots){&control(segment)->published, segment + i->data_offset, i->stride, i->slots,
+                        0};
 }
 static mesh_ring ring(uint8_t *segment) {
     const mesh_identity *i = identity(segment);
-    return (mesh_ring){control(segment), segment + i->data_offset, NULL, i->stride, i->record_size,
-                       i->capacity,      0,                        0};
+    return (mesh_ring){control(segment),
+                       segment + i->data_offset,
+                       NULL,
+                       i->stride,
+                       i->record_size,
+                       i->capacity,
+                       0,
+                       0};
 }
 
 static void publish(uint8_t *segment, const void *record) {

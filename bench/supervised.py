@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from workers.base import Worker
+from workers.runtime.worker import Worker
 
 BORN = np.dtype([("pid", "<i8"), ("at_ns", "<i8")])
 

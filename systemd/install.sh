@@ -51,7 +51,7 @@ done
 for pair in bash:/usr/share/bash-completion/completions/meshctl \
 	zsh:/usr/share/zsh/vendor-completions/_meshctl \
 	fish:/usr/share/fish/vendor_completions.d/meshctl.fish; do
-	(cd "$source" && "$python" -B -m mesh.ctl.cli completion "${pair%%:*}") | file "${pair#*:}" 644
+	(cd "$source" && "$python" -B -m workers.ctl.cli completion "${pair%%:*}") | file "${pair#*:}" 644
 done
 
 for unit in tradingmesh.service tradingmesh-broker.service; do

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from config import ConfigProblems, Problem
-from workers.base import Worker
-from workers.records import FeederStatus, status_segment
+from workers.contract.names import status_segment
+from workers.contract.statuses import FeederStatus
+from workers.runtime.worker import Worker
 
 COUNTS = np.dtype("<i8")
 

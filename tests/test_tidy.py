@@ -20,60 +20,53 @@ SUPERVISOR_LINES = 500
 README_LINES = 200
 
 #: What each room may import of ours; the longest matching name decides. A worker's package may
-#: import itself and the libraries that all workers share.
-SHARED = {
-    "workers.base",
-    "workers.records",
-    "workers.market_schema",
-    "workers.whole_file",
-    "workers.market_data",
-    "workers.trading_env",
-}
+#: import itself and what lies below it, never another worker.
+FOUNDATION = {"mesh", "config", "workers.contract"}
+LIBRARIES = FOUNDATION | {"workers.market_data", "workers.trading_env"}
 ALLOWED = {
     "mesh": {"mesh"},
-    "mesh.ctl": {"mesh"},
     "config": {"config"},
-    "workers": {"workers", "mesh", "config"},
-    "workers.market_data": {"workers.market_data", "workers.records"},
-    "workers.trading_env": {
-        "workers.trading_env",
-        "workers.market_data",
-        "workers.records",
-        "mesh",
-        "config",
-    },
-    "supervisor": {"workers", "mesh", "config"},
+    "workers.contract": {"workers.contract", "mesh"},
+    "workers.runtime": {"workers.runtime"} | FOUNDATION,
+    "workers.market_data": {"workers.market_data"} | FOUNDATION,
+    "workers.trading_env": LIBRARIES,
+    "workers.supervision": {"workers.supervision", "workers.runtime"} | FOUNDATION,
+    "workers.ctl": {"workers.ctl"} | FOUNDATION,
+    "supervisor": {"workers.supervision", "workers.runtime"} | FOUNDATION,
 }
+WORKERS = {"broker", "feeder", "ingest", "replayer", "shipper", "trainer"}
+for each in WORKERS:
+    ALLOWED[f"workers.{each}"] = {f"workers.{each}", "workers.runtime"} | LIBRARIES
 #: Heavy libraries, and the only places that may load them.
 CONFINED = {
-    "torch": ("workers.trainer", "workers.nursery"),
+    "torch": ("workers.trainer", "workers.supervision.fork_server"),
     "stable_baselines3": (
         "workers.trainer",
-        "workers.nursery",
-        "workers.trading_env.sb3_view",  # imported by one call, TradingVectorEnv.as_sb3
-        "workers.trading_env.vector",  # for its return type alone
+        "workers.supervision.fork_server",
+        "workers.trading_env.env.sb3",  # imported by one call, TradingVectorEnv.as_sb3
+        "workers.trading_env.env.vector",  # for its return type alone
     ),
-    "mlflow": ("workers.shipper", "workers.nursery"),
+    "mlflow": ("workers.shipper", "workers.supervision.fork_server"),
     "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
     "pydantic": ("config",),
 }
 #: Where the environment is read besides config/, and why.
 ENVIRONMENT_READERS = {
     "setup.py": "the compiler and the sanitizer of a build",
-    "workers/notify.py": "the notify socket that a service manager hands to its child",
-    "workers/spawn.py": "writes the child's own environment; reads nothing",
+    "workers/runtime/systemd.py": "the notify socket that a service manager hands to its child",
+    "workers/supervision/spawn.py": "writes the child's own environment; reads nothing",
     "workers/shipper/worker.py": "writes what MLflow reads of its timeouts",
-    "mesh/ctl/cli.py": "the mesh directory, from the variable that the daemon takes it from",
-    "mesh/ctl/commands/demo.py": "DEMO_SECONDS of `make demo`",
-    "mesh/ctl/render.py": "whether the terminal wants colours: NO_COLOR, TERM",
+    "workers/ctl/cli.py": "the mesh directory, from the variable that the daemon takes it from",
+    "workers/ctl/commands/demo.py": "DEMO_SECONDS of `make demo`",
+    "workers/ctl/render.py": "whether the terminal wants colours: NO_COLOR, TERM",
 }
 #: Entry points, pages that `make docs` makes, contracts between processes: no module uses them.
 CONTRACTS = {
     "supervisor",
-    "workers.lifecycle_page",
-    "workers.records",
-    "workers.market_schema",
-    "workers.trainer.train",
+    "workers.supervision.state_machine_page",
+    "workers.contract.statuses",
+    "workers.contract.quote_schema",
+    "workers.trainer.cli",
 }
 #: Where wall-clock seconds are taken: records and incidents carry them.
 WALL_CLOCK = {
@@ -158,13 +151,10 @@ def within(dotted, package):
 
 def may_import(importer, imported):
     """Whether the module `importer` may import `imported`, one of ours."""
-    room = max((room for room in ALLOWED if within(importer, room)), key=len)
-    if not any(within(imported, allowed) for allowed in ALLOWED[room]):
-        return False
-    package = ".".join(importer.split(".")[:2])
-    if not (ROOT / package.replace(".", "/")).is_dir() or not within(imported, "workers"):
-        return True  # not a worker's package, or nothing that belongs to a worker
-    return within(imported, package) or any(within(imported, shared) for shared in SHARED)
+    rooms = [room for room in ALLOWED if within(importer, room)]
+    return bool(rooms) and any(
+        within(imported, allowed) for allowed in ALLOWED[max(rooms, key=len)]
+    )
 
 
 def test_imports_run_downwards():

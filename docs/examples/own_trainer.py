@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from mesh import Mesh
-from workers.records import EXPERIENCE, EXPERIENCE_DTYPE, policy_segment
-from workers.trading_env.policy_numpy import checked, like
-from workers.trainer.replay import NoExperience, RingReplay
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.contract.names import EXPERIENCE, policy_segment
+from workers.trading_env.policy.numpy_policy import checked, like
+from workers.trainer.replay.ring import NoExperience, RingReplay
 
 HIDDEN = (64, 64)
 BATCH, PUBLISH_EVERY = 128, 20

@@ -4,11 +4,11 @@ import sys
 
 from stable_baselines3 import TD3
 
-import workers.trading_env.registration  # noqa: F401 - makes the ids known to gymnasium
+import workers.trading_env.env.registration  # noqa: F401 - makes the ids known to gymnasium
 from mesh import Mesh
-from workers.records import policy_segment
+from workers.contract.names import policy_segment
 from workers.trainer.callbacks import HeartbeatCallback, SHMWeightSyncCallback
-from workers.trainer.publisher import policy_arrays
+from workers.trainer.publish.publisher import policy_arrays
 
 path, name, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 mesh = Mesh(path)

@@ -15,15 +15,11 @@
 
 #define MESH_BULK 512u
 
-static inline uint64_t mesh_load(const uint64_t *p) {
-    return __atomic_load_n(p, __ATOMIC_RELAXED);
-}
+static inline uint64_t mesh_load(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline uint64_t mesh_load_acquire(const uint64_t *p) {
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
-static inline void mesh_store(uint64_t *p, uint64_t v) {
-    __atomic_store_n(p, v, __ATOMIC_RELAXED);
-}
+static inline void mesh_store(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline void mesh_store_release(uint64_t *p, uint64_t v) {
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }

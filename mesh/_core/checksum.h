@@ -15,7 +15,7 @@ typedef struct {
 } mesh_checksum_state;
 
 /* The widest vectors the processor has; the sanitizers' runtimes cannot start behind a resolver. */
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && \
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) &&                            \
     !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define MESH_WIDE __attribute__((unused, target_clones("avx512f", "avx2", "default")))
 #else

@@ -18,15 +18,20 @@ static inline int64_t mesh_heart_read(const mesh_table *t, uint64_t row, mesh_he
     mesh_row *head = mesh_row_of(t, row);
     size_t bytes = 0;
     int64_t version = mesh_slots_read(&slots, b, sizeof *b, &bytes);
-    if (version == MESH_NEVER_WRITTEN) memset(b, 0, sizeof *b);
-    else if (version < 0) return version;
-    else if (bytes != sizeof *b || b->phase > 3) return MESH_TOO_LONG;
+    if (version == MESH_NEVER_WRITTEN)
+        memset(b, 0, sizeof *b);
+    else if (version < 0)
+        return version;
+    else if (bytes != sizeof *b || b->phase > 3)
+        return MESH_TOO_LONG;
     mesh_copy_out(key, head->key, MESH_KEY_BYTES);
     uint64_t hash = mesh_load(&head->key_hash);
     mesh_fence_acquire(); /* pairs with the full fence of the commit in mesh_heart_claim */
     if (mesh_load(&head->version) != (uint64_t)version) return MESH_BUSY;
-    if (b->pid == 0) memset(key, 0, MESH_KEY_BYTES);
-    else if (mesh_key_hash(key) != hash) return MESH_WRONG_SUM;
+    if (b->pid == 0)
+        memset(key, 0, MESH_KEY_BYTES);
+    else if (mesh_key_hash(key) != hash)
+        return MESH_WRONG_SUM;
     return version;
 }
 

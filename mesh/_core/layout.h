@@ -70,7 +70,7 @@ typedef struct {
     uint32_t payload_encoding; /* 0 numpy record(s), 1 msgpack, 2 named arrays */
     uint32_t flags;            /* MESH_CHECKED */
     uint32_t reserved;
-    uint8_t fingerprint[16];   /* blake2b-128 of the schema text */
+    uint8_t fingerprint[16]; /* blake2b-128 of the schema text */
     uint8_t boot_id[16];
     uint64_t identity_check; /* mesh_checksum of all bytes before it */
 } mesh_identity;
@@ -179,7 +179,7 @@ typedef struct {
     uint64_t beats;
     uint64_t progress;
     int64_t beat_ns;
-    uint64_t ready; /* 1 once the worker said it is ready */
+    uint64_t ready;                    /* 1 once the worker said it is ready */
     uint8_t detail[MESH_DETAIL_BYTES]; /* what it says of itself: UTF-8, zero-padded */
 } mesh_heartbeat;
 

@@ -33,8 +33,8 @@ static PyObject *heart_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     heart_object *h = (heart_object *)type->tp_alloc(type, 0);
     if (h == NULL) return NULL;
     h->mapping = (mapping_object *)Py_NewRef(mapping);
-    h->table = (mesh_table){control_of(m), NULL, 0, m->base + data, row_stride, (uint64_t)stride,
-                            (uint64_t)rows, 0};
+    h->table = (mesh_table){control_of(m),    NULL,           0, m->base + data, row_stride,
+                            (uint64_t)stride, (uint64_t)rows, 0};
     h->row = -1;
     return (PyObject *)h;
 }
@@ -59,16 +59,17 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
         int64_t version = MESH_BUSY;
         for (int tries = 0; version == MESH_BUSY && tries < MESH_READ_TRIES; tries++)
             version = mesh_heart_read(&h->table, row, &b, key);
-        if (version < 0) { /* damaged: nobody's, so that the others are seen and it can be claimed */
+        if (version <
+            0) { /* damaged: nobody's, so that the others are seen and it can be claimed */
             memset(&b, 0, sizeof b);
             memset(key, 0, sizeof key);
         }
         memcpy(detail, b.detail, MESH_DETAIL_BYTES);
-        PyObject *item = Py_BuildValue(
-            "yIIKLLKKLKy", (char *)key, b.pid, b.phase, (unsigned long long)b.start_time,
-            (long long)b.phase_since_ns, (long long)b.expect_ns, (unsigned long long)b.beats,
-            (unsigned long long)b.progress, (long long)b.beat_ns, (unsigned long long)b.ready,
-            detail);
+        PyObject *item = Py_BuildValue("yIIKLLKKLKy", (char *)key, b.pid, b.phase,
+                                       (unsigned long long)b.start_time,
+                                       (long long)b.phase_since_ns, (long long)b.expect_ns,
+                                       (unsigned long long)b.beats, (unsigned long long)b.progress,
+                                       (long long)b.beat_ns, (unsigned long long)b.ready, detail);
         if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
         Py_XDECREF(item);
     }

@@ -47,7 +47,8 @@ static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
     for (;;) {
         uint64_t word = mesh_load_acquire(&l->lock->word);
         uint32_t index = mesh_lock_owner_index(word);
-        if (index == 0) return Py_BuildValue("KKKLy", (unsigned long long)word, 0ULL, 0ULL, 0LL, "");
+        if (index == 0)
+            return Py_BuildValue("KKKLy", (unsigned long long)word, 0ULL, 0ULL, 0LL, "");
         if (index > MESH_LOCK_OWNERS) return problem(l->mapping, MESH_CORRUPT);
         const mesh_lock_owner *owner = &l->lock->owner[index - 1];
         char name[MESH_KEY_BYTES + 1] = {0};
@@ -57,7 +58,8 @@ static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
         mesh_copy_out(name, owner->name, MESH_KEY_BYTES);
         mesh_fence_acquire();
         if (mesh_load(&l->lock->word) != word) continue;
-        if (pid == 0) return problem(l->mapping, MESH_CORRUPT); /* owners are known before they own */
+        if (pid == 0)
+            return problem(l->mapping, MESH_CORRUPT); /* owners are known before they own */
         return Py_BuildValue("KKKLy", (unsigned long long)word, (unsigned long long)pid,
                              (unsigned long long)start, (long long)since, name);
     }
@@ -138,10 +140,9 @@ static PyObject *lock_acquire(lock_object *l, PyObject *arg) {
     while (!got && now < deadline) {
         int64_t until = deadline - now < MESH_LOCK_SLICE_NS ? deadline : now + MESH_LOCK_SLICE_NS;
         l->mapping->users++;
-        Py_BEGIN_ALLOW_THREADS
-        got = mesh_lock_acquire(l->lock, index, until, MESH_LOCK_SLICE_NS, &held);
-        Py_END_ALLOW_THREADS
-        l->mapping->users--;
+        Py_BEGIN_ALLOW_THREADS got =
+            mesh_lock_acquire(l->lock, index, until, MESH_LOCK_SLICE_NS, &held);
+        Py_END_ALLOW_THREADS l->mapping->users--;
         if (!got && PyErr_CheckSignals() < 0) return NULL;
         now = mesh_monotonic_ns();
     }

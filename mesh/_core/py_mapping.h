@@ -45,9 +45,9 @@ typedef struct {
     int writable;         /* data mapped for writing */
     int readers_writable; /* the readers' page is */
     int closed;
-    int users;   /* threads inside without the GIL */
-    int writing; /* one of them is publishing */
-    int exports; /* buffers handed out */
+    int users;            /* threads inside without the GIL */
+    int writing;          /* one of them is publishing */
+    int exports;          /* buffers handed out */
     uint64_t lease_epoch; /* 0 = not the writer */
     uint64_t lease_fork;
     PyObject *on_error;
@@ -100,11 +100,9 @@ static int writing_begin(mapping_object *m, size_t bytes, PyThreadState **state)
     *state = NULL;
     while (m->writing) {
         m->users++;
-        Py_BEGIN_ALLOW_THREADS
-        struct timespec moment = {0, 20000};
+        Py_BEGIN_ALLOW_THREADS struct timespec moment = {0, 20000};
         nanosleep(&moment, NULL);
-        Py_END_ALLOW_THREADS
-        m->users--;
+        Py_END_ALLOW_THREADS m->users--;
     }
     int code = write_problem(m);
     if (code != 0 || bytes <= MESH_GIL_BYTES) return code;
@@ -145,13 +143,15 @@ static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     int fd, writable, readers_writable, prefault = 1;
     Py_ssize_t total, readers;
     PyObject *on_error, *on_look;
-    static char *names[] = {"fd", "total_size", "readers_offset", "writable",
-                            "readers_writable", "on_error", "on_look", "prefault", NULL};
+    static char *names[] = {"fd",       "total_size",       "readers_offset",
+                            "writable", "readers_writable", "on_error",
+                            "on_look",  "prefault",         NULL};
     if (!PyArg_ParseTupleAndKeywords(args, kw, "innppOO|p", names, &fd, &total, &readers, &writable,
                                      &readers_writable, &on_error, &on_look, &prefault))
         return NULL;
     if (readers < (Py_ssize_t)MESH_PAGE || readers % MESH_PAGE || total != readers + MESH_PAGE)
-        return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total, readers);
+        return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total,
+                            readers);
     mapping_object *m = (mapping_object *)type->tp_alloc(type, 0);
     if (m == NULL) return NULL;
     /* MAP_POPULATE: the first access must not cost a page fault each 4 KiB; who wants no more than
@@ -161,7 +161,8 @@ static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     uint8_t *base = mmap(NULL, (size_t)total, protection, flags, fd, 0);
     if (base != MAP_FAILED && readers_writable != writable) {
         protection = PROT_READ | (readers_writable ? PROT_WRITE : 0);
-        if (mmap(base + readers, MESH_PAGE, protection, flags | MAP_FIXED, fd, readers) == MAP_FAILED) {
+        if (mmap(base + readers, MESH_PAGE, protection, flags | MAP_FIXED, fd, readers) ==
+            MAP_FAILED) {
             munmap(base, (size_t)total);
             base = MAP_FAILED;
         }
@@ -331,15 +332,13 @@ static int wait_limits_of(wait_limits *w, PyObject *timeout, PyObject *spin) {
 static void wait_slice(mapping_object *m, uint64_t above, int64_t spin_until, int64_t deadline) {
     const uint64_t *word = &control_of(m)->published;
     m->users++;
-    Py_BEGIN_ALLOW_THREADS
-    int64_t now = mesh_monotonic_ns();
+    Py_BEGIN_ALLOW_THREADS int64_t now = mesh_monotonic_ns();
     int64_t slice = now + MESH_SLICE_NS; /* signals and removal are looked for in between */
     if (now < spin_until)
         (void)spin_until_above(word, above, spin_until < slice ? spin_until : slice);
     else if (now < deadline)
         sleep_slice(m, above, deadline - now);
-    Py_END_ALLOW_THREADS
-    m->users--;
+    Py_END_ALLOW_THREADS m->users--;
 }
 
 /* What is Python's while a wait goes on: signal handlers, and now and then a look whether the file

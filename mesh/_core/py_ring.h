@@ -19,8 +19,8 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping, *dtype;
     Py_ssize_t data, stride, capacity, journal, state_size;
     int checked;
-    static char *names[] = {"mapping",        "data_offset", "stride", "capacity",
-                            "journal_offset", "state_size",  "dtype",  "checked", NULL};
+    static char *names[] = {"mapping",    "data_offset", "stride",  "capacity", "journal_offset",
+                            "state_size", "dtype",       "checked", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnnOp", names, &mapping_type, &mapping, &data,
                                      &stride, &capacity, &journal, &state_size, &dtype, &checked))
         return NULL;
@@ -29,8 +29,7 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     if (m->closed || data < 0 || (size_t)data > end || data % 8 || stride < 8 || stride % 8 ||
         capacity < 1 || journal < 0 || (size_t)journal > end || journal % 8 || state_size < 0 ||
         (size_t)state_size > end || (size_t)capacity > (end - (size_t)data) / (size_t)stride ||
-        (state_size > 0 &&
-         (size_t)journal + 2 * mesh_journal_stride((uint64_t)state_size) > end))
+        (state_size > 0 && (size_t)journal + 2 * mesh_journal_stride((uint64_t)state_size) > end))
         return PyErr_Format(PyExc_ValueError, "the ring lies outside the segment");
     ring_object *r = (ring_object *)type->tp_alloc(type, 0);
     if (r == NULL) return NULL;
@@ -39,9 +38,10 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
         Py_DECREF(r);
         return NULL;
     }
-    r->ring = (mesh_ring){control_of(m), m->base + data, state_size ? m->base + journal : NULL,
-                          (uint64_t)stride, r->type.size, (uint64_t)capacity, (uint64_t)state_size,
-                          checked};
+    r->ring =
+        (mesh_ring){control_of(m),        m->base + data, state_size ? m->base + journal : NULL,
+                    (uint64_t)stride,     r->type.size,   (uint64_t)capacity,
+                    (uint64_t)state_size, checked};
     if ((size_t)stride < r->type.size + (checked ? 8u : 0u)) {
         Py_DECREF(r);
         return PyErr_Format(PyExc_ValueError, "records of %zu bytes in a stride of %zd",
@@ -118,8 +118,10 @@ static PyObject *ring_publish(ring_object *r, PyObject *const *args, Py_ssize_t 
             turn = mesh_journal_write(&r->ring, ++r->journal_n, next, view.buf, (uint64_t)view.len);
         int done = mesh_ring_commit(&r->ring, epoch, next, (uint64_t)count, turn);
         writing_end(m, thread);
-        if (done) published(m);
-        else code = refused(m);
+        if (done)
+            published(m);
+        else
+            code = refused(m);
     }
     if (view.obj != NULL) PyBuffer_Release(&view);
     if (code != 0) return problem(m, code);
@@ -163,7 +165,8 @@ static PyObject *ring_gather(ring_object *r, PyObject *args) {
     PyObject *result = NULL;
     Py_ssize_t n = at.len / 8;
     int code = read_problem(m);
-    if (code != 0) (void)problem(m, code);
+    if (code != 0)
+        (void)problem(m, code);
     else if (at.len % 8 || offset < 0 || bytes < 1 ||
              (uint64_t)bytes > r->ring.record_size - (uint64_t)offset || out.len / bytes != n ||
              out.len % bytes)
@@ -296,8 +299,10 @@ static PyObject *reader_read_bytes(reader_object *self, Py_ssize_t count) {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, count * size);
     if (bytes == NULL || count == 0) return bytes;
     Py_ssize_t kept = reader_copy(self, (uint8_t *)PyBytes_AS_STRING(bytes), count);
-    if (kept < 0) Py_CLEAR(bytes);
-    else if (kept < count) (void)_PyBytes_Resize(&bytes, kept * size);
+    if (kept < 0)
+        Py_CLEAR(bytes);
+    else if (kept < count)
+        (void)_PyBytes_Resize(&bytes, kept * size);
     return bytes;
 }
 

@@ -27,8 +27,8 @@ static PyObject *slots_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping, *dtype;
     Py_ssize_t data, stride, count, room;
     int checked;
-    static char *names[] = {"mapping", "data_offset", "stride",  "slots",
-                            "record_size", "dtype", "checked", NULL};
+    static char *names[] = {"mapping",     "data_offset", "stride",  "slots",
+                            "record_size", "dtype",       "checked", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnOp", names, &mapping_type, &mapping, &data,
                                      &stride, &count, &room, &dtype, &checked))
         return NULL;
@@ -195,7 +195,8 @@ static int slots_await(slots_object *s, PyObject *const *args, Py_ssize_t n, PyO
     }
     uint64_t above = PyLong_AsUnsignedLongLong(args[0]);
     wait_limits w;
-    if (PyErr_Occurred() || wait_limits_of(&w, args[1], argument(args, n, names, spin_at, "spin")) < 0)
+    if (PyErr_Occurred() ||
+        wait_limits_of(&w, args[1], argument(args, n, names, spin_at, "spin")) < 0)
         return -1;
     return wait_above(s->mapping, above, w);
 }
@@ -379,7 +380,8 @@ static PyMethodDef slots_methods[] = {
     {"write_value", (PyCFunction)slots_write_value, METH_O, NULL},
     {"read_value", (PyCFunction)slots_read_value, METH_NOARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))slots_read, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"read_newer", (PyCFunction)(void (*)(void))slots_read_newer, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"read_newer", (PyCFunction)(void (*)(void))slots_read_newer, METH_FASTCALL | METH_KEYWORDS,
+     NULL},
     {"read_newer_value", (PyCFunction)(void (*)(void))slots_read_newer_value,
      METH_FASTCALL | METH_KEYWORDS, NULL},
     {"publish_arrays", (PyCFunction)slots_publish_arrays, METH_O, NULL},

@@ -17,8 +17,8 @@ static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping, *dtype;
     Py_ssize_t data, stride, capacity, index, index_size;
     int checked;
-    static char *names[] = {"mapping",      "data_offset", "slot_stride", "rows",
-                            "index_offset", "index_size",  "dtype",       "checked", NULL};
+    static char *names[] = {"mapping",    "data_offset", "slot_stride", "rows", "index_offset",
+                            "index_size", "dtype",       "checked",     NULL};
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O!nnnnnOp", names, &mapping_type, &mapping, &data,
                                      &stride, &capacity, &index, &index_size, &dtype, &checked))
         return NULL;
@@ -35,9 +35,10 @@ static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     table_object *t = (table_object *)type->tp_alloc(type, 0);
     if (t == NULL) return NULL;
     t->mapping = (mapping_object *)Py_NewRef(mapping);
-    t->table = (mesh_table){control_of(m), (uint32_t *)(void *)(m->base + index),
-                            (uint64_t)index_size, m->base + data, row_stride, (uint64_t)stride,
-                            (uint64_t)capacity, checked};
+    t->table = (mesh_table){control_of(m),        (uint32_t *)(void *)(m->base + index),
+                            (uint64_t)index_size, m->base + data,
+                            row_stride,           (uint64_t)stride,
+                            (uint64_t)capacity,   checked};
     if (record_type_set(&t->type, dtype) < 0 ||
         (t->scratch = PyMem_Malloc(t->type.size + 8)) == NULL) {
         Py_DECREF(t);
@@ -62,7 +63,8 @@ static void table_dealloc(table_object *t) {
 static int key_bytes(PyObject *key, uint8_t out[MESH_KEY_BYTES]) {
     const char *text = NULL;
     Py_ssize_t length = 0;
-    if (PyUnicode_Check(key)) text = PyUnicode_AsUTF8AndSize(key, &length);
+    if (PyUnicode_Check(key))
+        text = PyUnicode_AsUTF8AndSize(key, &length);
     else if (PyBytes_Check(key)) {
         text = PyBytes_AS_STRING(key);
         length = PyBytes_GET_SIZE(key);
@@ -177,9 +179,8 @@ static PyObject *table_read(table_object *t, PyObject *const *args, Py_ssize_t n
         PyErr_SetObject(PyExc_KeyError, args[0]);
         return NULL;
     }
-    return versioned((uint64_t)version, target == t->scratch
-                                            ? record_value(&t->type, t->scratch)
-                                            : Py_NewRef(out));
+    return versioned((uint64_t)version,
+                     target == t->scratch ? record_value(&t->type, t->scratch) : Py_NewRef(out));
 }
 
 /* snapshot(out) -> rows written to the start of `out` */

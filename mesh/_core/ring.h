@@ -53,12 +53,16 @@ static inline uint64_t mesh_ring_copy_each(const mesh_ring *r, uint64_t sequence
                                            uint8_t *shared, uint8_t *outside, int in) {
     uint64_t wrong = 0;
     for (uint64_t i = 0; i < run; i++, shared += r->stride, outside += r->record_size) {
-        if (in) mesh_copy_in(shared, outside, r->record_size);
-        else mesh_copy_out(outside, shared, r->record_size);
+        if (in)
+            mesh_copy_in(shared, outside, r->record_size);
+        else
+            mesh_copy_out(outside, shared, r->record_size);
         if (!r->checked) continue;
         uint64_t sum = mesh_sum_of(r, outside, sequence + i);
-        if (in) mesh_store(mesh_record_sum(r, shared), sum);
-        else if (mesh_load(mesh_record_sum(r, shared)) != sum) wrong = sequence + i + 1;
+        if (in)
+            mesh_store(mesh_record_sum(r, shared), sum);
+        else if (mesh_load(mesh_record_sum(r, shared)) != sum)
+            wrong = sequence + i + 1;
     }
     return wrong;
 }
@@ -75,8 +79,10 @@ static inline uint64_t mesh_ring_copy(const mesh_ring *r, uint64_t sequence, uin
         if (r->stride != r->record_size) {
             uint64_t found = mesh_ring_copy_each(r, sequence, run, shared, outside, in);
             if (found != 0) wrong = found;
-        } else if (in) mesh_copy_in(shared, outside, run * r->stride);
-        else mesh_copy_out(outside, shared, run * r->stride);
+        } else if (in)
+            mesh_copy_in(shared, outside, run * r->stride);
+        else
+            mesh_copy_out(outside, shared, run * r->stride);
         outside += run * r->record_size;
         sequence += run;
         count -= run;

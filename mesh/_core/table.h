@@ -15,7 +15,7 @@
 
 typedef struct {
     mesh_control *control;
-    uint32_t *index; /* NULL for heartbeats: their few rows are searched one by one */
+    uint32_t *index;     /* NULL for heartbeats: their few rows are searched one by one */
     uint64_t index_size; /* a power of two, at least twice the rows */
     uint8_t *rows;
     uint64_t row_stride;

@@ -18,8 +18,10 @@ static inline size_t mesh_array_room(size_t bytes) { return (bytes + 63) / 64 * 
 static inline void mesh_array_copy(void *to, const void *from, size_t bytes, int in,
                                    mesh_checksum_state *check) {
 #if MESH_TSAN
-    if (in) mesh_copy_in(to, from, bytes);
-    else mesh_copy_out(to, from, bytes);
+    if (in)
+        mesh_copy_in(to, from, bytes);
+    else
+        mesh_copy_out(to, from, bytes);
     mesh_checksum_update(check, in ? from : to, bytes);
 #else
     (void)in;
@@ -31,8 +33,10 @@ static inline void mesh_array_copy(void *to, const void *from, size_t bytes, int
 static inline uint64_t mesh_arrays_copy(const mesh_arrays *a, uint8_t *payload, int in) {
     mesh_checksum_state check = {{0}, {0}, 0};
     for (size_t i = 0; i < a->count; i++) {
-        if (in) mesh_array_copy(payload, a->data[i], a->bytes[i], 1, &check);
-        else mesh_array_copy(a->data[i], payload, a->bytes[i], 0, &check);
+        if (in)
+            mesh_array_copy(payload, a->data[i], a->bytes[i], 1, &check);
+        else
+            mesh_array_copy(a->data[i], payload, a->bytes[i], 0, &check);
         payload += mesh_array_room(a->bytes[i]);
     }
     return mesh_checksum_final(&check);

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config import EXIT_CONFIGURATION, ConfigProblems, Settings, load_settings
-from workers.records import EXPERIENCE_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE
 
 PROFILES = ["demo", "development", "production"]
 

@@ -25,7 +25,7 @@ from config.supervisor import SupervisorConfig
 from mesh.control import SOCKET, ControlReply, ControlRequest, ControlUnavailable, ask
 from tests.daemons import daemon, until
 from tests.processes import child
-from workers.control_server import ControlServer
+from workers.supervision.control_server import ControlServer
 
 pytestmark = pytest.mark.crash
 

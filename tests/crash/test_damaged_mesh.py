@@ -153,7 +153,7 @@ def test_unlink_of_a_damaged_segment_names_the_damage(tmp_path):
         assert one.stop() == 0
         overwrite(one, "first", 0, b"\xa5" * 8)
         said = subprocess.run(
-            [sys.executable, "-m", "mesh.ctl.cli", "--mesh", one.mesh_path, "unlink", "first"],
+            [sys.executable, "-m", "workers.ctl.cli", "--mesh", one.mesh_path, "unlink", "first"],
             cwd=ROOT,
             capture_output=True,
             text=True,

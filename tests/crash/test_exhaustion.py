@@ -16,7 +16,7 @@ import pytest
 
 from mesh.control import ControlRequest, ask
 from tests.daemons import ROOT, Daemon, daemon, until
-from workers.descriptors import CLIENTS, MOMENTARY
+from workers.supervision.fd_budget import CLIENTS, MOMENTARY
 
 pytestmark = pytest.mark.crash
 WORKERS = """

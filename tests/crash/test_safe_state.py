@@ -10,7 +10,7 @@ import pytest
 from mesh.control import ControlRequest, ask
 from tests.daemons import daemon, until
 from tests.flow import status
-from workers.records import SLOTS
+from workers.contract.dtypes import SLOTS
 
 pytestmark = [pytest.mark.crash, pytest.mark.broker]
 WORKERS = """

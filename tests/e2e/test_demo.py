@@ -35,7 +35,7 @@ class Place:
 
     def command(self, *words):
         """The command line of a demo here."""
-        return [sys.executable, "-m", "mesh.ctl.cli", "--mesh", str(self.mesh), "demo", *words]
+        return [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(self.mesh), "demo", *words]
 
     def run(self, *words):
         """Run a demo to its end, without a terminal."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mesh import Cell, Heartbeats, Ring, SegmentMissing, SpinLock, Table, Tensors
-from workers.records import TICK_DTYPE
+from workers.contract.dtypes import TICK_DTYPE
 
 
 class Risk(msgspec.Struct):

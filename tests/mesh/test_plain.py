@@ -23,7 +23,7 @@ from mesh.ring import ring_shape
 from mesh.schema import schema_of
 from mesh.segment_file import create
 from tests.mesh.dtypes import RECORDS
-from workers.records import EXPERIENCE_DTYPE, MARKET_DTYPE, TICK_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE, TICK_DTYPE
 
 ROOT = Path(__file__).parent.parent.parent
 NUMBERS = itertools.count()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mesh.schema import dtype_of, schema_of
 from tests.mesh.dtypes import RECORDS
-from workers.records import EXPERIENCE_DTYPE, MARKET_DTYPE, TICK_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE, TICK_DTYPE
 
 
 @pytest.mark.parametrize("dtype", [TICK_DTYPE, MARKET_DTYPE, EXPERIENCE_DTYPE, np.dtype("<f4")])

@@ -39,9 +39,13 @@
 static uint8_t *segment, *before;
 static volatile uint64_t *phase; /* 1 while the write runs */
 
-static mesh_control *control(void) { return (mesh_control *)(void *)(segment + MESH_CONTROL_OFFSET); }
+static mesh_control *control(void) {
+    return (mesh_control *)(void *)(segment + MESH_CONTROL_OFFSET);
+}
 static mesh_readers *readers(void) { return (mesh_readers *)(void *)(segment + SIZE - MESH_PAGE); }
-static mesh_lock *lock_of(void) { return (mesh_lock *)(void *)((uint8_t *)readers() + MESH_LOCK_OFFSET); }
+static mesh_lock *lock_of(void) {
+    return (mesh_lock *)(void *)((uint8_t *)readers() + MESH_LOCK_OFFSET);
+}
 
 static void fill(uint8_t *to, size_t bytes, uint64_t n) {
     for (size_t i = 0; i < bytes; i++) to[i] = (uint8_t)(n * 31 + i * 7 + 1);
@@ -171,7 +175,8 @@ static const char *ring_check(void) { /* state 6 stays: the records went without
 static const char *ring_state_check(void) { /* records and state come into force together */
     uint64_t tail = 0, state = 0;
     const char *problem = ring_whole(&tail, &state);
-    if (problem == NULL && state != tail && state != tail + 1000) problem = "state of other records";
+    if (problem == NULL && state != tail && state != tail + 1000)
+        problem = "state of other records";
     if (problem == NULL && tail != 6 && tail != 11) problem = "half a batch";
     return problem != NULL ? problem : ring_next(tail);
 }
@@ -179,8 +184,14 @@ static const char *ring_state_check(void) { /* records and state come into force
 /* --- tables and heartbeats ------------------------------------------------------------------- */
 
 static mesh_table table(void) {
-    return (mesh_table){control(), (uint32_t *)(void *)(segment + JOURNAL), 16,
-                        segment + DATA, 64 + 2 * 128,                       128, 8, 0};
+    return (mesh_table){control(),
+                        (uint32_t *)(void *)(segment + JOURNAL),
+                        16,
+                        segment + DATA,
+                        64 + 2 * 128,
+                        128,
+                        8,
+                        0};
 }
 static void key_of(uint8_t key[MESH_KEY_BYTES], uint64_t n) {
     memset(key, 0, MESH_KEY_BYTES);
@@ -245,7 +256,8 @@ static mesh_table hearts(void) {
     return (mesh_table){control(), NULL, 0, segment + DATA, 64 + 2 * 192, 192, 4, 0};
 }
 static mesh_heartbeat pulse(uint32_t pid, uint64_t n) {
-    mesh_heartbeat b = {pid, 1 + pid % 3, pid * 11, (int64_t)n, 7, n, n * 3, (int64_t)n, n & 1, {0}};
+    mesh_heartbeat b = {pid, 1 + pid % 3, pid * 11,   (int64_t)n, 7,
+                        n,   n * 3,       (int64_t)n, n & 1,      {0}};
     fill(b.detail, sizeof b.detail, pid + n);
     return b;
 }
@@ -299,11 +311,12 @@ static const char *hearts_check(void) {
     int first = heart_in(0), third = heart_in(2);
     uint64_t mine;
     if (first < 0 || third < 0) return "a name with the beat of another one";
-    if (first > 2 || (third != 0 && third != 2) || heart_in(1) != 9) return "a row of somebody else";
+    if (first > 2 || (third != 0 && third != 2) || heart_in(1) != 9)
+        return "a row of somebody else";
     heart_claim(0, 3, &mine);
     heart_claim(2, 4, &mine);
     return heart_in(0) == 3 && heart_in(2) == 4 && heart_in(1) == 9 ? NULL
-                                                                     : "the next one cannot claim";
+                                                                    : "the next one cannot claim";
 }
 static const char *heart_beat_check(void) {
     int first = heart_in(0);
@@ -332,7 +345,9 @@ static const char *heart_read_check(void) {
 static uint8_t weights[3][BULK];
 static void *weight_data[3] = {weights[0], weights[1], weights[2]};
 static size_t weight_bytes[3] = {40, BULK, 8};
-static mesh_arrays arrays(void) { return (mesh_arrays){weight_data, weight_bytes, 3, 64 + BULK + 64}; }
+static mesh_arrays arrays(void) {
+    return (mesh_arrays){weight_data, weight_bytes, 3, 64 + BULK + 64};
+}
 static mesh_slots tensors(void) {
     return (mesh_slots){&control()->published, segment + DATA, 1024, 3, 1};
 }
@@ -384,7 +399,8 @@ static void lock_prepare(void) {
 static void lock_path(void) {
     uint64_t held;
     *phase = 1;
-    if (mesh_lock_acquire(lock_of(), 0, INT64_MAX, 1000, &held)) (void)mesh_lock_free(lock_of(), held);
+    if (mesh_lock_acquire(lock_of(), 0, INT64_MAX, 1000, &held))
+        (void)mesh_lock_free(lock_of(), held);
 }
 static void claim_path(void) {
     uint8_t name[MESH_KEY_BYTES] = "newcomer";
@@ -556,8 +572,10 @@ static int run(const scenario *s, int fence) {
         rewind_to_start();
         pid_t child = stop_at(s, k);
         const char *problem = fence ? fence_point(s, child) : kill_point(s, child);
-        if (problem == NULL) good++;
-        else if (k - good < 3) printf("  at instruction %ld: %s\n", k, problem);
+        if (problem == NULL)
+            good++;
+        else if (k - good < 3)
+            printf("  at instruction %ld: %s\n", k, problem);
     }
     printf("%s: %ld of %ld\n", s->name, good, traced);
     return good == traced && traced > 10 && traced < MAX_POINTS;

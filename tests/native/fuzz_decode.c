@@ -58,8 +58,8 @@ int main(int argc, char **argv) {
     uint32_t ops, pool, template, bodies;
     while (number(&ops) && number(&pool) && number(&template) && number(&bodies)) {
         void *memory[3] = {take(ops), take(pool), take(template)};
-        avro_plan plan = {memory[0], memory[1], memory[2], ops / (uint32_t)sizeof(avro_op), pool,
-                          template};
+        avro_plan plan = {memory[0], memory[1], memory[2], ops / (uint32_t)sizeof(avro_op),
+                          pool,      template};
         if (!avro_plan_is_sound(&plan)) exit(3);
         for (uint32_t i = 0; i < bodies; i++) {
             uint32_t size;

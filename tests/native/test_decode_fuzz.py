@@ -10,10 +10,10 @@ import struct
 import fastavro
 import pytest
 
-from workers.ingest.decode import Decoder
-from workers.ingest.mapping import tick_mapping
-from workers.ingest.plan import plan_parts
-from workers.market_schema import QUOTE_READER_SCHEMA, QUOTE_SCHEMA
+from workers.contract.quote_schema import QUOTE_READER_SCHEMA, QUOTE_SCHEMA
+from workers.ingest.decode.decoder import Decoder
+from workers.ingest.decode.mapping import tick_mapping
+from workers.ingest.decode.plan import plan_parts
 
 SOURCE = "tests/native/fuzz_decode.c"
 SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-lm"]
@@ -91,7 +91,7 @@ def corpus(tmp_path):
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 def test_no_damaged_body_makes_the_decoder_leave_its_bounds(compiled, run, corpus, cc):
     """Cut anywhere and damaged at random: no access outside a body, a plan or a row."""
-    program = compiled(SOURCE, *SANITIZERS, cc=cc, headers="workers/ingest/_avro")
+    program = compiled(SOURCE, *SANITIZERS, cc=cc, headers="workers/ingest/decode/_avro")
     with corpus.open("rb") as file:
         ended = run(program, 20_000, stdin=file)
     assert ended.returncode == 0, ended.stderr[:4000]

@@ -44,12 +44,19 @@ static mesh_slots tensors(void) {
     return (mesh_slots){&control(arrays_segment)->published, arrays_segment + DATA, 8192, 3, 1};
 }
 static mesh_ring ring(int checked) {
-    return (mesh_ring){control(rings), rings + DATA, rings + JOURNAL, 8 * WORDS + 8, 8 * WORDS,
-                       CAPACITY,       8,            checked};
+    return (mesh_ring){
+        control(rings), rings + DATA, rings + JOURNAL, 8 * WORDS + 8, 8 * WORDS, CAPACITY, 8,
+        checked};
 }
 static mesh_table table(void) {
-    return (mesh_table){control(tables), (uint32_t *)(void *)(tables + JOURNAL), 16, tables + DATA,
-                        64 + 2 * 128,    128, 8, 0};
+    return (mesh_table){control(tables),
+                        (uint32_t *)(void *)(tables + JOURNAL),
+                        16,
+                        tables + DATA,
+                        64 + 2 * 128,
+                        128,
+                        8,
+                        0};
 }
 
 static void fail(const char *what) {
@@ -94,7 +101,8 @@ static void *writer(void *unused) {
     static uint64_t first[ARRAY], second[WORDS];
     void *data[2] = {first, second};
     size_t bytes[2] = {sizeof first, sizeof second};
-    mesh_arrays a = {data, bytes, 2, mesh_array_room(sizeof first) + mesh_array_room(sizeof second)};
+    mesh_arrays a = {data, bytes, 2,
+                     mesh_array_room(sizeof first) + mesh_array_room(sizeof second)};
     mesh_ring r = ring(1);
     mesh_slots t = tensors();
     uint64_t epoch = 1, lease = 2;
@@ -132,9 +140,12 @@ static void read_cell(uint64_t *last) {
     mesh_slots s = cell();
     int64_t version = mesh_slots_read(&s, value, sizeof value, &bytes);
     if (version == MESH_BUSY || version == MESH_NEVER_WRITTEN) return;
-    if (version < 0 || !same(value, WORDS, (uint64_t)version)) fail("torn cell");
-    else if ((uint64_t)version < *last) fail("the cell went back");
-    else *last = (uint64_t)version;
+    if (version < 0 || !same(value, WORDS, (uint64_t)version))
+        fail("torn cell");
+    else if ((uint64_t)version < *last)
+        fail("the cell went back");
+    else
+        *last = (uint64_t)version;
 }
 
 static void read_ring(uint64_t *sequence) {
@@ -206,8 +217,8 @@ static void *sleeper(void *unused) {
     const uint64_t *word = &control(cells)->published;
     while (mesh_load_acquire(&done) == 0) {
         mesh_announce_wait(&page->waiting);
-        (void)mesh_futex_wait((const uint32_t *)(const void *)word, (uint32_t)mesh_load_acquire(word),
-                              1000000);
+        (void)mesh_futex_wait((const uint32_t *)(const void *)word,
+                              (uint32_t)mesh_load_acquire(word), 1000000);
     }
     return NULL;
 }

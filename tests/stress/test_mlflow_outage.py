@@ -12,7 +12,7 @@ from tests.daemons import daemon, until
 from tests.workers.shipper.servers import Server
 from tests.workers.shipper.test_worker import runs_of
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE
 
 pytestmark = [
     pytest.mark.stress,

@@ -7,11 +7,12 @@ import time
 import uuid
 
 from mesh.process_identity import ProcessIdentity
-from workers.base import Worker
 from workers.broker.cluster import PARTITION_BYTES, BrokerUnavailable, MockCluster
 from workers.broker.faults import PATH, FaultSwitches
 from workers.broker.schema_registry import RegistryServer, Schemas
-from workers.records import BROKER, BrokerAddress, BrokerStatus, status_segment
+from workers.contract.names import BROKER, status_segment
+from workers.contract.statuses import BrokerAddress, BrokerStatus
+from workers.runtime.worker import Worker
 
 TELL_EVERY_S = 0.5
 

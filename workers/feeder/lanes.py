@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from workers.records import EXPERIENCE_DTYPE, SLOTS, WINDOW
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.simulation import Simulation
+from workers.contract.dtypes import EXPERIENCE_DTYPE, SLOTS, WINDOW
+from workers.trading_env.account.simulation import Simulation
+from workers.trading_env.market.block import MarketBlock
 
 if TYPE_CHECKING:
     from config.feeder import FeederConfig

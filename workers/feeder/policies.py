@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mesh import Cell, Corrupt, Mesh, NotWritten, SegmentMissing, Tensors
-from workers.records import LEADERBOARD, policy_segment
+from workers.contract.names import LEADERBOARD, policy_segment
 from workers.trading_env.errors import InvalidPolicy
-from workers.trading_env.policy_numpy import PublishedPolicy
+from workers.trading_env.policy.numpy_policy import PublishedPolicy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LOOK_S = 0.5  # between two looks for segments that were not there

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mesh import Cell, Mesh, MeshError, SegmentMissing
-from workers.records import SUPERVISOR
+from workers.contract.names import SUPERVISOR
 
 if TYPE_CHECKING:
     import numpy as np

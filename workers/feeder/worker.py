@@ -14,28 +14,16 @@ from typing import Any
 import numpy as np
 
 from mesh import NotWritten
-from workers.base import Worker
+from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE, SLOTS, TICK_DTYPE, WINDOW
+from workers.contract.names import EXPERIENCE, MARKET, QUOTES, TICKS, cursor_segment, status_segment
+from workers.contract.statuses import FeederStatus, ReaderCursor
 from workers.feeder.lanes import Lanes
 from workers.feeder.policies import Policies
 from workers.feeder.safety import Safety
-from workers.records import (
-    EXPERIENCE,
-    EXPERIENCE_DTYPE,
-    MARKET,
-    MARKET_DTYPE,
-    QUOTES,
-    SLOTS,
-    TICK_DTYPE,
-    TICKS,
-    WINDOW,
-    FeederStatus,
-    ReaderCursor,
-    cursor_segment,
-    status_segment,
-)
+from workers.runtime.worker import Worker
 from workers.trading_env.errors import TradingEnvError
-from workers.trading_env.market_state import MarketState
-from workers.trading_env.pacing import StatePacer, agreeing
+from workers.trading_env.market.pacing import StatePacer, agreeing
+from workers.trading_env.market.state import MarketState
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WAIT_S = 0.1

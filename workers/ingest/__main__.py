@@ -1,5 +1,5 @@
 """Run ingest alone."""
 
-from workers.base import main
+from workers.runtime.process import main
 
 main("ingest")

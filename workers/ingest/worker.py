@@ -21,31 +21,25 @@ import msgspec
 import numpy as np
 
 from mesh import NotWritten, SegmentMissing
-from workers.base import Worker
-from workers.ingest.consumer import BrokerUnavailable, PartitionReader, place, profile_options
-from workers.ingest.dead_letter import DeadLetter, DeadLetters
+from workers.contract.dtypes import TICK_DTYPE
+from workers.contract.names import BROKER, QUOTES, TICKS, status_segment
+from workers.contract.statuses import BrokerAddress, IngestStatus
+from workers.ingest.decode.formats import check_format, decoder_for
+from workers.ingest.decode.plan import OK, PENDING
+from workers.ingest.decode.registry import LONGEST_S, SchemaRegistry
 from workers.ingest.errors import ErrorClass, Poison, SinkFull
-from workers.ingest.formats import check_format, decoder_for
-from workers.ingest.gates import DEAD, MEMORY_DTYPE, PUBLISH, Gates, Judgement, flag_names
-from workers.ingest.plan import OK, PENDING
-from workers.ingest.pressure import Pressure
-from workers.ingest.registry import LONGEST_S, SchemaRegistry
-from workers.ingest.rewind import Rewinds
-from workers.records import (
-    BROKER,
-    QUOTES,
-    TICK_DTYPE,
-    TICKS,
-    BrokerAddress,
-    IngestStatus,
-    status_segment,
-)
+from workers.ingest.kafka.backpressure import Pressure
+from workers.ingest.kafka.consumer import BrokerUnavailable, PartitionReader, place, profile_options
+from workers.ingest.kafka.dead_letter import DeadLetter, DeadLetters
+from workers.ingest.kafka.rewind import Rewinds
+from workers.ingest.quality.checks import DEAD, MEMORY_DTYPE, PUBLISH, Gates, Judgement, flag_names
+from workers.runtime.worker import Worker
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    from workers.ingest.decode import BatchDecoder
-    from workers.ingest.mapping import Rows
+    from workers.ingest.decode.decoder import BatchDecoder
+    from workers.ingest.decode.mapping import Rows
 
 WAIT_S = 0.05
 BLOCKED_S = 0.005

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from workers.records import TICK_DTYPE
+from workers.contract.dtypes import TICK_DTYPE
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 BLOCK_ROWS = 8192

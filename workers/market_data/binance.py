@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
+from workers.contract.dtypes import SYMBOL_BYTES
 from workers.market_data.archive import BLOCK_ROWS, Rows, blank
 from workers.market_data.csv_stream import BOM
 from workers.market_data.files import Place, Stream, members
-from workers.records import SYMBOL_BYTES
 
 if TYPE_CHECKING:
     from workers.market_data.errors import MarketDataError

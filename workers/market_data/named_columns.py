@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from workers.records import SYMBOL_BYTES, TICK_DTYPE
+from workers.contract.dtypes import SYMBOL_BYTES, TICK_DTYPE
 
 if TYPE_CHECKING:
     from workers.market_data.archive import Rows

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from workers.contract.dtypes import TICK_DTYPE
 from workers.market_data.archive import BLOCK_ROWS, Rows, no_beat, numbered
 from workers.market_data.errors import MarketDataError
-from workers.records import TICK_DTYPE
 
 RUN_ROWS = 1 << 14  # 3.5 MB of rows sorted at once
 MERGED_AT_ONCE = 64

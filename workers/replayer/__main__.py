@@ -1,5 +1,5 @@
 """Run the replayer alone."""
 
-from workers.base import main
+from workers.runtime.process import main
 
 main("replayer")

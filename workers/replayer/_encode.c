@@ -17,13 +17,13 @@ enum absent { NEVER = 0, IF_NAN = 1, IF_EQUAL = 2, IF_EMPTY = 3, ALWAYS = 4 };
 
 /* one field of the writer's schema; made by struct.pack("<5iq") in encoder.py */
 struct operation {
-    int32_t source;   /* what the row holds */
-    int32_t offset;   /* where, in bytes */
-    int32_t size;     /* how many bytes, of BYTES */
-    int32_t written;  /* what the schema wants; with an absent rule: a union of null and it */
-    int32_t absent;   /* which value is written as null */
+    int32_t source;  /* what the row holds */
+    int32_t offset;  /* where, in bytes */
+    int32_t size;    /* how many bytes, of BYTES */
+    int32_t written; /* what the schema wants; with an absent rule: a union of null and it */
+    int32_t absent;  /* which value is written as null */
     int32_t reserved;
-    int64_t equal;    /* the value of IF_EQUAL */
+    int64_t equal; /* the value of IF_EQUAL */
 };
 _Static_assert(sizeof(struct operation) == 32, "struct.pack in encoder.py makes 32 bytes");
 
@@ -52,8 +52,7 @@ static int64_t as_integer(const struct operation *op, const uint8_t *from) {
 }
 
 static double as_real(const struct operation *op, const uint8_t *from) {
-    if (op->source != FLOAT64)
-        return (double)as_integer(op, from);
+    if (op->source != FLOAT64) return (double)as_integer(op, from);
     double value;
     memcpy(&value, from, sizeof value);
     return value;
@@ -62,8 +61,7 @@ static double as_real(const struct operation *op, const uint8_t *from) {
 /* numpy pads with zeros; what follows the last byte that is none is not part of the text */
 static int32_t text_length(const struct operation *op, const uint8_t *from) {
     int32_t length = op->size;
-    while (length > 0 && from[length - 1] == 0)
-        length--;
+    while (length > 0 && from[length - 1] == 0) length--;
     return length;
 }
 
@@ -91,8 +89,7 @@ static uint8_t *put_field(uint8_t *to, const struct operation *op, const uint8_t
     if (op->absent != NEVER) {
         int absent = is_absent(op, from);
         *to++ = absent ? 0 : 2;
-        if (absent)
-            return to;
+        if (absent) return to;
     }
     switch (op->written) {
     case STRING: {
@@ -147,15 +144,13 @@ static int check(const struct operation *ops, Py_ssize_t count, Py_ssize_t row_b
 static PyObject *messages(const struct operation *ops, Py_ssize_t op_count, const uint8_t *rows,
                           Py_ssize_t count, Py_ssize_t row_bytes, const Py_buffer *head) {
     PyObject *list = PyList_New(count);
-    if (list == NULL)
-        return NULL;
+    if (list == NULL) return NULL;
     uint8_t buffer[MAX_MESSAGE];
     memcpy(buffer, head->buf, (size_t)head->len);
     for (Py_ssize_t i = 0; i < count; i++) {
         const uint8_t *row = rows + i * row_bytes;
         uint8_t *to = buffer + head->len;
-        for (Py_ssize_t k = 0; k < op_count; k++)
-            to = put_field(to, &ops[k], row);
+        for (Py_ssize_t k = 0; k < op_count; k++) to = put_field(to, &ops[k], row);
         PyObject *message = PyBytes_FromStringAndSize((const char *)buffer, to - buffer);
         if (message == NULL) {
             Py_DECREF(list);
@@ -170,8 +165,7 @@ static PyObject *encode(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer ops, head, rows;
     Py_ssize_t row_bytes;
-    if (!PyArg_ParseTuple(args, "y*y*y*n", &ops, &head, &rows, &row_bytes))
-        return NULL;
+    if (!PyArg_ParseTuple(args, "y*y*y*n", &ops, &head, &rows, &row_bytes)) return NULL;
     PyObject *result = NULL;
     Py_ssize_t op_bytes = (Py_ssize_t)sizeof(struct operation);
     Py_ssize_t op_count = ops.len / op_bytes;
@@ -193,8 +187,15 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "workers.replayer._encode", "Rows to Avro messages.", 0, methods,
-    NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT,
+    "workers.replayer._encode",
+    "Rows to Avro messages.",
+    0,
+    methods,
+    NULL,
+    NULL,
+    NULL,
+    NULL,
 };
 
 PyMODINIT_FUNC PyInit__encode(void) { return PyModule_Create(&definition); }

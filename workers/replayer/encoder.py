@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from workers.market_schema import FRAME, MAGIC, QUOTE_SCHEMA, subject
-from workers.records import TICK_DTYPE
+from workers.contract.dtypes import TICK_DTYPE
+from workers.contract.quote_schema import FRAME, MAGIC, QUOTE_SCHEMA, subject
 from workers.replayer._encode import encode
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from workers.market_schema import FRAME, FRAME_BYTES, MAGIC, frame
+from workers.contract.quote_schema import FRAME, FRAME_BYTES, MAGIC, frame
 
 if TYPE_CHECKING:
     from config.replayer import ReplayerFaults

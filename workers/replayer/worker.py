@@ -15,24 +15,19 @@ from confluent_kafka import KafkaException
 
 from config.problems import ConfigProblems, Problem
 from mesh import NotWritten, SegmentMissing
-from workers.base import Worker
+from workers.contract.names import BROKER, status_segment
+from workers.contract.quote_schema import EVOLVED_SCHEMA, LEAST_SCHEMA, QUOTE_SCHEMA
+from workers.contract.statuses import BrokerAddress, IngestStatus, ReplayerStatus
 from workers.market_data.archive import DAY_NS, Archive, Rows
 from workers.market_data.errors import MarketDataError
 from workers.market_data.families import open_archive, recognise
-from workers.market_schema import EVOLVED_SCHEMA, LEAST_SCHEMA, QUOTE_SCHEMA
-from workers.records import (
-    BROKER,
-    BrokerAddress,
-    IngestStatus,
-    ReplayerStatus,
-    status_segment,
-)
 from workers.replayer.clock import MarketClock
 from workers.replayer.encoder import Encoder, RegistryUnavailable, register_schema
 from workers.replayer.faults import Faults, Outgoing, Writers
 from workers.replayer.publisher import WAIT_S, Publisher
 from workers.replayer.source import Cursor
 from workers.replayer.synthetic import SyntheticMarket
+from workers.runtime.worker import Worker
 
 STATUS_BYTES = 1 << 14
 PATH_S = 60.0  # for a piece of a file, or the synthetic market's path up to a position

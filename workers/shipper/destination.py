@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 POINTS = 1000  # of a request, MLflow's own limit
-LOADER = "workers.trading_env.mlflow_policy"
+LOADER = "workers.trading_env.policy.mlflow_policy"
 MAX_PARAM = 500
 #: Answers that say that this content is not taken, now or later.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}

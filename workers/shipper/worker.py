@@ -20,9 +20,9 @@ import msgspec
 from mlflow.exceptions import MlflowException
 
 from mesh import ProcessIdentity
-from workers.base import Worker
+from workers.runtime.atomic_file import write_whole
+from workers.runtime.worker import Worker
 from workers.shipper.destination import AWAY, Destination, is_refusal
-from workers.whole_file import write_whole
 
 WAIT_S = 0.1
 LINES = 150  # a request or two, then the place is noted

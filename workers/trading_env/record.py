@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from config.trading import TradingConfig
 from mesh import Mesh, SegmentMissing
+from workers.contract.dtypes import MARKET_DTYPE
+from workers.contract.names import MARKET
 from workers.market_data.errors import MarketDataError
-from workers.records import MARKET, MARKET_DTYPE
-from workers.trading_env.archive import ArchiveWriter
 from workers.trading_env.errors import TradingEnvError
+from workers.trading_env.market.archive import ArchiveWriter
 from workers.trading_env.providers.files import states_of_file
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 """Run a trainer alone."""
 
-from workers.base import main
+from workers.runtime.process import main
 
 main("trainer")

@@ -25,8 +25,8 @@ from rich.progress import (
 from stable_baselines3.common.callbacks import BaseCallback
 
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer.evaluation import is_worse
-from workers.trainer.publisher import Publisher
+from workers.trainer.evaluation.evaluation import is_worse
+from workers.trainer.publish.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from mesh import Heartbeat, Tensors
-    from workers.trainer.tracking import Spool
+    from workers.trainer.spool import Spool
 
 DRAW_S = 0.2
 

@@ -18,25 +18,22 @@ import torch
 
 from config.trainer import TrainerConfig
 from mesh import Corrupt, NotWritten, ProcessIdentity, Ring, SchemaMismatch, SegmentMissing
-from workers.base import Worker
-from workers.records import (
-    EXPERIENCE,
-    EXPERIENCE_DTYPE,
-    TrainerStatus,
-    learner_segment,
-    policy_segment,
-    status_segment,
-)
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.contract.names import EXPERIENCE, learner_segment, policy_segment, status_segment
+from workers.contract.statuses import TrainerStatus
+from workers.runtime.atomic_file import write_whole
+from workers.runtime.worker import Worker
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer import checkpoint, learner, learner_state, saved
-from workers.trainer.evaluation import Evaluation, is_worse
-from workers.trainer.guard import Guard, NumbersLost
-from workers.trainer.leaderboard import LeaderboardKeeper
-from workers.trainer.learner import make_learner, make_priorities, take_learner
-from workers.trainer.publisher import Publisher, policy_arrays
-from workers.trainer.replay import NoExperience, RingReplay
-from workers.trainer.tracking import Spool
-from workers.whole_file import write_whole
+from workers.trainer.evaluation.evaluation import Evaluation, is_worse
+from workers.trainer.publish.leaderboard import LeaderboardKeeper
+from workers.trainer.publish.publisher import Publisher, policy_arrays
+from workers.trainer.replay.ring import NoExperience, RingReplay
+from workers.trainer.spool import Spool
+from workers.trainer.state import checkpoint, learner_state
+from workers.trainer.state import model_files as saved
+from workers.trainer.state.divergence_guard import Guard, NumbersLost
+from workers.trainer.td3 import learner
+from workers.trainer.td3.learner import make_learner, make_priorities, take_learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable

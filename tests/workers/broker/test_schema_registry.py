@@ -12,7 +12,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from workers.broker.schema_registry import RegistryServer, Schemas
-from workers.market_schema import QUOTE_SCHEMA_TEXT
+from workers.contract.quote_schema import QUOTE_SCHEMA_TEXT
 
 OTHER = json.dumps({"type": "record", "name": "Other", "fields": []})
 

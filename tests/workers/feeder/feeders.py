@@ -15,8 +15,9 @@ import numpy as np
 
 from mesh import Mesh
 from tests.daemons import ROOT, WATCHDOG_S, until
-from workers.records import EXPERIENCE_DTYPE, MARKET_DTYPE, TICK_DTYPE, SupervisorStatus
-from workers.trading_env.policy_numpy import like
+from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE, TICK_DTYPE
+from workers.contract.statuses import SupervisorStatus
+from workers.trading_env.policy.numpy_policy import like
 from workers.trading_env.providers.synthetic import SyntheticChain
 
 PROFILE = """

@@ -7,7 +7,7 @@ import pytest
 
 from tests.daemons import until
 from tests.workers.feeder.feeders import feeder
-from workers.records import EXPERIENCE_DTYPE, MARKET_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE
 
 pytestmark = pytest.mark.crash
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from mesh import Mesh
 from tests.daemons import until
+from workers.contract.statuses import Leaderboard
 from workers.feeder.policies import Policies
-from workers.records import Leaderboard
-from workers.trading_env.policy_numpy import like
+from workers.trading_env.policy.numpy_policy import like
 
 
 def arrays():

@@ -10,8 +10,10 @@ import pytest
 from config.feeder import FeederConfig
 from mesh import Mesh
 from tests.processes import child
+from workers.contract.dtypes import MARKET_DTYPE
+from workers.contract.names import SUPERVISOR
+from workers.contract.statuses import SupervisorStatus
 from workers.feeder.safety import LOOK_S, Safety
-from workers.records import MARKET_DTYPE, SUPERVISOR, SupervisorStatus
 
 
 class Clock:

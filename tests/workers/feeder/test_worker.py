@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.daemons import daemon, until
-from workers.records import WINDOW
-from workers.trading_env.policy_numpy import like
+from workers.contract.dtypes import WINDOW
+from workers.trading_env.policy.numpy_policy import like
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]
 FOUR = """

@@ -14,7 +14,8 @@ from tests.daemons import ROOT, Daemon, daemon, until
 from tests.flow import status
 from tests.workers.ingest.test_worker import THREE, assert_exactly_once
 from tests.workers.ingest.world import GOOD, INGEST, PARTITIONS, ROWS, observe, world
-from workers.records import ReaderCursor, cursor_segment
+from workers.contract.names import cursor_segment
+from workers.contract.statuses import ReaderCursor
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]
 SMALL = '[ingest]\nring_capacity = 1024\nbatch = 128\nfollowers = ["slow", "dead"]\n'
@@ -157,7 +158,13 @@ def test_an_operator_rewinds(tmp_path):
     with world(tmp_path) as one:
         one.send(GOOD[:300])
         one.passed(300)
-        command = [sys.executable, "-m", "workers.ingest.rewind", "--mesh", str(one.mesh.path)]
+        command = [
+            sys.executable,
+            "-m",
+            "workers.ingest.kafka.rewind",
+            "--mesh",
+            str(one.mesh.path),
+        ]
         wrong = [*command, "quotes/9=0"]
         refused = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
         assert refused.returncode == 64

@@ -12,8 +12,8 @@ from config.kafka import KafkaConfig
 from tests.daemons import until
 from tests.workers.ingest.secure_broker import SecureFront
 from workers.broker.cluster import MockCluster
-from workers.ingest.consumer import BrokerUnavailable, PartitionReader, profile_options
-from workers.ingest.refusal import refusal
+from workers.ingest.kafka.broker_errors import refusal
+from workers.ingest.kafka.consumer import BrokerUnavailable, PartitionReader, profile_options
 
 pytestmark = pytest.mark.broker
 JOIN_GROUP, LEAVE_GROUP = b"\x00\x0b", b"\x00\x0d"  # Kafka protocol: API keys

@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tests.daemons import until
 from workers.broker.cluster import MockCluster
-from workers.ingest.dead_letter import PIECE, DeadLetter, DeadLetters
 from workers.ingest.errors import SinkFull
+from workers.ingest.kafka.dead_letter import PIECE, DeadLetter, DeadLetters
 
 pytestmark = pytest.mark.broker
 DOWN = {"bootstrap.servers": "127.0.0.1:9"}

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from config import ConfigProblems
 from config.ingest import IngestConfig
 from tests.workers.ingest.world import ROWS, world
+from workers.ingest.decode.formats import JsonDecoder, RawDecoder, check_format
+from workers.ingest.decode.mapping import FIELDS, tick_mapping
+from workers.ingest.decode.plan import OK
 from workers.ingest.errors import ErrorClass, Poison
-from workers.ingest.formats import JsonDecoder, RawDecoder, check_format
-from workers.ingest.mapping import FIELDS, tick_mapping
-from workers.ingest.plan import OK
 
 CAPACITY = 200
 FULL = {"symbol": "SPY", "timestamp": 1_760_000_000_000_000_000}

@@ -13,7 +13,7 @@ import pytest
 from tests.daemons import until
 from tests.workers.ingest.test_dead_letter import small_disk
 from tests.workers.ingest.world import GOOD, ROWS, observe, world
-from workers.market_schema import QUOTE_SCHEMA_TEXT, frame
+from workers.contract.quote_schema import QUOTE_SCHEMA_TEXT, frame
 from workers.replayer.encoder import Encoder
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from workers.ingest import plan
-from workers.ingest.decode import Decoder
-from workers.ingest.mapping import Column, RowMapping
-from workers.ingest.wellformed import BodyCheck
-from workers.market_schema import frame
+from workers.contract.quote_schema import frame
+from workers.ingest.decode.decoder import Decoder, plan
+from workers.ingest.decode.mapping import Column, RowMapping
+from workers.ingest.decode.wellformed import BodyCheck
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 SYMBOLS = ["BUY", "SELL", "HOLD", "OFF"]

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from workers.broker.schema_registry import RegistryServer, Schemas
+from workers.ingest.decode.registry import SchemaRegistry
 from workers.ingest.errors import RegistryUnavailable, SchemaUnknown
-from workers.ingest.registry import SchemaRegistry
 
 SCHEMA = '{"type": "string"}'
 

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from tests.daemons import Daemon, until
 from tests.flow import reconciles, status
 from workers.broker.cluster import MockCluster
-from workers.market_schema import QUOTE_SCHEMA_TEXT
+from workers.contract.quote_schema import QUOTE_SCHEMA_TEXT
 from workers.replayer.encoder import Encoder
 from workers.replayer.synthetic import SyntheticMarket
 

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from workers.market_data import deribit
 from workers.market_data.archive import blank
 from workers.market_data.errors import MarketDataError
-from workers.trading_env.instrument import parse
+from workers.trading_env.market.instrument import parse
 
 HISTORY = (
     "timestamp,instrument_name,underlying,bid_price,ask_price,implied_volatility,delta,vega,"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.market_data.archive import blank
-from workers.market_schema import (
+from workers.contract.dtypes import TICK_DTYPE
+from workers.contract.quote_schema import (
     EVOLVED_SCHEMA,
     FRAME,
     FRAME_BYTES,
@@ -20,7 +20,7 @@ from workers.market_schema import (
     QUOTE_READER_SCHEMA,
     QUOTE_SCHEMA,
 )
-from workers.records import TICK_DTYPE
+from workers.market_data.archive import blank
 from workers.replayer._encode import encode
 from workers.replayer.encoder import Encoder, Partitions
 from workers.replayer.synthetic import SyntheticMarket

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from config.replayer import ReplayerFaults
-from workers.market_schema import EVOLVED_SCHEMA, FRAME, FRAME_BYTES, LEAST_SCHEMA
+from workers.contract.quote_schema import EVOLVED_SCHEMA, FRAME, FRAME_BYTES, LEAST_SCHEMA
 from workers.replayer.encoder import Encoder
 from workers.replayer.faults import UNKNOWN_ID, Faults, Writers, poison
 from workers.replayer.synthetic import SyntheticMarket

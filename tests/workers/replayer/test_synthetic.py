@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from workers.market_data.archive import DAY_NS
 from workers.replayer.synthetic import SyntheticMarket
-from workers.trading_env.instrument import parse
+from workers.trading_env.market.instrument import parse
 
 START = "2026-01-05T14:30:00+00:00"
 WHOLE = SyntheticMarket(3, START).read(0, 4000)

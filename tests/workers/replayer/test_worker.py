@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from tests.daemons import daemon, until
-from workers.market_schema import FRAME_BYTES, QUOTE_SCHEMA
+from workers.contract.quote_schema import FRAME_BYTES, QUOTE_SCHEMA
 
 pytestmark = [pytest.mark.broker, pytest.mark.crash]
 LEAN = Path(__file__).parents[3].parent / "shared" / "data" / "lean"

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from tests.daemons import daemon, until
 from tests.workers.shipper.test_worker import WORKERS, runs_of, waiting_for_shipment
-from workers.trainer.tracking import Spool
+from workers.trainer.spool import Spool
 
 pytestmark = [
     pytest.mark.crash,

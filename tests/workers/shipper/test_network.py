@@ -12,9 +12,9 @@ from config.trainer import TrainerConfig
 from tests.daemons import daemon, until
 from tests.workers.shipper.servers import Network, Server
 from tests.workers.shipper.test_worker import WORKERS, runs_of, waiting_for_shipment
-from workers.trainer.learner import make_learner
-from workers.trainer.publisher import policy_arrays
-from workers.trainer.tracking import Spool
+from workers.trainer.publish.publisher import policy_arrays
+from workers.trainer.spool import Spool
+from workers.trainer.td3.learner import make_learner
 
 pytestmark = [
     pytest.mark.crash,

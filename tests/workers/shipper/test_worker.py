@@ -16,7 +16,7 @@ from mesh.control import ControlRequest, ask
 from tests.daemons import daemon, until
 from tests.processes import child
 from tests.workers.shipper.servers import Server
-from workers.trainer.tracking import Spool, spool_files
+from workers.trainer.spool import Spool, spool_files
 
 pytestmark = [
     pytest.mark.crash,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.records import MARKET_DTYPE, SLOTS
+from workers.contract.dtypes import MARKET_DTYPE, SLOTS
 from workers.trading_env.errors import StaleData
 
 

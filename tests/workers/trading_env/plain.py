@@ -8,8 +8,8 @@ from collections import deque
 
 import numpy as np
 
-from workers.records import FEATURES, SLOTS, WINDOW
-from workers.trading_env.market_block import market_features
+from workers.contract.dtypes import FEATURES, SLOTS, WINDOW
+from workers.trading_env.market.block import market_features
 
 
 class PlainEnvironment:

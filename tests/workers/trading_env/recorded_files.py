@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from workers.trading_env.pricing import black_scholes
+from workers.trading_env.market.pricing import black_scholes
 
 OPENS_MS, MINUTE_MS = 34_200_000, 60_000
 VOLATILITY = 0.3

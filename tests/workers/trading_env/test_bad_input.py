@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import market
-from workers.records import MARKET_DTYPE, SLOTS, TICK_DTYPE
-from workers.trading_env.environment import TradingEnvironment
+from workers.contract.dtypes import MARKET_DTYPE, SLOTS, TICK_DTYPE
+from workers.trading_env.env.environment import TradingEnvironment
 from workers.trading_env.errors import BadMarketData, EndOfData, NoMarketData, TradingEnvError
-from workers.trading_env.market_block import bad_rows
+from workers.trading_env.market.block import bad_rows
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 from workers.trading_env.providers.synthetic import ROOT, SyntheticChain
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.workers.trading_env.markets import Streamed, market
-from workers.trading_env.checker import check_provider
 from workers.trading_env.errors import ContractViolation, EndOfData
+from workers.trading_env.providers.checker import check_provider
 from workers.trading_env.providers.known_optimum import known_optimum_provider
 from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider

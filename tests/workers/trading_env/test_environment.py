@@ -18,8 +18,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import Streamed, market
-from workers.records import SLOTS
-from workers.trading_env.environment import TradingEnvironment
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.env.environment import TradingEnvironment
+from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.errors import BadMarketData, InvalidAction, StaleData
 from workers.trading_env.providers.known_optimum import (
     known_optimum_config,
@@ -27,12 +28,11 @@ from workers.trading_env.providers.known_optimum import (
 )
 from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
-from workers.trading_env.vector import TradingVectorEnv
 
 ROOT = Path(__file__).parents[3]
 WINDOW_CHILD = """
 import numpy as np
-from workers.trading_env.environment import TradingEnvironment
+from workers.trading_env.env.environment import TradingEnvironment
 from workers.trading_env.providers.synthetic import synthetic_provider
 
 env = TradingEnvironment(synthetic_provider(3, states=120), render_mode="human")
@@ -83,7 +83,7 @@ def test_gymnasium_finds_an_id_by_its_module():
     """A fresh interpreter makes an environment from the id alone, module and all."""
     code = (
         "import gymnasium; env = gymnasium.make("
-        "'workers.trading_env.registration:tradingmesh/KnownOptimum-v0', episodes=2, steps=9); "
+        "'workers.trading_env.env.registration:tradingmesh/KnownOptimum-v0', episodes=2, steps=9); "
         "print(env.reset(seed=0)[0].shape)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -337,7 +337,7 @@ def test_sb3_learns_on_the_view():
 def test_the_library_does_not_import_stable_baselines():
     """A feeder or a notebook pays for torch only when it asks for the SB3 view."""
     code = (
-        "import sys; import workers.trading_env.vector, workers.trading_env.registration; "
+        "import sys; import workers.trading_env.env.vector, workers.trading_env.env.registration; "
         "print([m for m in ('torch', 'stable_baselines3', 'matplotlib') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

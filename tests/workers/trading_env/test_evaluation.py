@@ -13,19 +13,19 @@ import pytest
 from config.trading import TradingConfig
 from mesh import Mesh
 from tests.workers.trading_env.markets import market
-from workers.records import SLOTS
-from workers.trading_env.archive import write_states
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.evaluation import baselines, evaluate, report
 from workers.trading_env.evaluation.__main__ import main, parser
 from workers.trading_env.evaluation.__main__ import market as market_of
 from workers.trading_env.evaluation.baselines import BuyAndHold, DeltaHedge, Oracle, best_paths
 from workers.trading_env.evaluation.measures import measures, stationary_bootstrap
 from workers.trading_env.evaluation.run import Run, rollout
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.policy_numpy import like
+from workers.trading_env.market.archive import write_states
+from workers.trading_env.market.block import MarketBlock
+from workers.trading_env.policy.numpy_policy import like
 from workers.trading_env.providers.recorded import RecordedProvider
 from workers.trading_env.providers.synthetic import synthetic_provider
-from workers.trading_env.vector import TradingVectorEnv
 
 CONFIG = TradingConfig()
 
@@ -235,7 +235,7 @@ def test_meshctl_evaluates_the_newest_policy_of_a_mesh(mesh_directory):
     arrays = like([4])
     segment = Mesh(mesh_directory).tensors("policy/td3-1", like=arrays, create=True)
     segment.publish(arrays)
-    command = [sys.executable, "-m", "mesh.ctl.cli", "--mesh", str(mesh_directory), "evaluate"]
+    command = [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(mesh_directory), "evaluate"]
     run = subprocess.run(
         [*command, "td3-1", "--episodes", "2"], capture_output=True, text=True, check=True
     )

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import Streamed, market
 from tests.workers.trading_env.test_bad_input import FLOATS, OTHERS, spoil
-from workers.records import SLOTS
-from workers.trading_env.environment import TradingEnvironment
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.account.simulation import Simulation
+from workers.trading_env.env.environment import TradingEnvironment
 from workers.trading_env.errors import BadMarketData, EndOfData, StaleData, TradingEnvError
-from workers.trading_env.market_block import MarketBlock
+from workers.trading_env.market.block import MarketBlock
 from workers.trading_env.providers.recorded import RecordedProvider
-from workers.trading_env.simulation import Simulation
 
 STEPS = 16
 MARKS = {"price", "previous_price"}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import market
-from workers.records import SLOTS
-from workers.trading_env.indicators import CLIP, NAMES, Indicators, Session
-from workers.trading_env.pricing import YEAR_NS
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.market.indicators import CLIP, NAMES, Indicators, Session
+from workers.trading_env.market.pricing import YEAR_NS
 
 CONFIG = TradingConfig(session_timezone="America/New_York")
 START = 1_450_967_400 * 10**9  # 2015-12-24 09:30 in New York

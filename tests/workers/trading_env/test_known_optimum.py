@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.records import SLOTS
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.errors import BadMarketData
 from workers.trading_env.providers.known_optimum import (
     KnownOptimum,
     known_optimum_config,
     known_optimum_provider,
 )
-from workers.trading_env.vector import TradingVectorEnv
 
 
 @settings(max_examples=200)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from config.trading import SlotsConfig, SlotTarget, TradingConfig
 from tests.workers.trading_env.markets import market
+from workers.contract.dtypes import SLOTS, TICK_DTYPE
 from workers.market_data.archive import occ_symbol
-from workers.records import SLOTS, TICK_DTYPE
+from workers.trading_env.account.portfolio import Reason
+from workers.trading_env.account.simulation import Simulation
 from workers.trading_env.errors import BadMarketData, CorporateAction
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.market_state import MarketState
-from workers.trading_env.portfolio import Reason
+from workers.trading_env.market.block import MarketBlock
+from workers.trading_env.market.slots import EMPTY, Chain, SlotChoice
+from workers.trading_env.market.state import MarketState
 from workers.trading_env.providers.synthetic import ROOT, SyntheticChain
-from workers.trading_env.simulation import Simulation
-from workers.trading_env.slots import EMPTY, Chain, SlotChoice
 
 SECOND = 10**9
 FRIDAY = dt.date(2026, 1, 9)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import market
-from workers.records import SLOTS
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.errors import NoMarketData, TradingEnvError
-from workers.trading_env.market_block import INDICATOR_FEATURES
+from workers.trading_env.market.block import INDICATOR_FEATURES
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
+from workers.trading_env.providers.splits import last_part, walk_forward, walk_forward_providers
 from workers.trading_env.providers.synthetic import ROOT, SyntheticChain, synthetic_provider
-from workers.trading_env.splits import last_part, walk_forward, walk_forward_providers
-from workers.trading_env.vector import TradingVectorEnv
 
 FREE = TradingConfig(cost_rate=0.0, spread_share=0.0, ruin_share=0.0)
 

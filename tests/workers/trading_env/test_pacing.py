@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from config.trading import TradingConfig
 from tests.workers.trading_env.recorded_files import DERIBIT_HEADER, deribit_rows
 from workers.market_data import deribit
-from workers.trading_env.market_state import MarketState
-from workers.trading_env.pacing import CONFIRMED_BY, StatePacer, agreeing
+from workers.trading_env.market.pacing import CONFIRMED_BY, StatePacer, agreeing
+from workers.trading_env.market.state import MarketState
 from workers.trading_env.providers.recorded import states_of_ticks
 from workers.trading_env.providers.synthetic import ROOT, SyntheticChain
 

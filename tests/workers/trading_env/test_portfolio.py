@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.trading import TradingConfig
-from workers.records import MARKET_DTYPE, SLOTS
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.simulation import Simulation
+from workers.contract.dtypes import MARKET_DTYPE, SLOTS
+from workers.trading_env.account.simulation import Simulation
+from workers.trading_env.market.block import MarketBlock
 
 
 def market(seed, steps):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv
 
-from workers.trading_env.pricing import black_76, black_scholes, greeks, implied_volatility
+from workers.trading_env.market.pricing import black_76, black_scholes, greeks, implied_volatility
 
 GRID = (
     Path(__file__).parents[3].parent

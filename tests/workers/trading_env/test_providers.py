@@ -13,17 +13,17 @@ from config.trading import TradingConfig
 from mesh import Mesh
 from tests.conftest import DATA
 from tests.workers.trading_env.markets import market
+from workers.contract.dtypes import MARKET_DTYPE, SLOTS
 from workers.market_data.families import open_archive
-from workers.records import MARKET_DTYPE, SLOTS
-from workers.trading_env.archive import ArchiveWriter, read_states, write_states
-from workers.trading_env.environment import TradingEnvironment
+from workers.trading_env.env.environment import TradingEnvironment
 from workers.trading_env.errors import (
     BadMarketData,
     EndOfData,
     NoMarketData,
     StaleData,
 )
-from workers.trading_env.indicators import NAMES
+from workers.trading_env.market.archive import ArchiveWriter, read_states, write_states
+from workers.trading_env.market.indicators import NAMES
 from workers.trading_env.providers.files import file_provider
 from workers.trading_env.providers.live import LiveProvider
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks

@@ -9,11 +9,11 @@ import pytest
 
 from config.trading import TradingConfig
 from tests.workers.trading_env.recorded_files import DERIBIT_HEADER, deribit_rows, lean_chain
-from workers.records import SLOTS
-from workers.trading_env.checker import check_provider
-from workers.trading_env.environment import TradingEnvironment
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.env.environment import TradingEnvironment
 from workers.trading_env.errors import BadMarketData, NoMarketData
 from workers.trading_env.evaluation.__main__ import main as evaluation
+from workers.trading_env.providers.checker import check_provider
 from workers.trading_env.providers.files import file_provider
 from workers.trading_env.record import main as record
 

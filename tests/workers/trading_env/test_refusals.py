@@ -11,19 +11,19 @@ from pyarrow import parquet
 from config.trading import TradingConfig
 from mesh import Mesh
 from tests.workers.trading_env.markets import Streamed, market
-from workers.records import MARKET_DTYPE
-from workers.trading_env.archive import ArchiveWriter, read_states, write_states
-from workers.trading_env.environment import TradingEnvironment
+from workers.contract.dtypes import MARKET_DTYPE
+from workers.trading_env.env.environment import TradingEnvironment
+from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.errors import BadMarketData, NoMarketData, UnknownSymbol
 from workers.trading_env.evaluation.baselines import Oracle
-from workers.trading_env.instrument import parse
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.market_state import MarketState
+from workers.trading_env.market.archive import ArchiveWriter, read_states, write_states
+from workers.trading_env.market.block import MarketBlock
+from workers.trading_env.market.instrument import parse
+from workers.trading_env.market.state import MarketState
+from workers.trading_env.market.track import StreamTrack
 from workers.trading_env.providers.live import LiveProvider
 from workers.trading_env.providers.recorded import RecordedProvider
-from workers.trading_env.splits import walk_forward
-from workers.trading_env.track import StreamTrack
-from workers.trading_env.vector import TradingVectorEnv
+from workers.trading_env.providers.splits import walk_forward
 
 CONFIG = TradingConfig()
 STATES = market(0, 20)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from config.trading import TradingConfig
 from tests.workers.trading_env.markets import market
 from tests.workers.trading_env.plain import PlainEnvironment
-from workers.records import SLOTS
-from workers.trading_env import _kernel
-from workers.trading_env.market_block import MarketBlock
-from workers.trading_env.portfolio import Reason
-from workers.trading_env.simulation import Simulation
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.account import _kernel
+from workers.trading_env.account.portfolio import Reason
+from workers.trading_env.account.simulation import Simulation
+from workers.trading_env.market.block import MarketBlock
 
 RULES = st.builds(
     TradingConfig,

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from workers.trainer.algorithm import TD3
+from workers.trainer.td3.algorithm import TD3
 
 WINDOW, FEATURES, A, B, H = 4, 6, 3, 64, [32, 16]
 OBSERVATIONS = gymnasium.spaces.Box(-np.inf, np.inf, (WINDOW, FEATURES), np.float32)

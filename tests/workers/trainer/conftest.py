@@ -11,8 +11,8 @@ import pytest
 
 from mesh import Mesh
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE
-from workers.trainer.replay import RingReplay
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.trainer.replay.ring import RingReplay
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.records import EXPERIENCE_DTYPE
+from workers.contract.dtypes import EXPERIENCE_DTYPE
 
 
 def steps(count, lanes, *, start=0, seed=0, episode=13):

@@ -13,8 +13,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from tests.workers.trainer.batches import largest_difference
-from workers.trainer.algorithm import TD3
-from workers.trainer.autograd_update import AutogradUpdate
+from workers.trainer.td3.algorithm import TD3
+from workers.trainer.td3.autograd_update import AutogradUpdate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 SMALL = {

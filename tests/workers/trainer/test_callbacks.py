@@ -24,8 +24,8 @@ from workers.trainer.callbacks import (
     ProgressCallback,
     SHMWeightSyncCallback,
 )
-from workers.trainer.publisher import policy_arrays
-from workers.trainer.tracking import Spool
+from workers.trainer.publish.publisher import policy_arrays
+from workers.trainer.spool import Spool
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 

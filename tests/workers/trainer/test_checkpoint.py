@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.trainer import checkpoint
+from workers.trainer.state import checkpoint
 
 
 def test_newest_few_are_kept_and_come_back(tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from tests.daemons import daemon, until
 from tests.workers.trainer.batches import batch, learners
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE
-from workers.trainer.guard import Guard
-from workers.whole_file import write_whole
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.runtime.atomic_file import write_whole
+from workers.trainer.state.divergence_guard import Guard
 
 WORKERS = """
 [workers.td3-0]

@@ -35,7 +35,7 @@ from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
 from tests.workers.trainer.batches import largest_difference
-from workers.trainer.algorithm import TD3
+from workers.trainer.td3.algorithm import TD3
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 SMALL = {

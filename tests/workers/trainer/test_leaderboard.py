@@ -14,17 +14,11 @@ import pytest
 from mesh import Mesh, NotWritten
 from tests.daemons import ROOT, until
 from tests.processes import child
+from workers.contract.names import LEADERBOARD, SUPERVISOR, policy_segment
+from workers.contract.statuses import Leaderboard, SupervisorStatus, WorkerStatus
 from workers.feeder.policies import Policies
-from workers.records import (
-    LEADERBOARD,
-    SUPERVISOR,
-    Leaderboard,
-    SupervisorStatus,
-    WorkerStatus,
-    policy_segment,
-)
-from workers.trading_env.policy_numpy import like
-from workers.trainer.leaderboard import LeaderboardKeeper
+from workers.trading_env.policy.numpy_policy import like
+from workers.trainer.publish.leaderboard import LeaderboardKeeper
 
 
 def published(mesh, trainer, score, updates=1):
@@ -59,7 +53,7 @@ def test_best_score_leads_and_no_score_leads_nobody(mesh_directory):
     assert [row.trainer for row in found.rows] == ["td3-2", "td3-1", "td3-0"]
     assert found.rows[1].updates == 7
     assert found.keeper == "td3-0"
-    command = [sys.executable, "-m", "mesh.ctl.cli", "--mesh", str(mesh_directory), "show",
+    command = [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(mesh_directory), "show",
                LEADERBOARD, "--format", "json"]  # fmt: skip
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.index("td3-2") < shown.index("td3-1")

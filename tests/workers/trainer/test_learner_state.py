@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from config.trainer import TrainerConfig
-from workers.trainer import learner_state
-from workers.trainer.learner import make_learner
-from workers.trainer.update import Rule
+from workers.trainer.state import learner_state
+from workers.trainer.td3.learner import make_learner
+from workers.trainer.td3.update import Rule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

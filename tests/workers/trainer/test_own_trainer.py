@@ -13,14 +13,15 @@ from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one
 from stable_baselines3.common.logger import configure
 
 from mesh import Mesh
-from mesh.ctl.report import read_report
 from tests.daemons import until
 from tests.workers.trainer.experience import steps
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.contract.names import EXPERIENCE
+from workers.ctl.report import read_report
 from workers.feeder.policies import Policies
-from workers.records import EXPERIENCE, EXPERIENCE_DTYPE
-from workers.trainer.algorithm import TD3
-from workers.trainer.priorities import Priorities
-from workers.trainer.replay import ACTIONS, OBSERVATIONS, RingReplay
+from workers.trainer.replay.priorities import Priorities
+from workers.trainer.replay.ring import ACTIONS, OBSERVATIONS, RingReplay
+from workers.trainer.td3.algorithm import TD3
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 

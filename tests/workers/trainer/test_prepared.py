@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from config.trainer import TrainerConfig
-from workers.trainer import learner
+from workers.trainer.td3 import learner
 
 SMALL = {"hidden": (16, 8), "batch": 4, "device": "cpu"}
 OTHERS = {"mlp": {}, "frames": {"frame_width": 4}, "transformer": {"d_model": 8, "features": 8}}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from config.trainer import TrainerConfig
-from workers.trainer import learner_state
-from workers.trainer.learner import make_learner
-from workers.trainer.priorities import Priorities
+from workers.trainer.replay.priorities import Priorities
+from workers.trainer.state import learner_state
+from workers.trainer.td3.learner import make_learner
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

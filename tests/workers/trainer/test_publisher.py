@@ -17,12 +17,13 @@ from tests.daemons import daemon, until
 from tests.processes import child
 from tests.workers.trainer.experience import steps
 from tests.workers.trainer.test_worker import EXTRA, WORKERS, status
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.contract.names import policy_segment
 from workers.feeder.policies import Policies
-from workers.records import EXPERIENCE_DTYPE, policy_segment
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer.algorithm import TD3
-from workers.trainer.learner import make_learner
-from workers.trainer.publisher import Publisher, policy_arrays
+from workers.trainer.publish.publisher import Publisher, policy_arrays
+from workers.trainer.td3.algorithm import TD3
+from workers.trainer.td3.learner import make_learner
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 PUBLISHED, OVERTAKEN = 2000, 10  # versions, readings that had to begin again

@@ -13,9 +13,10 @@ import pytest
 from mesh import SegmentMissing
 from tests.daemons import daemon, until
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE, TrainerStatus
-from workers.trainer import checkpoint
-from workers.trainer.tracking import spool_files
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.contract.statuses import TrainerStatus
+from workers.trainer.spool import spool_files
+from workers.trainer.state import checkpoint
 
 pytestmark = pytest.mark.crash
 TRAINER = """

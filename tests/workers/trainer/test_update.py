@@ -16,10 +16,10 @@ from tests.workers.trainer.batches import (
     largest_difference,
     learners,
 )
-from workers.trainer.autograd_update import AutogradUpdate
-from workers.trainer.mlp_update import MlpUpdate
-from workers.trainer.products import Products, products_for
-from workers.trainer.update import Rule
+from workers.trainer.td3.autograd_update import AutogradUpdate
+from workers.trainer.td3.matmul import Products, products_for
+from workers.trainer.td3.mlp_update import MlpUpdate
+from workers.trainer.td3.update import Rule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.daemons import daemon, until
 from tests.workers.trainer.experience import steps
-from workers.records import EXPERIENCE_DTYPE
-from workers.trading_env.policy_numpy import checked
+from workers.contract.dtypes import EXPERIENCE_DTYPE
+from workers.trading_env.policy.numpy_policy import checked
 
 pytestmark = pytest.mark.crash
 WORKERS = """

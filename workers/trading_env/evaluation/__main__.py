@@ -4,7 +4,7 @@
     --data PATH, --synthetic SEED or --known-optimum SEED: the market
     --root NAME, --date YYYYMMDD: which underlying's options, which day of a folder (with --data)
     --folds N: the test parts of N walk-forward splits alone, with --embargo-s before each
-    --held-out: the last fifth alone, which `python -m workers.trainer.train` did not learn from
+    --held-out: the last fifth alone, which `python -m workers.trainer.cli` did not learn from
     --set key=value: settings of [trading], as in its profile
     --out DIR: report.json and report.png; the JSON is printed too
 
@@ -23,14 +23,14 @@ import numpy as np
 
 from config import EXIT_CONFIGURATION, ConfigProblems, load_settings
 from mesh import Mesh, MeshError
+from workers.contract.names import policy_segment
 from workers.market_data.errors import MarketDataError
-from workers.records import policy_segment
 from workers.trading_env.errors import TradingEnvError
 from workers.trading_env.evaluation.baselines import Random, baselines, flat
 from workers.trading_env.evaluation.measures import report
 from workers.trading_env.evaluation.picture import picture
 from workers.trading_env.evaluation.run import Policy, evaluate
-from workers.trading_env.policy_numpy import PublishedPolicy
+from workers.trading_env.policy.numpy_policy import PublishedPolicy
 from workers.trading_env.providers.files import file_provider
 from workers.trading_env.providers.known_optimum import (
     KnownOptimum,
@@ -38,8 +38,8 @@ from workers.trading_env.providers.known_optimum import (
     known_optimum_provider,
 )
 from workers.trading_env.providers.recorded import RecordedProvider
+from workers.trading_env.providers.splits import held_out_providers, walk_forward
 from workers.trading_env.providers.synthetic import synthetic_provider
-from workers.trading_env.splits import held_out_providers, walk_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workers.records import GREEKS, SLOTS
-from workers.trading_env.market_block import GREEK_FEATURES, POSITIONS, slots_rolled
+from workers.contract.dtypes import GREEKS, SLOTS
+from workers.trading_env.market.block import GREEK_FEATURES, POSITIONS, slots_rolled
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from workers.trading_env.env.vector import TradingVectorEnv
     from workers.trading_env.evaluation.run import Policy
-    from workers.trading_env.vector import TradingVectorEnv
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from config.trading import TradingConfig
-from workers.trading_env.vector import TradingVectorEnv
+from workers.trading_env.env.vector import TradingVectorEnv
 
 if TYPE_CHECKING:
     from workers.trading_env.providers.protocol import IndexedProvider

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.market_data.families import open_archive
-from workers.trading_env.archive import holds_states, read_states
 from workers.trading_env.errors import TradingEnvError
+from workers.trading_env.market.archive import holds_states, read_states
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 
 if TYPE_CHECKING:

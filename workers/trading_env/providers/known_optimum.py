@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from config.trading import TradingConfig
-from workers.records import MARKET_DTYPE, SLOTS
+from workers.contract.dtypes import MARKET_DTYPE, SLOTS
 from workers.trading_env.errors import BadMarketData
-from workers.trading_env.market_block import INDICATOR_FEATURES, POSITIONS
+from workers.trading_env.market.block import INDICATOR_FEATURES, POSITIONS
 from workers.trading_env.providers.recorded import RecordedProvider
 
 Array = np.ndarray[Any, np.dtype[Any]]

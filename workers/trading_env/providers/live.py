@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from mesh import Mesh, RingReader, SegmentMissing
-from workers.records import MARKET, MARKET_DTYPE, SLOTS
+from workers.contract.dtypes import MARKET_DTYPE, SLOTS
+from workers.contract.names import MARKET
 from workers.trading_env.errors import BadMarketData, EndOfData, NoMarketData, StaleData
-from workers.trading_env.pacing import JUMP_NS
+from workers.trading_env.market.pacing import JUMP_NS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -1,8 +1,8 @@
-"""What a market data provider is. `workers.trading_env.checker.check_provider` tests one.
+"""What a market data provider is. `workers.trading_env.providers.checker.check_provider` tests one.
 
-A market state is a record of `workers.records.MARKET_DTYPE`, shape (): everything that was known
-at one moment, and nothing that was not. States follow each other in time. What is decided on a
-state is filled at that state's quotes and rewarded by the next one, so a provider that puts
+A market state is a record of `MARKET_DTYPE` (`workers.contract.dtypes`), shape (): everything that
+was known at one moment, and nothing that was not. States follow each other in time. What is decided
+on a state is filled at that state's quotes and rewarded by the next one, so a provider that puts
 tomorrow's price into today's state is the one thing the environment cannot repair.
 """
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workers.records import MARKET_DTYPE
+from workers.contract.dtypes import MARKET_DTYPE
 from workers.trading_env.errors import BadMarketData, EndOfData, NoMarketData
-from workers.trading_env.market_state import MarketState
-from workers.trading_env.pacing import StatePacer
+from workers.trading_env.market.pacing import StatePacer
+from workers.trading_env.market.state import MarketState
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig

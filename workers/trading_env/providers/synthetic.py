@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from config.trading import TradingConfig
+from workers.contract.dtypes import TICK_DTYPE
 from workers.market_data.archive import occ_symbol
-from workers.records import TICK_DTYPE
-from workers.trading_env.instrument import parse
-from workers.trading_env.pricing import YEAR_NS, black_scholes
-from workers.trading_env.pricing import greeks as greeks_of
+from workers.trading_env.market.instrument import parse
+from workers.trading_env.market.pricing import YEAR_NS, black_scholes
+from workers.trading_env.market.pricing import greeks as greeks_of
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,0 +1,33 @@
+"""Names that processes share: segments, and the keys of segments that belong to one worker.
+
+Imports nothing, so that a command that only reads pays for nothing.
+"""
+
+TICKS = "ticks"
+QUOTES = "quotes"
+MARKET = "market"
+EXPERIENCE = "experience"
+EVENTS = "events"
+BROKER = "broker"
+SUPERVISOR = "supervisor"
+LEADERBOARD = "leaderboard"
+
+
+def policy_segment(trainer: str) -> str:
+    """Name of the tensors segment that holds the published policy of `trainer`."""
+    return f"policy/{trainer}"
+
+
+def learner_segment(trainer: str) -> str:
+    """Name of the tensors segment that holds the learner state of `trainer`."""
+    return f"learner/{trainer}"
+
+
+def status_segment(worker: str) -> str:
+    """Name of the cell in which `worker` publishes its status Struct."""
+    return f"status/{worker}"
+
+
+def cursor_segment(reader: str) -> str:
+    """Name of the cell in which `reader` says how far it got in a ring."""
+    return f"cursor/{reader}"

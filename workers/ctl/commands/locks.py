@@ -1,0 +1,59 @@
+"""`meshctl locks`: who holds what: locks, and the leases of writers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from workers.ctl import render
+from workers.ctl.failure import Exit
+from workers.ctl.report import heartbeat_rows
+from workers.ctl.report import locks as read_locks
+
+if TYPE_CHECKING:
+    from mesh import Mesh
+
+
+def locks(mesh: Mesh, options: argparse.Namespace) -> int:
+    """List every lock with its owner, and every lease."""
+    infos = {info.name: info for info in mesh.segments()}
+    names = {row.pid: row.worker for row in heartbeat_rows(mesh)}
+    rows = [{"kind": "lock", **lock} for lock in read_locks(mesh, infos)]
+    rows += [
+        {
+            "kind": "lease",
+            "name": info.name,
+            "owner": names.get(info.owner.pid),
+            "pid": info.owner.pid,
+            "alive": info.owner.is_alive(),
+            "held_s": None,
+        }
+        for info in infos.values()
+        if info.owner is not None
+    ]
+    if options.format == "json":
+        print(render.as_json(rows))
+        return Exit.HEALTHY
+    texts = [
+        (
+            row["kind"],
+            row["name"],
+            row["owner"] or ("free" if row["kind"] == "lock" else "-"),
+            str(row["pid"] or "-"),
+            _life(row),
+            render.duration(row["held_s"]),
+        )
+        for row in rows
+    ]
+    titles = ("KIND", "NAME", "OWNER", "PID", "", "HELD")
+    print("\n".join(render.table(titles, texts, right=("PID", "HELD"))))
+    return Exit.HEALTHY
+
+
+def _life(row: dict[str, object]) -> str:
+    if not row["pid"]:
+        return ""
+    if row["alive"]:
+        return "alive"
+    remedy = f", meshctl break-lock {row['name']}" if row["kind"] == "lock" else ""
+    return render.state("dead") + remedy

@@ -1,0 +1,1 @@
+"""From message bytes to rows: schemas, plans, formats."""

@@ -1,0 +1,1 @@
+"""The brokers' side of ingest: partitions, dead letters, rewinding, back-pressure."""

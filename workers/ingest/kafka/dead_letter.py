@@ -1,0 +1,381 @@
+"""Messages that cannot be used: kept with their reason, passed only once they are safe.
+
+Headers follow Kafka Connect's dead letter queues (`__connect.errors.*`) and add `mesh.*`. A
+message counts as safe when its delivery is reported, or when it is in the local spool on disk;
+the spool is drained, in order, when the topic takes messages again.
+
+Delivery is at least once: a kill between a delivery and what remembers it repeats the letter. One
+that may be a repetition says so (`mesh.redelivery`), and topic, partition and offset in its
+headers name the message.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from workers.ingest.errors import Poison, SinkFull
+from workers.runtime.atomic_file import replacing, sync_directory
+
+PIECE: Final = 1000  # letters of the spool that are under way at once
+COPY_BYTES: Final = 1 << 20
+Headers = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that could not be used, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    kind: str
+    text: str
+    schema_id: int | None = None
+    full_bytes: int = 0  # of the value, where the topic takes only its beginning
+    repeated: bool = False  # may have been delivered before
+
+    @classmethod
+    def of(cls, message: Message, poison: Poison, schema_id: int | None) -> DeadLetter:
+        """Give the letter of a message."""
+        headers = message.headers()
+        return cls(
+            str(message.topic()),
+            int(message.partition() or 0),
+            int(message.offset() or 0),
+            _raw(message.key()),
+            _raw(message.value()),
+            list(headers) if isinstance(headers, list) else [],
+            poison.kind.value,
+            str(poison)[:1000],
+            schema_id,
+        )
+
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        """The message: topic, partition, offset."""
+        return self.topic, self.partition, self.offset
+
+
+class DeadLetters:
+    """The dead-letter topic with a spool before it.
+
+    While the topic takes messages, `keep` waits for their delivery. Once it has not, letters go
+    to the spool at once (nobody waits for a broker that is away), and `drain` tries the oldest
+    ones again after a while, without waiting.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        topic: str,
+        spool: Path,
+        *,
+        limit: int,
+        timeout_s: float,
+        in_doubt: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Deliver to `topic` within `timeout_s`; keep up to `limit` bytes in `spool` otherwise.
+
+        `in_doubt`: the process before this one may have delivered the beginning of the spool.
+        """
+        self._producer = Producer(
+            {
+                "linger.ms": 0,
+                **options,
+                "message.timeout.ms": int(timeout_s * 1000),
+                "max.in.flight.requests.per.connection": 1,  # a retry must not change the order
+                "error_cb": _ignore,
+            }
+        )
+        self._topic = topic
+        self._spool = spool
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._again_at = 0.0
+        self._draining: _Attempt | None = None
+        self._piece = 0, 0  # lines and bytes of the spool that are under way
+        self._gone = 0  # bytes at the head of the spool that are delivered and still there
+        self._delivered: set[tuple[str, int, int]] = set()  # of letters that are to come again
+        self.repeated = 0  # letters sent that may have been delivered before
+        self.last_error = ""
+        self.spooled = self._mend()
+        self._in_doubt = PIECE if in_doubt else 0  # lines of the spool
+
+    def keep(self, letters: Sequence[DeadLetter]) -> None:
+        """Make every letter safe, in order. Raises SinkFull when that cannot be done.
+
+        Those that were delivered before it was raised are not delivered again.
+        """
+        self._delivered &= {letter.origin for letter in letters}
+        letters = [letter for letter in letters if letter.origin not in self._delivered]
+        if self.spooled == 0:
+            attempt = self._begin(letters)
+            self._producer.flush(self._timeout_s + 1.0)
+            self._delivered.update(letters[index].origin for index in attempt.delivered)
+            letters = self._left(attempt)
+        if letters:
+            self._append(letters)
+        self._delivered.clear()
+
+    def drain(self) -> None:
+        """Deliver what is spooled, a piece a time: the next call sees what became of it."""
+        if self.spooled == 0:
+            return
+        self._producer.poll(0)
+        if self._draining is not None:
+            if self._draining.is_open:
+                return
+            attempt, self._draining = self._draining, None
+            self._take_out(self._left(attempt), attempt)
+        if self.spooled and self._clock() >= self._again_at:
+            self._draining = self._begin(self._next_piece())
+
+    def close(self) -> None:
+        """Nothing is pending: keep() waits, and what is being drained is still in the spool."""
+        self._producer.purge()
+
+    def _mend(self) -> int:
+        """Cut off a line that a crash left half written (its message was not passed).
+
+        Gives the number of lines.
+        """
+        if not self._spool.exists():
+            return 0
+        lines = whole = 0
+        with self._spool.open("r+b") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    lines, whole = lines + 1, whole + len(line)
+            file.truncate(whole)
+        return lines
+
+    def _begin(self, letters: Sequence[DeadLetter]) -> _Attempt:
+        attempt = _Attempt(letters)
+        for index, letter in enumerate(letters):
+            try:
+                self._producer.produce(
+                    self._topic,
+                    letter.value,
+                    letter.key,
+                    headers=_headers(letter),
+                    on_delivery=partial(attempt.report, index),
+                )
+                self.repeated += letter.repeated
+            except KafkaException as error:
+                attempt.errors[index] = error.args[0]
+            except BufferError:
+                full = KafkaError(KafkaError._QUEUE_FULL)  # noqa: SLF001 - public in librdkafka
+                attempt.errors.update(dict.fromkeys(range(index, len(letters)), full))
+                break
+            self._producer.poll(0)
+        return attempt
+
+    def _left(self, attempt: _Attempt) -> list[DeadLetter]:
+        """Give what was not delivered, in order; then the topic is left alone a while."""
+        left = [
+            _shortened(letter) if _is_too_large(attempt.errors.get(index)) else letter
+            for index, letter in enumerate(attempt.letters)
+            if index not in attempt.delivered
+        ]
+        if left:
+            self._again_at = self._clock() + self._timeout_s
+            first = next(iter(attempt.errors.values()), None)
+            self.last_error = "no delivery report in time" if first is None else first.str()
+        return left
+
+    def _append(self, letters: Sequence[DeadLetter]) -> None:
+        lines = "".join(_line(letter) for letter in letters)
+        size = self._spool.stat().st_size if self._spool.exists() else 0
+        if size + len(lines) > self._limit:
+            raise SinkFull(
+                f"{self._spool}: {size} bytes, {len(lines)} more would pass the limit of "
+                f"{self._limit}; bring topic {self._topic!r} back or raise ingest.spool_bytes",
+                len(letters),
+            )
+        try:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with self._spool.open("a", encoding="ascii") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            if size == 0:
+                sync_directory(self._spool.parent)
+                sync_directory(self._spool.parent.parent)
+        except OSError as error:  # no part of it may stay: the next line would become part of it
+            with contextlib.suppress(OSError):
+                os.truncate(self._spool, size)
+            raise SinkFull(
+                f"{self._spool}: {error}; make room there or bring topic {self._topic!r} back",
+                len(letters),
+            ) from error
+        self.spooled += len(letters)
+
+    def _take_out(self, left: Sequence[DeadLetter], attempt: _Attempt) -> None:
+        """Put what is left of the piece in its place.
+
+        A disk without room for that is no reason to end: what is delivered at the head of the
+        piece is stepped over, the rest waits for the next time.
+        """
+        lines, size = self._piece
+        try:
+            if self.spooled == lines and not left:  # needs no room
+                os.truncate(self._spool, 0)
+            else:
+                self._rewrite(left, self._gone + size)
+        except OSError as error:
+            self.last_error = f"{self._spool}: {error}; make room there"
+            self._again_at = self._clock() + self._timeout_s
+            lines = self._step_over(attempt)
+            self.spooled -= lines
+        else:
+            self._gone = 0
+            self.spooled += len(left) - lines
+        self._in_doubt = max(0, self._in_doubt - lines)
+
+    def _rewrite(self, letters: Sequence[DeadLetter], size: int) -> None:
+        """Put `letters` in the place of the first `size` bytes; what follows is only copied."""
+        with replacing(self._spool) as file, self._spool.open("rb") as old:
+            file.writelines(_line(letter).encode("ascii") for letter in letters)
+            old.seek(size)
+            shutil.copyfileobj(old, file, COPY_BYTES)
+
+    def _step_over(self, attempt: _Attempt) -> int:
+        """Step over the lines at the head of the piece that are delivered; gives how many."""
+        index = count = 0
+        with self._spool.open("rb") as file:
+            file.seek(self._gone)
+            for line in islice(file, self._piece[0]):
+                if _read(line) is not None:
+                    if index not in attempt.delivered:
+                        break
+                    index += 1
+                self._gone += len(line)
+                count += 1
+        return count
+
+    def _next_piece(self) -> list[DeadLetter]:
+        """Give the oldest letters of the spool, and note how much of it they are."""
+        with self._spool.open("rb") as file:
+            file.seek(self._gone)
+            lines = list(islice(file, PIECE))
+        self._piece = len(lines), sum(map(len, lines))
+        found = [_read(line) for line in lines]  # one that the disk damaged: nothing is left of it
+        return [
+            replace(letter, repeated=letter.repeated or index < self._in_doubt)
+            for index, letter in enumerate(found)
+            if letter is not None
+        ]
+
+
+class _Attempt:
+    """One delivery of some letters, and what is known of it."""
+
+    def __init__(self, letters: Sequence[DeadLetter]) -> None:
+        self.letters = letters
+        self.delivered: set[int] = set()
+        self.errors: dict[int, KafkaError] = {}
+
+    def report(self, index: int, error: KafkaError | None, _: Message) -> None:
+        """Take a delivery report."""
+        if error is None:
+            self.delivered.add(index)
+        else:
+            self.errors[index] = error
+
+    @property
+    def is_open(self) -> bool:
+        """Whether reports are missing."""
+        return len(self.delivered) + len(self.errors) < len(self.letters)
+
+
+def _is_too_large(error: KafkaError | None) -> bool:
+    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+
+
+def _shortened(letter: DeadLetter) -> DeadLetter:
+    """Give a letter that a topic takes whose limit is below that of the message's own."""
+    value = letter.value or b""
+    full = letter.full_bytes or len(value)
+    return replace(letter, value=value[: len(value) // 2], full_bytes=full)
+
+
+def _ignore(_: KafkaError) -> None:
+    """Let delivery reports speak."""
+
+
+def _headers(letter: DeadLetter) -> Headers:
+    added = {
+        "__connect.errors.topic": letter.topic,
+        "__connect.errors.partition": str(letter.partition),
+        "__connect.errors.offset": str(letter.offset),
+        "__connect.errors.connector.name": "tradingmesh",
+        "__connect.errors.task.id": "0",
+        "__connect.errors.stage": "TRANSFORMATION" if letter.kind == "gate" else "VALUE_CONVERTER",
+        "__connect.errors.class.name": "workers.ingest.decode.decoder.Decoder",
+        "__connect.errors.exception.class.name": letter.kind,
+        "__connect.errors.exception.message": letter.text,
+        "mesh.error.class": letter.kind,
+        "mesh.timestamp": str(time.time_ns()),
+    }
+    if letter.schema_id is not None:
+        added["mesh.schema.id"] = str(letter.schema_id)
+    if letter.repeated:
+        added["mesh.redelivery"] = "possible"
+    if letter.full_bytes:
+        added["mesh.value.bytes"] = str(letter.full_bytes)
+    return [*letter.headers, *((name, value.encode()) for name, value in added.items())]
+
+
+def _raw(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)
+
+
+def _line(letter: DeadLetter) -> str:
+    headers = [[name, _text(_raw(value))] for name, value in letter.headers]
+    fields = [
+        letter.topic, letter.partition, letter.offset, _text(letter.key), _text(letter.value),
+        headers, letter.kind, letter.text, letter.schema_id, letter.full_bytes, letter.repeated,
+    ]  # fmt: skip
+    return json.dumps(fields) + "\n"
+
+
+def _letter(fields: list[Any]) -> DeadLetter:
+    topic, partition, offset, key, value, headers, *rest = fields
+    return DeadLetter(
+        topic, partition, offset, _bytes(key), _bytes(value),
+        [(name, _bytes(found)) for name, found in headers], *rest,
+    )  # fmt: skip
+
+
+def _read(line: bytes) -> DeadLetter | None:
+    """Give the letter of a line; None for a damaged one."""
+    try:
+        return _letter(json.loads(line))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""The quality checks of market data, one flag bit each."""

@@ -1,0 +1,1 @@
+"""What the daemon is made of: state machine, executor, fork server, adoption, control server."""

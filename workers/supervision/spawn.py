@@ -1,0 +1,172 @@
+"""From a spec to a process: fork, leave the daemon's things behind, become the worker.
+
+The daemon has one thread and no library with threads of its own, so that a plain fork is safe;
+a forked worker starts in milliseconds because everything common is imported already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import select
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from mesh import ProcessIdentity
+from workers.runtime.process import run_worker
+
+if TYPE_CHECKING:
+    from config import Settings
+    from config.worker_spec import WorkerSpec
+
+_DEFAULT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
+_BACKSTOP = 2  # the kernel's limit on private memory, in memory limits beyond what there is
+
+
+class Birth(msgspec.Struct, frozen=True):
+    """What a new process is told: which worker it is, where its output goes, and why it is born."""
+
+    worker: str
+    log: str
+    generation: int = 0
+    incident: int = 0  # number of the incident that it follows; 0: a first or planned start
+
+
+def title(worker: str) -> str:
+    """Give the process title of a worker that a daemon started."""
+    return f"tradingmesh: {worker}"
+
+
+def spawn(birth: Birth, settings: Settings) -> int:
+    """Start the worker and give its pid."""
+    pid = os.fork()
+    if pid != 0:
+        return pid
+    try:
+        become(birth, settings)
+    finally:
+        os._exit(70)
+
+
+def watch_child(pid: int) -> tuple[ProcessIdentity, int]:
+    """Give a new child's identity and a pidfd; raises OSError, and no such process lives on."""
+    try:
+        return ProcessIdentity.of(pid), os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)  # it is reaped as a stray
+        raise
+
+
+def become(birth: Birth, settings: Settings) -> NoReturn:
+    """Be the worker in this process, within its limits."""
+    gc.freeze()  # a collection would write to every page that is shared with the parent
+    leave_parent(Path(birth.log))
+    spec = next(s for s in settings.workers if s.name == birth.worker)
+    _apply_limits(spec)
+    run_worker(
+        spec,
+        settings,
+        title=title(spec.name),
+        generation=birth.generation,
+        incident=birth.incident,
+    )
+
+
+def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
+    """Leave the parent's group, signals and descriptors (but `keep`); output goes to `log`."""
+    os.setpgid(0, 0)  # a Ctrl-C on the daemon's terminal is the daemon's business
+    signal.set_wakeup_fd(-1)
+    for number in _DEFAULT:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # mappings need none
+    out = _open_log(log)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    for fd in {out, null} - {0, 1, 2}:
+        os.close(fd)
+    os.environ.pop("NOTIFY_SOCKET", None)
+
+
+def _open_log(log: Path) -> int:
+    """Open it for appending; where the disk takes no file, that costs the log, not the worker."""
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)  # somebody may have cleared up
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return os.open(os.devnull, os.O_WRONLY)
+
+
+def told(code: int) -> str:
+    """Say an exit code for people; negative: the signal."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def end_strays(known: set[int], groups: set[int]) -> list[int]:
+    """Reap and kill children that nobody tracks, and give those that were killed.
+
+    A subreaper becomes the parent of what its workers left behind: processes that forked away
+    from their worker, or children of a dead one. Not strays: `known` and the process `groups`.
+    """
+    killed = []
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return []
+    for pid in map(int, children.split()):
+        if pid in known:
+            continue
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0 and os.getpgid(pid) not in groups:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+    return killed
+
+
+def end_children(patience_s: float) -> None:
+    """Kill and reap every child, and what its end makes a child of ours, within `patience_s`.
+
+    To be called when nothing of it is wanted any more: who sees the end of this process finds
+    none of the others.
+    """
+    due = time.monotonic() + patience_s
+    while time.monotonic() < due:
+        end_strays(set(), set())
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                select.select([], [], [], 0.001)  # the kernel takes it down
+        except ChildProcessError:
+            return
+
+
+def _apply_limits(spec: WorkerSpec) -> None:
+    os.environ.update(spec.env)
+    if spec.nice:
+        os.nice(spec.nice)
+    if spec.cpu_affinity:
+        os.sched_setaffinity(0, spec.cpu_affinity)
+    if spec.memory_limit_bytes is not None:
+        # Between two looks of the daemon a process can grow a lot: the kernel refuses in the end.
+        now = Path("/proc/self/statm").read_text(encoding="ascii").split()
+        data = int(now[5]) * resource.getpagesize() + _BACKSTOP * spec.memory_limit_bytes
+        _set_limit(resource.RLIMIT_DATA, data)
+    for name, value in spec.rlimits.items():
+        _set_limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
+
+
+def _set_limit(which: int, value: int) -> None:
+    """Set the soft limit, and the hard one as far as it is above; more than allowed: what is."""
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))

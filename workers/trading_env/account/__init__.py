@@ -1,0 +1,1 @@
+"""What a lane owns: fills, portfolio, observation."""

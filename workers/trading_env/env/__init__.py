@@ -1,0 +1,1 @@
+"""The Gymnasium environments: one lane, many lanes, views, registration, pictures."""

@@ -1,0 +1,139 @@
+"""`TradingEnvironment`: ten option positions as a `gymnasium.Env`, over any provider.
+
+One lane of the simulation that the feeder and `TradingVectorEnv` step in batches. What is decided
+on state t is filled at t's quote and rewarded by t + 1. `terminated` is ruin; `truncated` is the
+end of data or of the configured steps, where a learner bootstraps. The configuration can swap the
+two for code that was written for older environments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from config.trading import TradingConfig
+from workers.contract.dtypes import SLOTS
+from workers.trading_env.account.simulation import Simulation
+from workers.trading_env.env import registration
+from workers.trading_env.env.render import History
+from workers.trading_env.env.spaces import action_space, observation_space
+from workers.trading_env.market.track import track_of
+
+if TYPE_CHECKING:
+    from workers.trading_env.account._kernel import Outcome
+    from workers.trading_env.providers.protocol import MarketDataProvider
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SEEDS = 1 << 62
+RUIN, END_OF_DATA, STEP_LIMIT = "ruin", "end of data", "step limit"
+
+
+class TradingEnvironment(gymnasium.Env[Array, Array]):
+    """Observation float32 (16, 100), action float32 (10,); see `workers.trading_env.env.spaces`.
+
+    `info` holds cash, equity and costs (float, quote currency; costs of this step), fills (float64
+    (10,), contracts bought + and sold -), reasons (uint8 (10,), bits of `Reason`: why a slot did
+    not get what was wanted), step and ts_event; the last step of an episode adds `ended`.
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own
+
+    def __init__(
+        self,
+        provider: MarketDataProvider,
+        config: TradingConfig | None = None,
+        *,
+        render_mode: str | None = None,
+    ) -> None:
+        """Trade on `provider`. Raises TypeError for no provider, BadMarketData for bad states."""
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode {render_mode!r} is none of {self.metadata}")
+        self.config = TradingConfig() if config is None else config
+        self.observation_space = observation_space()
+        self.action_space = action_space()
+        self.render_mode = render_mode
+        self.provider = provider
+        self.simulation = Simulation(1, self.config)
+        self._track = track_of(provider, self.config)
+        self._running = False
+        self._then = np.zeros(1, np.int64)
+        self._now = np.zeros(1, np.int64)
+        self._history = History(self.config) if render_mode else None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode: (observation, info). The same seed gives the same episodes after it."""
+        super().reset(seed=seed, options=options)
+        self._track.start(int(self.np_random.integers(SEEDS)))
+        self._then[0] = self._track.row
+        self.simulation.reset(self._track.block, self._then)
+        self._running = True
+        if self._history is not None:
+            self._history.clear()
+            self._record(self._info(None))
+        return self.simulation.windows.of(0), self._info(None)
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Hold `action` x the contract limit from the quotes of now to the state that comes next.
+
+        Raises ResetNeeded without a running episode, InvalidAction, and by configuration
+        BadMarketData, CorporateAction and StaleData.
+        """
+        if not self._running:
+            raise ResetNeeded("no episode is running; call reset first")
+        simulation = self.simulation
+        single = action[None] if isinstance(action, np.ndarray) else [action]
+        actions = simulation.checked(single)
+        self._now[0], data_ends = self._track.move()
+        self._then[0] = self._track.row
+        outcome = self.simulation.step(self._track.block, self._now, self._then, actions)
+        terminated = bool(outcome.ruined[0])
+        limit = self.config.max_episode_steps
+        limited = bool(limit and simulation.steps[0] >= limit)
+        truncated = not terminated and (data_ends or limited)
+        info = self._info(outcome)
+        if terminated or truncated:
+            self._running = False
+            info["ended"] = RUIN if terminated else END_OF_DATA if data_ends else STEP_LIMIT
+        if self._history is not None:
+            self._record(info)
+        if self.config.swap_terminated_truncated:
+            terminated, truncated = truncated, terminated
+        return simulation.windows.of(0), float(outcome.reward[0]), terminated, truncated, info
+
+    def render(self) -> Any:
+        """Plot equity, positions and costs of the episode: uint8 (h, w, 3), or a window."""
+        if self._history is None:
+            gymnasium.logger.warn("render without a render_mode: give one when making it")
+            return None
+        return self._history.render(self.render_mode or "rgb_array")
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._history is not None:
+            self._history.close()
+
+    def _info(self, outcome: Outcome | None) -> dict[str, Any]:
+        accounts = self.simulation.accounts
+        return {
+            "cash": float(accounts.cash[0]),
+            "equity": float(accounts.equity[0]),
+            "costs": 0.0 if outcome is None else float(outcome.costs[0]),
+            "fills": np.zeros(SLOTS) if outcome is None else outcome.change[0],
+            "reasons": np.zeros(SLOTS, np.uint8) if outcome is None else outcome.reasons[0],
+            "step": int(self.simulation.steps[0]),
+            "ts_event": int(self._track.block.ts_event[self._track.row]),
+        }
+
+    def _record(self, info: dict[str, Any]) -> None:
+        assert self._history is not None  # noqa: S101 - callers looked
+        self._history.add(self.simulation.accounts.positions[0].copy(), info)
+        if self.render_mode == "human":
+            self._history.render("human")
+
+
+registration.register()

@@ -1,0 +1,1 @@
+"""Market states: slots, indicators, pricing, validated blocks, archives."""

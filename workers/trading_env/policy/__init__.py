@@ -1,0 +1,1 @@
+"""Policies as named arrays, run in NumPy."""

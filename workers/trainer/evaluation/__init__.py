@@ -1,0 +1,1 @@
+"""Policies scored on held-out markets."""

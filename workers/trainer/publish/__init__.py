@@ -1,0 +1,1 @@
+"""Policies on their way to those who act: publisher and leaderboard."""

@@ -1,0 +1,1 @@
+"""Transitions sampled from experience."""

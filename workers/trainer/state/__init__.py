@@ -1,0 +1,1 @@
+"""What a learner is restored from: shared memory, checkpoints, model files."""

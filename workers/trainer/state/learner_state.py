@@ -1,0 +1,92 @@
+"""Everything a learner is, as named arrays: for shared memory, for disk, and back.
+
+Weights, targets, moments, counters and the state of both random generators: a learner made from
+it goes on bit for bit as the one it was taken from would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from workers.trainer.replay.priorities import MARKS
+
+if TYPE_CHECKING:
+    from workers.trainer.replay.ring import RingReplay
+    from workers.trainer.td3.update import Update
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MASK = (1 << 64) - 1
+WORDS = 6
+
+
+class StateMismatch(Exception):
+    """The arrays are of another network."""
+
+
+def take(update: Update, replay: RingReplay) -> dict[str, Array]:
+    """Give everything: views of what lies in this memory, to be written away at once.
+
+    The update has a generator of its own (a worker's has).
+    """
+    arrays: dict[str, Array] = {n: t.cpu().numpy() for n, t in update.state().items()}
+    arrays["updates"] = np.array(update.updates, np.int64)
+    arrays["caution"] = np.array(update.caution, np.float64)
+    arrays["origin"] = np.array(replay.origin, np.int64)
+    if replay.priorities is not None:
+        arrays["priorities"], arrays["marks"] = replay.priorities.values, replay.priorities.marks
+    arrays["numpy_random"] = _words(replay.dice)
+    return arrays
+
+
+def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None:
+    """Make the learner what the arrays say. Raises StateMismatch before anything is changed."""
+    present = update.state()
+    wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
+    wanted |= {"updates": (), "caution": (), "origin": (3,), "numpy_random": (WORDS,)}
+    if replay.priorities is not None:
+        wanted |= {"priorities": replay.priorities.values.shape, "marks": (MARKS,)}
+    for name, shape in wanted.items():
+        found = arrays.get(name)
+        if found is None or found.shape != shape:
+            raise StateMismatch(
+                f"{name!r} is {None if found is None else found.shape}, this network has "
+                f"{shape}; remove the state to begin anew"
+            )
+    update.set_state({name: torch.from_numpy(arrays[name]) for name in present})
+    update.updates, update.caution = int(arrays["updates"]), float(arrays["caution"])
+    generation, base, before = arrays["origin"].tolist()
+    if generation == replay.origin[0]:
+        replay.origin = (generation, base, before)
+        if replay.priorities is not None:
+            replay.priorities.values[:] = arrays["priorities"]
+            replay.priorities.marks[:] = arrays["marks"]
+    else:  # another ring, as after a reboot: its records earn updates from now on
+        replay.origin = (*replay.origin[:2], update.updates)
+    _set_words(replay.dice, arrays["numpy_random"])
+
+
+def _words(dice: np.random.Generator) -> Array:
+    """PCG64's state as six 64-bit words."""
+    state: dict[str, Any] = dict(dice.bit_generator.state)
+    number, increment = state["state"]["state"], state["state"]["inc"]
+    return np.array(
+        [
+            number & MASK, number >> 64, increment & MASK, increment >> 64,
+            state["has_uint32"], state["uinteger"],
+        ],
+        np.uint64,
+    )  # fmt: skip
+
+
+def _set_words(dice: np.random.Generator, words: Array) -> None:
+    low, high, inc_low, inc_high, has, value = (int(word) for word in words)
+    dice.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": high << 64 | low, "inc": inc_high << 64 | inc_low},
+        "has_uint32": has,
+        "uinteger": value,
+    }

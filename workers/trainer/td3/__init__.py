@@ -1,0 +1,1 @@
+"""The TD3 algorithm: networks, updates, flat parameters, kernels."""

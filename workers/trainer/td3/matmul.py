@@ -1,0 +1,135 @@
+"""Products of matrices with what surrounds them in a network, by torch or by a kernel of our own.
+
+On a processor with AVX-512 the kernel (`_products/product.h`) is nearer to the units' limit than
+the library that torch brings for processors of another maker, writes sums of bfloat16 factors as
+float32, and rounds the factors while it reads them. Elsewhere, on a device, on several threads and
+where AMX units make the library's bfloat16 products faster, torch multiplies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.trainer.td3._matmul import _native
+
+Matrix = Any  # a tensor or an array, as `matrix` gave it
+
+
+class Products:
+    """Products by torch, on any device."""
+
+    kind = "torch"
+
+    def __init__(self, *, half: bool) -> None:
+        """With `half` the factors of products that need not be exact are rounded to bfloat16."""
+        self.half = half
+
+    def matrix(self, tensor: Tensor) -> Matrix:
+        """Give what a product takes: the same memory, wherever the tensor's values change."""
+        return tensor
+
+    def factor(self, tensor: Tensor) -> Matrix:
+        """Give a matrix whose values stay as they are while it is a factor of products."""
+        return tensor.bfloat16() if self.half else tensor
+
+    def into(
+        self,
+        out: Matrix,
+        left: Matrix,
+        right: Matrix,
+        *,
+        bias: Matrix | None = None,
+        mask: Matrix | None = None,
+        add: bool = False,
+        relu: bool = False,
+        exact: bool = False,
+    ) -> None:
+        """Put left (m, k) @ right (k, n) into `out` (m, n), then, in this order, what is asked for.
+
+        Add to what is in `out`, add the bias (n,), take the positive part, put 0 where the mask
+        (m, n) is not above 0. `exact` products have factors of float32 whatever the precision.
+        """
+        if self.half and not exact:
+            found = left.bfloat16() @ right.bfloat16()
+            if add:
+                out.add_(found)
+            else:
+                out.copy_(found)
+            if bias is not None:
+                out.add_(bias)
+        elif add:
+            out.addmm_(left, right)
+            if bias is not None:
+                out.add_(bias)
+        elif bias is not None:
+            torch.addmm(bias, left, right, out=out)
+        else:
+            torch.mm(left, right, out=out)
+        if relu:
+            out.relu_()
+        if mask is not None:
+            torch.ops.aten.threshold_backward.grad_input(out, mask, 0.0, grad_input=out)
+
+    def add_up(self, out: Matrix, matrix: Matrix) -> None:
+        """Put the sums of the columns of a matrix (m, n) into `out` (1, n)."""
+        torch.sum(matrix, 0, keepdim=True, out=out)
+
+
+class NativeProducts(Products):
+    """Products by the kernel, on one thread of this processor."""
+
+    kind = "avx512"
+
+    def __init__(self, *, half: bool) -> None:
+        """As torch's."""
+        super().__init__(half=half)
+        self._ones = np.ones((1, 1), np.float32)
+
+    def matrix(self, tensor: Tensor) -> Matrix:
+        """Give the tensor's memory as an array."""
+        return tensor.numpy()
+
+    factor = matrix  # it is rounded as it is read
+
+    def into(
+        self,
+        out: Matrix,
+        left: Matrix,
+        right: Matrix,
+        *,
+        bias: Matrix | None = None,
+        mask: Matrix | None = None,
+        add: bool = False,
+        relu: bool = False,
+        exact: bool = False,
+    ) -> None:
+        """As torch's; sums are float32 also of rounded factors."""
+        flags = add * _native.ADD | relu * _native.RELU
+        if self.half and not exact:
+            flags |= _native.HALF
+        _native.product(out, left, right, bias, mask, flags)
+
+    def add_up(self, out: Matrix, matrix: Matrix) -> None:
+        """As torch's."""
+        if self._ones.shape[1] != len(matrix):
+            self._ones = np.ones((1, len(matrix)), np.float32)
+        _native.product(out, self._ones, matrix, None, None, 0)
+
+
+def on_one_thread(device: torch.device) -> bool:
+    """Tell whether what happens there happens on one thread of this processor."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
+def products_for(device: torch.device, *, half: bool) -> Products:
+    """Give the faster ones for this device, this processor and the number of threads set."""
+    if not on_one_thread(device):
+        return Products(half=half)
+    floats, pairs = _native.units()
+    if half and (not pairs or torch.cpu.get_capabilities().get("amx_bf16")):
+        return Products(half=half)
+    return NativeProducts(half=half) if floats else Products(half=half)
