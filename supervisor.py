@@ -134,9 +134,15 @@ class Supervisor:
         )
         adopt_orphans()
         self.fleet = Fleet(
-            settings, self.mesh, self.hearts, self.journal, self.selector, self.logs, clock,
+            settings,
+            self.mesh,
+            self.hearts,
+            self.journal,
+            self.selector,
+            self.logs,
+            clock,
             time.time,
-        )  # fmt: skip
+        )
         self.foreign = Foreign(self.mesh, self._tell)
         self._take_over(told)
         self.server = ControlServer(
@@ -319,8 +325,11 @@ class Supervisor:
                 self.fleet.apply(worker, Event.RESTART)
         self.fleet.fingerprint = new.fingerprint()
         self._replace(configuration=self.fleet.fingerprint)
-        self._tell("reloaded", "info", f"added {list(todo.added)}, removed {list(todo.removed)}, "
-                   f"changed {list(todo.changed)}")  # fmt: skip
+        self._tell(
+            "reloaded",
+            "info",
+            f"added {list(todo.added)}, removed {list(todo.removed)}, changed {list(todo.changed)}",
+        )
 
     def _add(self, spec: WorkerSpec) -> None:
         """Track a worker; one that was removed a moment ago and still ends is wanted again."""

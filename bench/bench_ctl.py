@@ -34,11 +34,31 @@ from workers.contract.names import policy_segment
 ROUNDS = 15
 PROMISE_MS = 150.0
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("--help", "status", "status --format json", "segments", "show ticks", "show quotes",
-            "show policy/td3-1", "tail ticks --no-follow", "locks", "events", "doctor",
-            "completion bash", "words workers")  # fmt: skip
-ASKING = ("status --wait-ready 60", "top", "stop second", "start second", "restart first",
-          "reset first", "break-lock free", "reload")  # fmt: skip
+COMMANDS = (
+    "--help",
+    "status",
+    "status --format json",
+    "segments",
+    "show ticks",
+    "show quotes",
+    "show policy/td3-1",
+    "tail ticks --no-follow",
+    "locks",
+    "events",
+    "doctor",
+    "completion bash",
+    "words workers",
+)
+ASKING = (
+    "status --wait-ready 60",
+    "top",
+    "stop second",
+    "start second",
+    "restart first",
+    "reset first",
+    "break-lock free",
+    "reload",
+)
 WORKERS = """
 [workers.first]
 worker = "tests.sample_workers:Counting"
@@ -77,9 +97,12 @@ def first_output_ms(command: list[str]) -> float:
     """Milliseconds from the start of a process to its first byte of output."""
     began = time.perf_counter_ns()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": ""},
-    ) as child:  # fmt: skip
+    ) as child:
         assert child.stdout is not None
         os.read(child.stdout.fileno(), 1)
         elapsed = time.perf_counter_ns() - began
@@ -120,11 +143,20 @@ def measure(ctl: list[str], load: str, commands: tuple[str, ...] = COMMANDS) -> 
     limit, peer = median(times["python"]), median(times["numpy"])
     for name in commands:
         value = median(times[name])
-        print(json.dumps({
-            "bench": f"ctl.first_output{load} {name}", "value": round(value, 1), "unit": "ms",
-            "p90": round(quantiles(times[name], n=10)[8], 1), "limit": round(limit, 1),
-            "peer": round(peer, 1), "ratio": round(value / peer, 2), "promise": PROMISE_MS,
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "bench": f"ctl.first_output{load} {name}",
+                    "value": round(value, 1),
+                    "unit": "ms",
+                    "p90": round(quantiles(times[name], n=10)[8], 1),
+                    "limit": round(limit, 1),
+                    "peer": round(peer, 1),
+                    "ratio": round(value / peer, 2),
+                    "promise": PROMISE_MS,
+                }
+            )
+        )
 
 
 def ask_a_daemon(script: str) -> None:

@@ -126,9 +126,12 @@ class PlainEnv(gymnasium.Env[Any, Any]):
         self.frames.append(self._frame())
         ended = value <= 5e5
         return (
-            np.stack(self.frames), reward, ended, self.row >= len(self.price) - 1,
+            np.stack(self.frames),
+            reward,
+            ended,
+            self.row >= len(self.price) - 1,
             {"equity": value, "cost": cost},
-        )  # fmt: skip
+        )
 
 
 def batched(provider: RecordedProvider, lanes: int, *, copy: bool) -> float:
@@ -294,11 +297,22 @@ def _latencies(folder: Path, lanes: int, count: int = 400) -> list[float]:
     profile = folder / "bench.toml"
     profile.write_text(PROFILE.format(lanes=lanes))
     feeder = subprocess.Popen(
-        [sys.executable, "-m", "workers.feeder", "--profile", str(profile),
-         "--set", f"mesh.path={folder / 'mesh'}", "--set", f"run_directory={folder / 'run'}"],
-        cwd=ROOT, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "workers.feeder",
+            "--profile",
+            str(profile),
+            "--set",
+            f"mesh.path={folder / 'mesh'}",
+            "--set",
+            f"run_directory={folder / 'run'}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         batches = list(SyntheticChain(interval_s=1.0).ticks(count + 50, seed=0))
         ring = _experience(mesh, feeder, ticks, batches[:40])

@@ -68,22 +68,34 @@ def show(bench: str, value: float, unit: str, peer: float, **more: object) -> No
 def quotes(count: int) -> list[bytes]:
     """Give `count` bodies of twelve fields, 500 symbols, seeded."""
     dice = np.random.default_rng(7)
-    symbols = [f"{'SPY' if i % 2 else 'QQQ':<6}26{1 + i % 12:02d}18C{(100 + i) * 1000:08d}"
-               for i in range(500)]  # fmt: skip
+    symbols = [
+        f"{'SPY' if i % 2 else 'QQQ':<6}26{1 + i % 12:02d}18C{(100 + i) * 1000:08d}"
+        for i in range(500)
+    ]
     ts = 1_760_000_000_000_000_000
     bodies = []
     for _ in range(count):
         ts += int(dice.integers(1000, 400_000))
         bid = round(float(dice.uniform(5, 50)), 2)
         buffer = io.BytesIO()
-        fastavro.schemaless_writer(buffer, PARSED, {
-            "symbol": symbols[int(dice.integers(500))], "timestamp": ts, "bid": bid,
-            "ask": bid + 0.25, "last": bid + 0.1, "volume": int(dice.integers(50_000)),
-            "open_interest": int(dice.integers(200_000)),
-            "implied_volatility": float(dice.uniform(0.05, 1.5)),
-            "delta": float(dice.uniform(-1, 1)), "gamma": float(dice.uniform(0, 0.2)),
-            "vega": float(dice.uniform(0, 1)), "theta": float(dice.uniform(-1, 0)),
-        })  # fmt: skip
+        fastavro.schemaless_writer(
+            buffer,
+            PARSED,
+            {
+                "symbol": symbols[int(dice.integers(500))],
+                "timestamp": ts,
+                "bid": bid,
+                "ask": bid + 0.25,
+                "last": bid + 0.1,
+                "volume": int(dice.integers(50_000)),
+                "open_interest": int(dice.integers(200_000)),
+                "implied_volatility": float(dice.uniform(0.05, 1.5)),
+                "delta": float(dice.uniform(-1, 1)),
+                "gamma": float(dice.uniform(0, 0.2)),
+                "vega": float(dice.uniform(0, 1)),
+                "theta": float(dice.uniform(-1, 0)),
+            },
+        )
         bodies.append(buffer.getvalue())
     return bodies
 
@@ -114,9 +126,11 @@ class Worker:
         sets = [part for pair in pairs for part in ("--set", pair)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"workers.{kind}", "--profile", str(profile), *sets],
-            cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
             stderr=(directory / f"{kind}.log").open("ab"),
-        )  # fmt: skip
+        )
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it."""
@@ -163,9 +177,13 @@ def register(address: dict[str, Any]) -> int:
 def fill(address: dict[str, Any], messages: list[bytes]) -> None:
     """Fill every partition with the same messages."""
     producer = Producer(
-        {"bootstrap.servers": address["bootstrap_servers"], "linger.ms": 50,
-         "batch.size": 1_000_000, "queue.buffering.max.messages": 2_000_000}
-    )  # fmt: skip
+        {
+            "bootstrap.servers": address["bootstrap_servers"],
+            "linger.ms": 50,
+            "batch.size": 1_000_000,
+            "queue.buffering.max.messages": 2_000_000,
+        }
+    )
     for partition in range(PARTITIONS):
         for message in messages:
             producer.produce(TOPIC, message, partition=partition)
@@ -233,10 +251,19 @@ PEERS = {"raw": peer_raw, "fastavro": peer_fastavro, "deserializer": peer_deseri
 def run_peer(name: str, address: dict[str, Any]) -> tuple[float, float]:
     """Run a peer in a process of its own."""
     out = subprocess.run(
-        [sys.executable, __file__, "--peer", name, address["bootstrap_servers"],
-         address["registry_url"]],
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            __file__,
+            "--peer",
+            name,
+            address["bootstrap_servers"],
+            address["registry_url"],
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
     rate, cpu = json.loads(out.stdout)
     return rate, cpu
 
@@ -266,8 +293,14 @@ def bench_decode() -> None:
     if (status != OK).any():
         raise RuntimeError("not every message was decoded")
     size = sum(map(len, messages)) / len(messages)
-    show("ingest.decode", median(ours), "messages/s", median(theirs), peer_is="fastavro",
-         bytes=round(size))  # fmt: skip
+    show(
+        "ingest.decode",
+        median(ours),
+        "messages/s",
+        median(theirs),
+        peer_is="fastavro",
+        bytes=round(size),
+    )
 
 
 def run_ours(
@@ -279,11 +312,15 @@ def run_ours(
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     servers, url = address["bootstrap_servers"], address["registry_url"]
     worker = Worker(
-        "ingest", directory, mesh,
-        f"kafka.bootstrap_servers={servers}", f"kafka.registry_url={url}",
+        "ingest",
+        directory,
+        mesh,
+        f"kafka.bootstrap_servers={servers}",
+        f"kafka.registry_url={url}",
         f"kafka.commit_group=bench-{time.time_ns()}",  # every round begins at the beginning
-        "ingest.profile=throughput", *settings,
-    )  # fmt: skip
+        "ingest.profile=throughput",
+        *settings,
+    )
     wait("ring", lambda: Mesh(mesh).attach("ticks").published > 0)
     cpu_then, ring = worker.cpu_s(), Mesh(mesh).attach("ticks")
     count_then, stamps = ring.published, ring.view()["ts_ingest"][: ring.published].copy()
@@ -454,18 +491,29 @@ def bench_latency() -> None:
             theirs = peers_latency(peer, rate)
             for number, name in enumerate(("p50", "p99")):
                 value, at = percentiles(taken)[number], round(percentiles(decoded)[number], 3)
-                show(f"ingest.latency.{rate}.{name}", value, "ms", theirs[number],
-                     peer_is=who, decoded=at, received=received,
-                     fetch_wait_ms=latency_ms)  # fmt: skip
+                show(
+                    f"ingest.latency.{rate}.{name}",
+                    value,
+                    "ms",
+                    theirs[number],
+                    peer_is=who,
+                    decoded=at,
+                    received=received,
+                    fetch_wait_ms=latency_ms,
+                )
 
 
 def peer_group(servers: str, _: str) -> tuple[float, float]:
     """A consumer of a group with a short session: from its start to a message of each partition."""
     start = time.monotonic()
     source = Consumer(
-        {"bootstrap.servers": servers, "group.id": "restart", "session.timeout.ms": 6000,
-         "auto.offset.reset": "latest"}
-    )  # fmt: skip
+        {
+            "bootstrap.servers": servers,
+            "group.id": "restart",
+            "session.timeout.ms": 6000,
+            "auto.offset.reset": "latest",
+        }
+    )
     source.subscribe([TOPIC])
     seen: set[int | None] = set()
     while len(seen) < 3:
@@ -491,9 +539,11 @@ def bench_restart(kills: int = 10) -> None:
             "restart = { base_delay_s = 0.01, max_delay_s = 0.01, intensity = 1000 }\n"
         )
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "supervisor", "--profile", str(profile)], cwd=ROOT,
-            stderr=(directory / "meshd.log").open("ab"), start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "supervisor", "--profile", str(profile)],
+            cwd=ROOT,
+            stderr=(directory / "meshd.log").open("ab"),
+            start_new_session=True,
+        )
         source = start_peer("forever", servers, schema_id, "1000")
         try:
             ring = wait("rows", lambda: (r := Mesh(mesh).attach("ticks")).published > 100 and r)
@@ -503,8 +553,14 @@ def bench_restart(kills: int = 10) -> None:
             for process in (source, daemon):
                 process.terminate()
                 process.wait(30)
-    show("ingest.restart", median(ours), "ms", theirs, peer_is="consumer group, session 6 s",
-         worst=round(max(ours), 1))  # fmt: skip
+    show(
+        "ingest.restart",
+        median(ours),
+        "ms",
+        theirs,
+        peer_is="consumer group, session 6 s",
+        worst=round(max(ours), 1),
+    )
 
 
 def milliseconds_to_fresh(mesh: Path, ring: Any) -> float:
@@ -546,8 +602,13 @@ def bench_memory(rounds: int = 9) -> None:
     with embedded_broker(topics) as (mesh, directory, address):
         messages = [frame(register(address), body) for body in quotes(PER_PARTITION)]
         servers, url = address["bootstrap_servers"], address["registry_url"]
-        worker = Worker("ingest", directory, mesh, f"kafka.bootstrap_servers={servers}",
-                        f"kafka.registry_url={url}")  # fmt: skip
+        worker = Worker(
+            "ingest",
+            directory,
+            mesh,
+            f"kafka.bootstrap_servers={servers}",
+            f"kafka.registry_url={url}",
+        )
         ring = wait("ring", lambda: Mesh(mesh).attach("ticks"))
         sizes = []
         for number in range(rounds):
@@ -555,8 +616,14 @@ def bench_memory(rounds: int = 9) -> None:
             wait("all", lambda n=number: ring.published >= (n + 1) * TOTAL)
             sizes.append(worker.resident_mb())
         worker.stop()
-    show("ingest.resident", sizes[-1], "MiB (anonymous)", sizes[0],
-         peer_is="itself after 400,000 messages", messages=rounds * TOTAL)  # fmt: skip
+    show(
+        "ingest.resident",
+        sizes[-1],
+        "MiB (anonymous)",
+        sizes[0],
+        peer_is="itself after 400,000 messages",
+        messages=rounds * TOTAL,
+    )
 
 
 PEERS_APART = {

@@ -121,11 +121,20 @@ def trading(kind, env, updates, seed, **kwargs):
     if kind is TD3:
         kwargs["replay_buffer_class"] = FrameReplay
     model = kind(
-        "MlpPolicy", env, learning_rate=falling, buffer_size=160_000, learning_starts=32 * LANES,
-        batch_size=256, train_freq=1, gradient_steps=1, policy_kwargs=FRAMES,
-        action_noise=NormalActionNoise(np.zeros(SLOTS), np.full(SLOTS, 0.3)), seed=seed,
-        device="cpu", **kwargs,
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        learning_rate=falling,
+        buffer_size=160_000,
+        learning_starts=32 * LANES,
+        batch_size=256,
+        train_freq=1,
+        gradient_steps=1,
+        policy_kwargs=FRAMES,
+        action_noise=NormalActionNoise(np.zeros(SLOTS), np.full(SLOTS, 0.3)),
+        seed=seed,
+        device="cpu",
+        **kwargs,
+    )
     return model, LANES * (updates + 33)
 
 
@@ -172,12 +181,20 @@ def bench_pendulum(seeds):
     for seed in seeds:
         for name, kind in KINDS.items():
             model = kind(
-                "MlpPolicy", Monitor(gymnasium.make("Pendulum-v1")), learning_rate=1e-3,
-                buffer_size=200_000, learning_starts=1000, batch_size=128, gamma=0.98,
-                train_freq=1, gradient_steps=1, policy_kwargs={"net_arch": [256, 256]},
-                action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.1)), seed=seed,
+                "MlpPolicy",
+                Monitor(gymnasium.make("Pendulum-v1")),
+                learning_rate=1e-3,
+                buffer_size=200_000,
+                learning_starts=1000,
+                batch_size=128,
+                gamma=0.98,
+                train_freq=1,
+                gradient_steps=1,
+                policy_kwargs={"net_arch": [256, 256]},
+                action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.1)),
+                seed=seed,
                 device="cpu",
-            )  # fmt: skip
+            )
             clock = Clock()
             for steps in STEPS:
                 model.learn(10_000, reset_num_timesteps=steps == STEPS[0], log_interval=None)

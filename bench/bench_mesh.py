@@ -142,8 +142,14 @@ def bench_struct(mesh: Mesh, _directory: str) -> None:
         ("read", "cell.read()", "d.decode(b)"),
     ):
         found = timed(names, CALLS, ours, alone)
-        figure(f"struct.{what}", median(found[0]), "ns", f"{alone[2:8]} alone", median(found[1]),
-               ratio_of(*found))  # fmt: skip
+        figure(
+            f"struct.{what}",
+            median(found[0]),
+            "ns",
+            f"{alone[2:8]} alone",
+            median(found[1]),
+            ratio_of(*found),
+        )
 
 
 class ByCell(Way):
@@ -273,8 +279,14 @@ def latencies(how: str, taken: list[Taken]) -> None:
     for at, part in (("p50", 0.5), ("p99", 0.99)):
         values = [[d[int(len(d) * part)] for d in way.delays] for way in (ours, *others)]
         for other, found in zip(others, values[1:], strict=True):
-            figure(f"latency.{how}.{at}", median(values[0]), "us", other.name, median(found),
-                   ratio_of(values[0], found))  # fmt: skip
+            figure(
+                f"latency.{how}.{at}",
+                median(values[0]),
+                "us",
+                other.name,
+                median(found),
+                ratio_of(values[0], found),
+            )
 
 
 def interpreter_share(mesh: Mesh) -> float:
@@ -374,16 +386,22 @@ class ByRingInC(ByRing):
     def write(self, turn: Turn) -> None:
         """Publish; look every 1024 records where the reader is."""
         self._c.limit_publish(
-            address(self._writer), pointer(self._records), ctypes.c_uint64(self._batch),
-            ctypes.c_uint64(self._total), turn.word(CURSOR),
-        )  # fmt: skip
+            address(self._writer),
+            pointer(self._records),
+            ctypes.c_uint64(self._batch),
+            ctypes.c_uint64(self._total),
+            turn.word(CURSOR),
+        )
 
     def read(self, turn: Turn) -> None:
         """Copy all of them out."""
         lost = self._c.limit_follow(
-            address(self._ring), pointer(self._out), ctypes.c_uint64(ROOM),
-            ctypes.c_uint64(self._total), turn.word(CURSOR),
-        )  # fmt: skip
+            address(self._ring),
+            pointer(self._out),
+            ctypes.c_uint64(ROOM),
+            ctypes.c_uint64(self._total),
+            turn.word(CURSOR),
+        )
         if lost:
             raise RuntimeError(f"{lost} records were lost")
 
@@ -416,8 +434,9 @@ def rates(name: str, taken: list[Taken], totals: list[int]) -> None:
         for way, total in zip(taken, totals, strict=True)
     ]
     for other, found in zip(taken[1:], values[1:], strict=True):
-        figure(name, median(values[0]), "M/s", other.name, median(found),
-               ratio_of(values[0], found))  # fmt: skip
+        figure(
+            name, median(values[0]), "M/s", other.name, median(found), ratio_of(values[0], found)
+        )
 
 
 def bench_stream(mesh: Mesh, directory: str) -> None:
@@ -456,10 +475,15 @@ def bench_tensors(mesh: Mesh, directory: str) -> None:
     tensors.read(out)
     lock, buffer = FORK.Lock(), np.zeros(size, "u1")
     names: dict[str, Any] = {
-        "t": tensors, "like": like, "out": out, "c": limits(directory), "locked": locked,
-        "to": pointer(np.frombuffer(places, "u1")), "flat": pointer(flat),
+        "t": tensors,
+        "like": like,
+        "out": out,
+        "c": limits(directory),
+        "locked": locked,
+        "to": pointer(np.frombuffer(places, "u1")),
+        "flat": pointer(flat),
         "size": ctypes.c_uint64(size),
-    }  # fmt: skip
+    }
     names |= {"private": buffer, "shared": np.frombuffer(places, "u1")[:size]}
     for what, statement, alone in (
         ("publish", "t.publish(like)", "c.limit_copy(to, flat, size, calls)"),
@@ -469,8 +493,14 @@ def bench_tensors(mesh: Mesh, directory: str) -> None:
         found = timed(names, 10, statement, *bare, "locked()")
         ours, others = found[0], [*(("memcpy",) if bare else ()), "copy under mp.Lock, no checksum"]
         for peer, other in zip(others, found[1:], strict=True):
-            figure(f"tensors.{what}", median(ours) / 1e6, "ms", peer, median(other) / 1e6,
-                   ratio_of(ours, other))  # fmt: skip
+            figure(
+                f"tensors.{what}",
+                median(ours) / 1e6,
+                "ms",
+                peer,
+                median(other) / 1e6,
+                ratio_of(ours, other),
+            )
     seconds = nanoseconds("borrowed()", {"borrowed": borrowed}, 5000)
     figure("tensors.borrow", seconds / 1e3, "us", "", None)
 

@@ -300,8 +300,9 @@ def bench_starved() -> None:
                 longest = max(longest, one.silence())
                 hung |= {
                     (i["worker"], i["pid"], i["evidence"])
-                    for i in one.status()["incidents"] if i["kind"] != "exited"
-                }  # fmt: skip
+                    for i in one.status()["incidents"]
+                    if i["kind"] != "exited"
+                }
                 if now >= kill_at and (pids := one.running()):
                     os.kill(pids["td3-0"], signal.SIGKILL)
                     kills, kill_at = kills + 1, now + 10.0
@@ -421,8 +422,17 @@ def peer_configuration(name: str, directory: Path) -> list[str]:
         "    os.close(fd)\n"
         "def app(environ, start_response):\n    raise NotImplementedError\n"
     )
-    return [str(bin_ / "gunicorn"), "--chdir", str(directory), "-c", str(directory / "app.py"),
-            "--preload", "-b", f"unix:{directory}/socket", "app:app"]  # fmt: skip
+    return [
+        str(bin_ / "gunicorn"),
+        "--chdir",
+        str(directory),
+        "-c",
+        str(directory / "app.py"),
+        "--preload",
+        "-b",
+        f"unix:{directory}/socket",
+        "app:app",
+    ]
 
 
 def peer_restart(name: str, rounds: int) -> float:
@@ -460,10 +470,19 @@ def bench_peers() -> None:
     if not (PEERS / "bin" / "supervisord").exists():
         subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
         done = subprocess.run(
-            [PEERS / "bin" / "python", "-m", "pip", "install", "-q", "setuptools<81",
-             *PEER_PACKAGES],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                PEERS / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "setuptools<81",
+                *PEER_PACKAGES,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             shutil.rmtree(PEERS)
             print(json.dumps({"bench": "supervisor.peers", "skipped": done.stderr[-200:]}))
@@ -482,8 +501,10 @@ def bench_exposure() -> None:
     for unit in ("tradingmesh.service", "tradingmesh-broker.service"):
         text = subprocess.run(
             ["systemd-analyze", "security", "--offline=true", ROOT / "systemd" / unit],
-            capture_output=True, text=True, check=False,
-        ).stdout  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
         show(f"exposure.{unit}", float(text.split(":")[-1].split()[0]), "of 10", 9.6)
 
 

@@ -95,9 +95,15 @@ def sb3_kind(kind, size, **kwargs):
     """A learner with stable-baselines3's interface, as a function of a number of updates."""
     shape, actions, arch = size
     model = filled(
-        kind("MlpPolicy", Spaces(shape, actions), buffer_size=STORED, batch_size=BATCH,
-             policy_kwargs={"net_arch": arch}, **kwargs)
-    )  # fmt: skip
+        kind(
+            "MlpPolicy",
+            Spaces(shape, actions),
+            buffer_size=STORED,
+            batch_size=BATCH,
+            policy_kwargs={"net_arch": arch},
+            **kwargs,
+        )
+    )
     return lambda count: model.train(count, BATCH)
 
 
@@ -121,9 +127,13 @@ def clean(size):
 
     def network(first, last, *end):
         return torch.nn.Sequential(
-            torch.nn.Linear(first, arch[0]), torch.nn.ReLU(), torch.nn.Linear(arch[0], arch[1]),
-            torch.nn.ReLU(), torch.nn.Linear(arch[1], last), *end,
-        )  # fmt: skip
+            torch.nn.Linear(first, arch[0]),
+            torch.nn.ReLU(),
+            torch.nn.Linear(arch[0], arch[1]),
+            torch.nn.ReLU(),
+            torch.nn.Linear(arch[1], last),
+            *end,
+        )
 
     actor, actor_target = (network(inputs, actions, torch.nn.Tanh()) for _ in range(2))
     critics, targets = ([network(inputs + actions, 1) for _ in range(2)] for _ in range(2))
@@ -170,12 +180,20 @@ def products(size):
     inputs = int(np.prod(shape))
     # (rows, inner, columns, how often an update); the actor's step is every second one
     layers = [
-        (BATCH, inputs, h1, 1 + 0.5), (BATCH, h1, h2, 1 + 0.5),  # target actor, actor
-        (BATCH, inputs, 2 * h1, 2), (BATCH, h1, h2, 4),  # target critics, critics
-        (2 * h1, BATCH, inputs, 1), (h2, BATCH, h1, 2), (BATCH, h2, h1, 2),  # back through them
-        (BATCH, inputs, h1, 0.5), (BATCH, h1, h2, 0.5), (BATCH, h2, h1, 0.5),  # the first critic
-        (h1, BATCH, inputs, 0.5), (h2, BATCH, h1, 0.5), (BATCH, h2, h1, 0.5),  # and the actor
-    ]  # fmt: skip
+        (BATCH, inputs, h1, 1 + 0.5),
+        (BATCH, h1, h2, 1 + 0.5),  # target actor, actor
+        (BATCH, inputs, 2 * h1, 2),
+        (BATCH, h1, h2, 4),  # target critics, critics
+        (2 * h1, BATCH, inputs, 1),
+        (h2, BATCH, h1, 2),
+        (BATCH, h2, h1, 2),  # back through them
+        (BATCH, inputs, h1, 0.5),
+        (BATCH, h1, h2, 0.5),
+        (BATCH, h2, h1, 0.5),  # the first critic
+        (h1, BATCH, inputs, 0.5),
+        (h2, BATCH, h1, 0.5),
+        (BATCH, h2, h1, 0.5),  # and the actor
+    ]
     factors = [
         (torch.randn(m, k), torch.randn(k, n), torch.empty(m, n), times)
         for m, k, n, times in layers
@@ -262,8 +280,13 @@ def bench_products(mesh):
     found = rates(variants)
     for what, rate in found.items():
         peer = found[f"{what.partition(',')[0]}, torch"]
-        line(f"products: {what}", round(rate * flops / 1e9, 1), "GFLOP/s",
-             round(peer * flops / 1e9, 1), round(rate / peer, 2))  # fmt: skip
+        line(
+            f"products: {what}",
+            round(rate * flops / 1e9, 1),
+            "GFLOP/s",
+            round(peer * flops / 1e9, 1),
+            round(rate / peer, 2),
+        )
 
 
 NETWORKS = {
@@ -271,9 +294,13 @@ NETWORKS = {
     "frames": {"policy": "frames"},
     "transformer 32/2/1/64": {"policy": "transformer"},
     "transformer 256/8/4/512": {
-        "policy": "transformer", "d_model": 256, "heads": 8, "layers": 4, "features": 512,
+        "policy": "transformer",
+        "d_model": 256,
+        "heads": 8,
+        "layers": 4,
+        "features": 512,
     },
-}  # fmt: skip
+}
 
 
 def bench_networks(mesh):
@@ -328,8 +355,13 @@ def bench_state(mesh):
     update.update(replay.sample(BATCH), model.rule())
     like = learner_state.take(update, replay)
     segment = mesh.tensors("learner/bench", like=like, create=True)
-    stock = StockTD3("MlpPolicy", Spaces((16, 100), 10), buffer_size=1, device="cpu",
-                     policy_kwargs={"net_arch": [256, 256]})  # fmt: skip
+    stock = StockTD3(
+        "MlpPolicy",
+        Spaces((16, 100), 10),
+        buffer_size=1,
+        device="cpu",
+        policy_kwargs={"net_arch": [256, 256]},
+    )
     stock.set_logger(Logger(None, []))
     path = Path(tempfile.mkdtemp()) / "model.zip"
     saving = milliseconds(lambda: stock.save(path), 5)

@@ -31,8 +31,11 @@ def _targets() -> tuple[SlotTarget, ...]:
         (0, right, moneyness) for right in ("call", "put") for moneyness in (-0.02, 0.0, 0.02)
     ]
     far: list[tuple[int, Literal["call", "put"], float]] = [
-        (1, "call", 0.0), (1, "call", 0.04), (1, "put", 0.0), (1, "put", -0.04),
-    ]  # fmt: skip
+        (1, "call", 0.0),
+        (1, "call", 0.04),
+        (1, "put", 0.0),
+        (1, "put", -0.04),
+    ]
     return tuple(
         SlotTarget(expiry_rank=rank, right=right, moneyness=moneyness)
         for rank, right, moneyness in near + far

@@ -38,12 +38,13 @@ from mesh.spinlock import SpinLock, lock_shape
 if TYPE_CHECKING:
     import numpy as np
 
+    from mesh.arrays import Array
     from mesh.attach import Attached
     from mesh.cell import Cell
     from mesh.plain import Plain
     from mesh.ring import Ring
     from mesh.table import Table
-    from mesh.tensors import Array, Tensors
+    from mesh.tensors import Tensors
 
 T = TypeVar("T")
 HEARTBEATS = "heartbeats"

@@ -121,9 +121,24 @@ class Identity:
         if check != found:
             raise Corrupt(f"{where}: head check {check:#x}, computed {found:#x}; remove the file")
         return cls(
-            f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[12], f[13], f[14], f[15],
-            ProcessIdentity(f[17], f[16]), f[18], f[19], f[21], f[22],
-        )  # fmt: skip
+            f[3],
+            f[4],
+            f[5],
+            f[6],
+            f[7],
+            f[8],
+            f[9],
+            f[10],
+            f[12],
+            f[13],
+            f[14],
+            f[15],
+            ProcessIdentity(f[17], f[16]),
+            f[18],
+            f[19],
+            f[21],
+            f[22],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,12 +79,32 @@ class Heartbeats(Segment):
     def _every_row(self) -> tuple[HeartbeatRow, ...]:
         return tuple(
             HeartbeatRow(
-                key.decode("utf-8", "replace"), pid, start_time, Phase(phase), since, expect / 1e9,
-                beats, progress, beat, bool(ready), detail.decode("utf-8", "replace"),
+                worker=key.decode("utf-8", "replace"),
+                pid=pid,
+                start_time=start_time,
+                phase=Phase(phase),
+                phase_since_ns=since,
+                expect_s=expect / 1e9,
+                beats=beats,
+                progress=progress,
+                beat_ns=beat,
+                ready=bool(ready),
+                detail=detail.decode("utf-8", "replace"),
             )
-            for key, pid, phase, start_time, since, expect, beats, progress, beat, ready, detail
-            in self._hearts.rows()
-        )  # fmt: skip
+            for (
+                key,
+                pid,
+                phase,
+                start_time,
+                since,
+                expect,
+                beats,
+                progress,
+                beat,
+                ready,
+                detail,
+            ) in self._hearts.rows()
+        )
 
     def claim(self, worker: str, *, keep: Collection[str] = ()) -> Heartbeat:
         """Take the row of `worker`, or one for it.

@@ -19,12 +19,18 @@ NUMBERS = {
 LENGTHS = {
     code: struct.Struct(">" + form)
     for code, form in (
-        (0xC4, "B"), (0xC5, "H"), (0xC6, "I"),  # bytes
-        (0xD9, "B"), (0xDA, "H"), (0xDB, "I"),  # text
-        (0xDC, "H"), (0xDD, "I"),  # arrays
-        (0xDE, "H"), (0xDF, "I"),  # maps
+        (0xC4, "B"),
+        (0xC5, "H"),
+        (0xC6, "I"),  # bytes
+        (0xD9, "B"),
+        (0xDA, "H"),
+        (0xDB, "I"),  # text
+        (0xDC, "H"),
+        (0xDD, "I"),  # arrays
+        (0xDE, "H"),
+        (0xDF, "I"),  # maps
     )
-}  # fmt: skip
+}
 CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 #: what `unpack` raises for bytes that are no msgpack value
 NOT_MSGPACK = (ValueError, IndexError, TypeError, RecursionError, struct.error)

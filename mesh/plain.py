@@ -21,15 +21,25 @@ from mesh.segment import Segment
 from mesh.spinlock import SpinLock
 
 if TYPE_CHECKING:
+    from mesh.arrays import Array
     from mesh.segment_file import SegmentFile
-    from mesh.tensors import Array
 
 Decoder = Callable[[bytes, int], Any]  # (records, offset) -> value
 #: numpy's letter and size of a number -> that of the struct module
 NUMBERS = {
-    "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I",
-    "u8": "Q", "f2": "e", "f4": "f", "f8": "d",
-}  # fmt: skip
+    "b1": "?",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+}
 
 
 class PlainRecords:
@@ -137,9 +147,14 @@ class PlainCell(Segment):
         record = i.encoding != MSGPACK
         self._records = PlainRecords(file.schema, i.record_size) if record else None
         self._slots = _native.Slots(
-            file.mapping, i.data_offset, i.stride, i.slots, i.record_size,
-            i.record_size if record else None, i.checked,
-        )  # fmt: skip
+            file.mapping,
+            i.data_offset,
+            i.stride,
+            i.slots,
+            i.record_size,
+            i.record_size if record else None,
+            i.checked,
+        )
         if not record:
             self._slots.set_codec(bytes, unpack, NOT_MSGPACK)
 
@@ -161,9 +176,15 @@ class PlainRing(Segment):
         self.capacity = i.capacity
         self.records = PlainRecords(file.schema, i.record_size)
         self._ring = _native.Ring(
-            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size,
-            i.record_size, i.checked,
-        )  # fmt: skip
+            file.mapping,
+            i.data_offset,
+            i.stride,
+            i.capacity,
+            i.aux_offset,
+            i.aux_size,
+            i.record_size,
+            i.checked,
+        )
 
     @property
     def published(self) -> int:
@@ -219,9 +240,15 @@ class PlainTable(Segment):
         i = file.identity
         self._records = PlainRecords(file.schema, i.record_size)
         self._table = _native.Table(
-            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size,
-            i.record_size, i.checked,
-        )  # fmt: skip
+            file.mapping,
+            i.data_offset,
+            i.stride,
+            i.capacity,
+            i.aux_offset,
+            i.aux_size,
+            i.record_size,
+            i.checked,
+        )
 
     def keys(self) -> list[bytes]:
         """Give the keys, in the order they were first written."""

@@ -36,9 +36,18 @@ def ring_shape(
     stride = round_up(dtype.itemsize, 8) + (CHECKSUM if checksum else 0)
     journal = 2 * round_up(JOURNAL_HEAD + state_bytes, LINE) if state_bytes else 0
     return Shape(
-        KIND, NUMPY, schema_of(dtype), 0, dtype.itemsize, stride, capacity, capacity * stride,
-        journal, state_bytes, CHECKED if checksum else 0,
-    )  # fmt: skip
+        KIND,
+        NUMPY,
+        schema_of(dtype),
+        0,
+        dtype.itemsize,
+        stride,
+        capacity,
+        capacity * stride,
+        journal,
+        state_bytes,
+        CHECKED if checksum else 0,
+    )
 
 
 class Ring(Segment):
@@ -55,9 +64,15 @@ class Ring(Segment):
         self.dtype = dtype
         self.capacity = i.capacity
         self._ring = _native.Ring(
-            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype,
+            file.mapping,
+            i.data_offset,
+            i.stride,
+            i.capacity,
+            i.aux_offset,
+            i.aux_size,
+            dtype,
             i.checked,
-        )  # fmt: skip
+        )
         self.publish = self._ring.publish
         if file.mapping.is_writer:
             self._ring.recover()

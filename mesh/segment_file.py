@@ -114,11 +114,24 @@ def create(path: Path, shape: Shape, mode: int) -> None:
     if total > sys.maxsize:
         raise full(path, total)
     identity = Identity(
-        shape.kind, shape.slots, total, shape.record_size, shape.stride, shape.capacity,
-        data_offset, readers_offset, len(schema), aux_offset, shape.aux_size,
-        time.time_ns(), ProcessIdentity.current(), shape.encoding, shape.flags,
-        fingerprint(shape.schema), boot_id(),
-    )  # fmt: skip
+        shape.kind,
+        shape.slots,
+        total,
+        shape.record_size,
+        shape.stride,
+        shape.capacity,
+        data_offset,
+        readers_offset,
+        len(schema),
+        aux_offset,
+        shape.aux_size,
+        time.time_ns(),
+        ProcessIdentity.current(),
+        shape.encoding,
+        shape.flags,
+        fingerprint(shape.schema),
+        boot_id(),
+    )
     temporary = path.with_name(f".new-{os.getpid()}-{time.monotonic_ns()}-{path.name}")
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -248,9 +261,15 @@ class SegmentFile:
                 data += os.pread(fd, i.schema_size, PAGE)
             self.schema = checked_schema(i, data, path)
             self.mapping = _native.Mapping(
-                fd, i.total_size, i.readers_offset, writable, self.shared_page,
-                problem_raiser(name, path), self._look, prefault,
-            )  # fmt: skip
+                fd,
+                i.total_size,
+                i.readers_offset,
+                writable,
+                self.shared_page,
+                problem_raiser(name, path),
+                self._look,
+                prefault,
+            )
         except OSError as error:
             raise refusal(error, path) from error
         finally:

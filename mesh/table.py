@@ -32,10 +32,18 @@ def table_shape(dtype: np.dtype[Any], rows: int, *, checksum: bool = False) -> S
     stride = round_up(SLOT_HEAD + round_up(dtype.itemsize, 8), 32)
     index = 1 << (2 * rows - 1).bit_length()
     return Shape(
-        KIND, NUMPY, schema_of(dtype), 2, dtype.itemsize, stride, rows,
-        rows * (ROW_HEAD + 2 * stride), round_up(index * INDEX_ENTRY, LINE), index,
+        KIND,
+        NUMPY,
+        schema_of(dtype),
+        2,
+        dtype.itemsize,
+        stride,
+        rows,
+        rows * (ROW_HEAD + 2 * stride),
+        round_up(index * INDEX_ENTRY, LINE),
+        index,
         CHECKED if checksum else 0,
-    )  # fmt: skip
+    )
 
 
 class Table(Segment):
@@ -55,9 +63,15 @@ class Table(Segment):
         self.dtype = dtype
         self.rows = i.capacity
         self._table = _native.Table(
-            file.mapping, i.data_offset, i.stride, i.capacity, i.aux_offset, i.aux_size, dtype,
+            file.mapping,
+            i.data_offset,
+            i.stride,
+            i.capacity,
+            i.aux_offset,
+            i.aux_size,
+            dtype,
             i.checked,
-        )  # fmt: skip
+        )
         self.write, self.write_batch = self._table.write, self._table.write_batch
         self.read = self._table.read
         if file.mapping.is_writer:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mesh._core import _native
+from mesh.arrays import Array
 from mesh.errors import NotWritten, Overtaken, SchemaMismatch
 from mesh.header import ARRAYS, LINE, Shape, round_up
 from mesh.schema import schema_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 KIND = 4
 SLOTS = 3
 SLOT_HEAD = 32
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def tensors_shape(like: Mapping[str, Array]) -> Shape:

@@ -17,12 +17,37 @@ import supervisor
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = {
-    "AccessDenied", "Cell", "Corrupt", "Heartbeat", "HeartbeatRow", "Heartbeats",
-    "InvalidName", "LayoutMismatch", "LeaseHeld", "LeaseLost", "LockTimeout", "Mesh",
-    "MeshError", "MeshFull", "NotWritten", "Overtaken", "Owner", "Phase", "ProcessIdentity",
-    "Ring", "RingReader", "SchemaMismatch", "SegmentExists", "SegmentInfo", "SegmentMissing",
-    "SegmentStatistics", "SpinLock", "Table", "Tensors", "TensorsView",
-}  # fmt: skip
+    "AccessDenied",
+    "Cell",
+    "Corrupt",
+    "Heartbeat",
+    "HeartbeatRow",
+    "Heartbeats",
+    "InvalidName",
+    "LayoutMismatch",
+    "LeaseHeld",
+    "LeaseLost",
+    "LockTimeout",
+    "Mesh",
+    "MeshError",
+    "MeshFull",
+    "NotWritten",
+    "Overtaken",
+    "Owner",
+    "Phase",
+    "ProcessIdentity",
+    "Ring",
+    "RingReader",
+    "SchemaMismatch",
+    "SegmentExists",
+    "SegmentInfo",
+    "SegmentMissing",
+    "SegmentStatistics",
+    "SpinLock",
+    "Table",
+    "Tensors",
+    "TensorsView",
+}
 TOOLS = ("sh", "python3", "cc", "make", "env", "printf")
 
 

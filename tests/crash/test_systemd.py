@@ -120,13 +120,18 @@ def test_units_verify_without_a_word(tmp_path):
 def test_units_are_hardened(unit):
     """The exposure is at most 1.5, and stays there."""
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=15",
-         ROOT / "systemd" / unit],
+        [
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--threshold=15",
+            ROOT / "systemd" / unit,
+        ],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 

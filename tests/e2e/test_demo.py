@@ -107,9 +107,12 @@ def test_too_short_a_time_is_said_and_left_clean(place):
 def test_killed_itself_it_takes_the_daemon_with_it(place):
     """kill -9 of the demo: the daemon stops everything in order; the next demo sweeps the rest."""
     with subprocess.Popen(
-        place.command(), cwd=ROOT, env=place.environ, stdin=subprocess.DEVNULL,
+        place.command(),
+        cwd=ROOT,
+        env=place.environ,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-    ) as child:  # fmt: skip
+    ) as child:
         mesh = Mesh(place.mesh)
         until("a worker", lambda: mesh.attach("supervisor").read()[1]["workers"][0]["pid"])
         child.kill()
@@ -256,9 +259,12 @@ def test_a_port_that_is_taken(place):
 def test_a_second_demo_on_the_same_mesh(place):
     """Refused in one line; the first one runs on undisturbed."""
     with subprocess.Popen(
-        place.command(), cwd=ROOT, env=place.environ, stdin=subprocess.DEVNULL,
+        place.command(),
+        cwd=ROOT,
+        env=place.environ,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-    ) as first:  # fmt: skip
+    ) as first:
         mesh = Mesh(place.mesh)
         until("the first daemon", lambda: mesh.attach("supervisor").read()[1]["pid"])
         one_line(place.run(), 75, "another daemon", str(place.mesh))

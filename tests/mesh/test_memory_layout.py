@@ -12,8 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/memory-layout.md").read_text(encoding="utf-8")
 TABLES = {"Identity": "mesh_identity", "Control": "mesh_control", "Readers' page": "mesh_readers"}
-DRAWINGS = {"slot": "mesh_slot", "journal": "mesh_journal", "row": "mesh_row", "lock": "mesh_lock",
-            "owner": "mesh_lock_owner"}  # fmt: skip
+DRAWINGS = {
+    "slot": "mesh_slot",
+    "journal": "mesh_journal",
+    "row": "mesh_row",
+    "lock": "mesh_lock",
+    "owner": "mesh_lock_owner",
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +81,13 @@ def test_drawings_are_the_structs(layout, label):
 def test_numbers_of_the_page_are_those_of_the_header(layout):
     """Version, offsets of the parts and kinds."""
     version, control, schema, lock, page, owners = layout(
-        "MESH_LAYOUT_VERSION", "MESH_CONTROL_OFFSET", "MESH_SCHEMA_OFFSET", "MESH_LOCK_OFFSET",
-        "MESH_PAGE", "MESH_LOCK_OWNERS",
-    )  # fmt: skip
+        "MESH_LAYOUT_VERSION",
+        "MESH_CONTROL_OFFSET",
+        "MESH_SCHEMA_OFFSET",
+        "MESH_LOCK_OFFSET",
+        "MESH_PAGE",
+        "MESH_LOCK_OWNERS",
+    )
     assert f"Layout version {version}." in PAGE
     assert re.search(rf"^{control} +256 +control", PAGE, re.MULTILINE)
     assert re.search(rf"^{schema} +schema text", PAGE, re.MULTILINE)

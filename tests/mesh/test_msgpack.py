@@ -34,9 +34,10 @@ def test_what_msgspec_writes_is_read_equal(value):
 
 @pytest.mark.parametrize("size", [15, 16, 31, 32, 255, 256, 65535, 65536])
 @pytest.mark.parametrize(
-    "make", [lambda n: "x" * n, bytes, lambda n: [1] * n, lambda n: {str(i): i for i in range(n)}],
+    "make",
+    [lambda n: "x" * n, bytes, lambda n: [1] * n, lambda n: {str(i): i for i in range(n)}],
     ids=["text", "bytes", "array", "map"],
-)  # fmt: skip
+)
 def test_every_length_is_read(make, size):
     """Both sides of each border where the form of a length changes."""
     assert unpack(msgspec.msgpack.encode(make(size))) == make(size)

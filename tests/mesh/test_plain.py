@@ -89,10 +89,15 @@ def test_every_kind_reads_plainly(mesh):
     mesh.heartbeats(create=True).claim("me")
     found = {info.name: mesh.attach_plain(info.name) for info in mesh.segments()}
     assert {name: type(segment) for name, segment in found.items()} == {
-        "risk": PlainCell, "number": PlainCell, "nothing": PlainCell, "ticks": PlainRing,
-        "quotes": PlainTable, "policy/a": PlainTensors, "experience": SpinLock,
+        "risk": PlainCell,
+        "number": PlainCell,
+        "nothing": PlainCell,
+        "ticks": PlainRing,
+        "quotes": PlainTable,
+        "policy/a": PlainTensors,
+        "experience": SpinLock,
         "heartbeats": Heartbeats,
-    }  # fmt: skip
+    }
     assert found["risk"].read() == (1, {"limit": 2.5})
     assert found["number"].read() == (1, {"x": 1.0})
     with pytest.raises(NotWritten):
@@ -140,9 +145,17 @@ def test_what_is_attached_plainly_cannot_be_written(mesh):
 
 
 @pytest.mark.parametrize(
-    "schema", ['{"lock":1}', '{"dtype":"<f8"}', '{"dtype":"<q9"}', '{"dtype":7}', "[]", "{",
-               '{"dtype":{"fields":[["a"]],"itemsize":16}}'],
-)  # fmt: skip
+    "schema",
+    [
+        '{"lock":1}',
+        '{"dtype":"<f8"}',
+        '{"dtype":"<q9"}',
+        '{"dtype":7}',
+        "[]",
+        "{",
+        '{"dtype":{"fields":[["a"]],"itemsize":16}}',
+    ],
+)
 def test_a_schema_that_describes_no_such_records_is_refused(schema):
     """Text that is no dtype, or one of another size, never decodes anything."""
     with pytest.raises((ValueError, TypeError, KeyError)):
@@ -172,6 +185,10 @@ def test_no_numpy_is_loaded(mesh):
     )
     ended = subprocess.run(
         [sys.executable, "-c", program, str(mesh.path)],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert ended.stdout == "[{'x': 1.0}] (1, {'x': 1.0}) (1, {'x': 1.0}) False\n"

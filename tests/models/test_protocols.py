@@ -51,8 +51,12 @@ def verified(directory, model, *defines):
     def run(*command):
         return subprocess.run(
             [str(part) for part in command],
-            cwd=directory, capture_output=True, text=True, check=True, timeout=200,
-        ).stdout  # fmt: skip
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=200,
+        ).stdout
 
     run("spin", *flags, "-a", HERE / f"{model}.pml")
     run("gcc", "-O1", "-w", "-DSAFETY", "-DMEMLIM=2000", "-o", "pan", "pan.c")

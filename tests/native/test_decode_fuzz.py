@@ -22,18 +22,32 @@ NESTED = {
     "name": "Nested",
     "fields": [
         {"name": "skipped", "type": ["null", "bytes", {"type": "fixed", "name": "F", "size": 3}]},
-        {"name": "symbol", "type": ["string", "bytes", {"type": "enum", "name": "E",
-                                                        "symbols": ["A", "BB"]}]},
+        {
+            "name": "symbol",
+            "type": ["string", "bytes", {"type": "enum", "name": "E", "symbols": ["A", "BB"]}],
+        },
         {"name": "timestamp", "type": ["long", "double", "boolean"]},
-        {"name": "bid", "type": {"type": "bytes", "logicalType": "decimal", "precision": 12,
-                                 "scale": 4}},
-        {"name": "sides", "type": ["null", {"type": "record", "name": "S", "fields": [
-            {"name": "ask", "type": ["float", "null", "int"]},
-            {"name": "flags", "type": "long"},
-            {"name": "venue", "type": "string"},
-        ]}]},
+        {
+            "name": "bid",
+            "type": {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 4},
+        },
+        {
+            "name": "sides",
+            "type": [
+                "null",
+                {
+                    "type": "record",
+                    "name": "S",
+                    "fields": [
+                        {"name": "ask", "type": ["float", "null", "int"]},
+                        {"name": "flags", "type": "long"},
+                        {"name": "venue", "type": "string"},
+                    ],
+                },
+            ],
+        },
     ],
-}  # fmt: skip
+}
 NESTED_FIELDS = {"ask": "sides.ask", "source_flags": "sides.flags", "venue": "sides.venue"}
 
 
@@ -68,8 +82,15 @@ def corpus(tmp_path):
     """A file of cases."""
     numbers = {f["name"]: n + 0.5 for n, f in enumerate(QUOTE_SCHEMA["fields"])}
     whole = {"timestamp": 1_700_000_000 * 10**9, "volume": 5, "open_interest": 1 << 40}
-    full = {**numbers, **whole, "symbol": "SPY   260118C00100000", "ts_recv": whole["timestamp"],
-            "sequence": 9, "flags": 3, "venue": "XCBO"}  # fmt: skip
+    full = {
+        **numbers,
+        **whole,
+        "symbol": "SPY   260118C00100000",
+        "ts_recv": whole["timestamp"],
+        "sequence": 9,
+        "flags": 3,
+        "venue": "XCBO",
+    }
     absent = dict.fromkeys(
         ("ts_recv", "bid_size", "ask_size", "sequence", "underlying_price", "rho", "flags", "venue")
     )
@@ -77,9 +98,14 @@ def corpus(tmp_path):
     price = decimal.Decimal("12.3456")
     nested = [
         {"skipped": b"xy", "symbol": "\u20ac" * 10, "timestamp": 1.5, "bid": price, "sides": None},
-        {"skipped": None, "symbol": "BB", "timestamp": 5, "bid": -price,
-         "sides": {"ask": 1.5, "flags": 7, "venue": "a venue with a long name"}},
-    ]  # fmt: skip
+        {
+            "skipped": None,
+            "symbol": "BB",
+            "timestamp": 5,
+            "bid": -price,
+            "sides": {"ask": 1.5, "flags": 7, "venue": "a venue with a long name"},
+        },
+    ]
     path = tmp_path / "corpus"
     path.write_bytes(
         case(QUOTE_SCHEMA, QUOTE_READER_SCHEMA, quotes)

@@ -39,8 +39,12 @@ def write_ring(mesh, tell, checksum=False):
     """Publish numbered records with the number as state, from where the state says."""
     ring = mesh.ring(
         "checked" if checksum else "ring",
-        RECORD, capacity=CAPACITY, state_bytes=8, create=True, checksum=checksum,
-    )  # fmt: skip
+        RECORD,
+        capacity=CAPACITY,
+        state_bytes=8,
+        create=True,
+        checksum=checksum,
+    )
     n = int.from_bytes(ring.state() or b"", "little")
     assert ring.published == n, "state and records disagree"
     tell()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, assert_type
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ from mesh import (
     TensorsView,
 )
 
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 
 class Risk(msgspec.Struct):
     """A user's Struct."""
@@ -28,7 +31,6 @@ class Risk(msgspec.Struct):
 
 
 DTYPE = np.dtype([("price", "<f8")])
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def uses(mesh: Mesh, records: Array) -> None:

@@ -231,9 +231,12 @@ def _version(schemas: Schemas, subject: str, number: int) -> dict[str, Any]:
     schema_id = schemas.versions(subject)[number - 1]
     text = schemas.text(schema_id)
     return {
-        "subject": subject, "version": number, "id": schema_id, "schema": text,
+        "subject": subject,
+        "version": number,
+        "id": schema_id,
+        "schema": text,
         "schemaType": "AVRO",
-    }  # fmt: skip
+    }
 
 
 def _register(schemas: Schemas, body: bytes, subject: str) -> Answer:

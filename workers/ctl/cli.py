@@ -47,17 +47,24 @@ FORMAT = Argument(
 )
 RECORDS = ("-n", "--records")
 TARGET = Argument(("target",), "name of a worker or of a group", {"metavar": "WORKER"}, "workers")
-WAIT = Argument(("--wait",), "wait until it has happened, at most so long",
-                {"type": float, "metavar": "SECONDS"})  # fmt: skip
+WAIT = Argument(
+    ("--wait",),
+    "wait until it has happened, at most so long",
+    {"type": float, "metavar": "SECONDS"},
+)
 CONTROL = "workers.ctl.commands.control:control"
-SET = Argument(("--set",), "a setting of the daemon, as meshd takes it",
-               {"action": "append", "default": [], "metavar": "KEY=VALUE"})  # fmt: skip
+SET = Argument(
+    ("--set",),
+    "a setting of the daemon, as meshd takes it",
+    {"action": "append", "default": [], "metavar": "KEY=VALUE"},
+)
 
 
 def count(default: int, help_: str) -> Argument:
     """Give the argument that says how many; the default is told in its help."""
-    return Argument(RECORDS, f"{help_} ({default})",
-                    {"type": int, "default": default, "metavar": "N"})  # fmt: skip
+    return Argument(
+        RECORDS, f"{help_} ({default})", {"type": int, "default": default, "metavar": "N"}
+    )
 
 
 def follow(help_: str) -> Argument:
@@ -71,11 +78,15 @@ COMMANDS: tuple[Command, ...] = (
         "state of the daemon, the workers and the flow of data",
         "workers.ctl.commands.status:status",
         (
-            Argument(("worker",), "one worker, in full", {"nargs": "?", "metavar": "WORKER"},
-                     "workers"),
+            Argument(
+                ("worker",), "one worker, in full", {"nargs": "?", "metavar": "WORKER"}, "workers"
+            ),
             FORMAT,
-            Argument(("--wait-ready",), "wait until everything required runs, at most so long",
-                     {"type": float, "metavar": "SECONDS"}),
+            Argument(
+                ("--wait-ready",),
+                "wait until everything required runs, at most so long",
+                {"type": float, "metavar": "SECONDS"},
+            ),
         ),
         "exit code: 0 healthy, 1 degraded, 2 down",
     ),
@@ -84,8 +95,11 @@ COMMANDS: tuple[Command, ...] = (
         "the same, live; keys: q quit, s sort, r restart, l log",
         "workers.ctl.commands.top:top",
         (
-            Argument(("--interval",), "seconds between two looks (1)",
-                     {"type": float, "default": 1.0, "metavar": "SECONDS"}),
+            Argument(
+                ("--interval",),
+                "seconds between two looks (1)",
+                {"type": float, "default": 1.0, "metavar": "SECONDS"},
+            ),
         ),
     ),
     Command(
@@ -118,8 +132,12 @@ COMMANDS: tuple[Command, ...] = (
             FORMAT,
         ),
     ),
-    Command("locks", "locks with their owners, and the leases of writers",
-            "workers.ctl.commands.locks:locks", (FORMAT,)),
+    Command(
+        "locks",
+        "locks with their owners, and the leases of writers",
+        "workers.ctl.commands.locks:locks",
+        (FORMAT,),
+    ),
     Command(
         "events",
         "what happened: starts, deaths, restarts, adoptions",
@@ -128,8 +146,11 @@ COMMANDS: tuple[Command, ...] = (
             Argument(("worker",), "of one worker", {"nargs": "?", "metavar": "WORKER"}, "workers"),
             count(20, "newest events"),
             follow("and each new one"),
-            Argument(("--incidents",), "failures in full: evidence, times, what was freed",
-                     {"action": "store_true"}),
+            Argument(
+                ("--incidents",),
+                "failures in full: evidence, times, what was freed",
+                {"action": "store_true"},
+            ),
             FORMAT,
         ),
     ),
@@ -144,14 +165,23 @@ COMMANDS: tuple[Command, ...] = (
             FORMAT,
         ),
     ),
-    Command("doctor", "what on this host is not as it should be, and what to do",
-            "workers.ctl.commands.doctor:doctor", (FORMAT,), "exit code: 1 if anything is bad"),
+    Command(
+        "doctor",
+        "what on this host is not as it should be, and what to do",
+        "workers.ctl.commands.doctor:doctor",
+        (FORMAT,),
+        "exit code: 1 if anything is bad",
+    ),
     Command("start", "let a stopped worker run", CONTROL, (TARGET, WAIT)),
     Command("stop", "stop a worker in order, until it is started", CONTROL, (TARGET, WAIT)),
     Command("restart", "restart a worker; a group one after the other", CONTROL, (TARGET, WAIT)),
     Command("reset", "let a quarantined worker try again", CONTROL, (TARGET, WAIT)),
-    Command("break-lock", "free a lock whose owner is dead", CONTROL,
-            (Argument(("target",), "name of a lock", {"metavar": "LOCK"}, "locks"),)),
+    Command(
+        "break-lock",
+        "free a lock whose owner is dead",
+        CONTROL,
+        (Argument(("target",), "name of a lock", {"metavar": "LOCK"}, "locks"),),
+    ),
     Command(
         "unlink",
         "remove a segment that nobody uses, to have it made anew (with other sizes)",
@@ -182,14 +212,27 @@ COMMANDS: tuple[Command, ...] = (
         "the newest policy of a trainer beside the baselines: JSON, and a picture",
         "workers.ctl.commands.evaluate:evaluate",
         (
-            Argument(("trainer",), "whose policy (td3-0)",
-                     {"nargs": "?", "default": "td3-0", "metavar": "TRAINER"}, "workers"),
-            Argument(("--data",), "recorded data; else a synthetic market",
-                     {"type": Path, "metavar": "PATH"}, "files"),
-            Argument(("--episodes",), "how many (16)",
-                     {"type": int, "default": 16, "metavar": "N"}),
-            Argument(("--out",), "folder for report.json and report.png",
-                     {"type": Path, "metavar": "DIR"}, "files"),
+            Argument(
+                ("trainer",),
+                "whose policy (td3-0)",
+                {"nargs": "?", "default": "td3-0", "metavar": "TRAINER"},
+                "workers",
+            ),
+            Argument(
+                ("--data",),
+                "recorded data; else a synthetic market",
+                {"type": Path, "metavar": "PATH"},
+                "files",
+            ),
+            Argument(
+                ("--episodes",), "how many (16)", {"type": int, "default": 16, "metavar": "N"}
+            ),
+            Argument(
+                ("--out",),
+                "folder for report.json and report.png",
+                {"type": Path, "metavar": "DIR"},
+                "files",
+            ),
         ),
     ),
     Command(
@@ -197,35 +240,58 @@ COMMANDS: tuple[Command, ...] = (
         "write the market states as Parquet, until interrupted",
         "workers.ctl.commands.evaluate:record",
         (
-            Argument(("--out",), "the file to write",
-                     {"type": Path, "required": True, "metavar": "FILE"}, "files"),
-            Argument(("--states",), "stop after so many",
-                     {"type": int, "default": 0, "metavar": "N"}),
-            Argument(("--seconds",), "stop after so long",
-                     {"type": float, "default": 0.0, "metavar": "SECONDS"}),
+            Argument(
+                ("--out",),
+                "the file to write",
+                {"type": Path, "required": True, "metavar": "FILE"},
+                "files",
+            ),
+            Argument(
+                ("--states",), "stop after so many", {"type": int, "default": 0, "metavar": "N"}
+            ),
+            Argument(
+                ("--seconds",),
+                "stop after so long",
+                {"type": float, "default": 0.0, "metavar": "SECONDS"},
+            ),
         ),
     ),
-    Command("completion", "completion script for a shell",
-            "workers.ctl.commands.completion:completion",
-            (Argument(("shell",), "which", {"choices": ("bash", "zsh", "fish")}),),
-            needs_mesh=False),
-    Command("words", "", "workers.ctl.commands.words:words",
-            (Argument(("kind",), "", {"choices": ("workers", "segments", "rings", "locks")}),)),
+    Command(
+        "completion",
+        "completion script for a shell",
+        "workers.ctl.commands.completion:completion",
+        (Argument(("shell",), "which", {"choices": ("bash", "zsh", "fish")}),),
+        needs_mesh=False,
+    ),
+    Command(
+        "words",
+        "",
+        "workers.ctl.commands.words:words",
+        (Argument(("kind",), "", {"choices": ("workers", "segments", "rings", "locks")}),),
+    ),
     Command(
         "demo",
         "run the whole loop here on an embedded broker, then top; q stops everything",
         "workers.ctl.commands.demo:demo",
         (
-            Argument(("--data",), "Lean option minute zip or a folder of such; else synthetic",
-                     {"type": Path, "metavar": "PATH"}, "files"),
-            Argument(("--run-directory",), "where logs and tracking go, and stay; else a "
-                     "temporary one", {"type": Path, "metavar": "DIR"}, "files"),
+            Argument(
+                ("--data",),
+                "Lean option minute zip or a folder of such; else synthetic",
+                {"type": Path, "metavar": "PATH"},
+                "files",
+            ),
+            Argument(
+                ("--run-directory",),
+                "where logs and tracking go, and stay; else a temporary one",
+                {"type": Path, "metavar": "DIR"},
+                "files",
+            ),
             SET,
         ),
         "without a terminal: status lines, ends after DEMO_SECONDS (60)",
         TMPFS / "tradingmesh-demo",
     ),
-)  # fmt: skip
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -184,9 +184,13 @@ def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[st
 def _beat(heart: HeartbeatRow | None) -> dict[str, Any]:
     if heart is None:
         return {
-            "alive": False, "phase": "gone", "progress": 0, "beat_age_s": None,
-            "processor_s": 0.0, "resident_bytes": 0,
-        }  # fmt: skip
+            "alive": False,
+            "phase": "gone",
+            "progress": 0,
+            "beat_age_s": None,
+            "processor_s": 0.0,
+            "resident_bytes": 0,
+        }
     processor_s, resident = processor_and_memory(heart.pid)
     return {
         "alive": heart.identity.is_alive(),

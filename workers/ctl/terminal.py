@@ -16,9 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _NAMES = {
-    "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down", "\x1b": "escape",
-    "\r": "enter", "\n": "enter", "\x03": "q", "\x04": "q",
-}  # fmt: skip
+    "\x1b[A": "up",
+    "\x1bOA": "up",
+    "\x1b[B": "down",
+    "\x1bOB": "down",
+    "\x1b": "escape",
+    "\r": "enter",
+    "\n": "enter",
+    "\x03": "q",
+    "\x04": "q",
+}
 _KEY = re.compile(r"\x1b(?:\[[0-9;]*[ -/]*[@-~]|O.)?|.", re.DOTALL)
 
 

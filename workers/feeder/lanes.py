@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -15,9 +15,9 @@ from workers.trading_env.market.block import MarketBlock
 if TYPE_CHECKING:
     from config.feeder import FeederConfig
     from config.trading import TradingConfig
+    from mesh.arrays import Array
     from workers.feeder.policies import Policy
 
-Array = np.ndarray[Any, np.dtype[Any]]
 RANDOM_DEVIATION = 0.6  # of actions before there is a policy
 
 
@@ -43,8 +43,9 @@ class Lanes:
         self.simulation = Simulation(self.count, trading)
         self._dice = np.random.default_rng(config.seed + time.time_ns() % (1 << 32))
         self._episodes = np.zeros(self.count, np.int64)
-        self._limits = self._dice.integers(config.episode_steps // 2, config.episode_steps + 1,
-                                           self.count)  # fmt: skip
+        self._limits = self._dice.integers(
+            config.episode_steps // 2, config.episode_steps + 1, self.count
+        )
         self._fresh = np.ones(self.count, bool)
         self._noise = np.zeros((self.count, SLOTS))
         greedy = round(config.greedy_share * self.count)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mesh import Cell, Corrupt, Mesh, NotWritten, SegmentMissing, Tensors
 from workers.contract.names import LEADERBOARD, policy_segment
 from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy.numpy_policy import PublishedPolicy
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 LOOK_S = 0.5  # between two looks for segments that were not there
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mesh import NotWritten
 from workers.contract.dtypes import EXPERIENCE_DTYPE, MARKET_DTYPE, SLOTS, TICK_DTYPE, WINDOW
@@ -25,7 +23,9 @@ from workers.trading_env.errors import TradingEnvError
 from workers.trading_env.market.pacing import StatePacer, agreeing
 from workers.trading_env.market.state import MarketState
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 WAIT_S = 0.1
 CHUNK = 4096
 STATES_A_STEP = 32

@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 
 NAN: Final = float("nan")
 _FIELDS: Final = (
-    "symbol", "ts_event", "ts_recv", "bid", "ask", "bid_size", "ask_size", "last", "sequence",
-)  # fmt: skip
+    "symbol",
+    "ts_event",
+    "ts_recv",
+    "bid",
+    "ask",
+    "bid_size",
+    "ask_size",
+    "last",
+    "sequence",
+)
 READ_BYTES: Final = 1 << 18
 LINE_BYTES: Final = 1 << 24
 _FORM: Final = '`<receive time in ns> {"stream": ..., "data": {...}}`'

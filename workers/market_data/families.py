@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from workers.market_data.archive import Archive
 
 FORMATS: Final = (
-    "lean-option", "lean-equity", "lean-forex", "lean-crypto", "deribit", "binance", "table",
-)  # fmt: skip
+    "lean-option",
+    "lean-equity",
+    "lean-forex",
+    "lean-crypto",
+    "deribit",
+    "binance",
+    "table",
+)
 _SUFFIXES: Final = {".zip", ".gz", ".csv", ".parquet", ".jsonl", ".txt"}
 _BINANCE: Final = re.compile(rb"\d{16,19} \{")
 _EXPECTED: Final = (

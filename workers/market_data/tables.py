@@ -27,13 +27,25 @@ NUMBERS: Final = {
     **{
         name: name
         for name in (
-            "bid", "ask", "last", "bid_size", "ask_size", "volume", "open_interest",
-            "implied_volatility", "delta", "gamma", "vega", "theta", "rho", "underlying_price",
+            "bid",
+            "ask",
+            "last",
+            "bid_size",
+            "ask_size",
+            "volume",
+            "open_interest",
+            "implied_volatility",
+            "delta",
+            "gamma",
+            "vega",
+            "theta",
+            "rho",
+            "underlying_price",
             "sequence",
         )
     },
     "flags": "source_flags",
-}  # fmt: skip
+}
 _PRICES: Final = {"bid", "ask", "last"}
 _EXPECTED: Final = "columns symbol, timestamp and at least one of bid, ask, last"
 

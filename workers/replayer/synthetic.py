@@ -193,9 +193,13 @@ class SyntheticMarket:
 
 
 def _quote_options(
-    rows: Rows, chain: _Chain, seconds: Integers, spot: Floats, sigma: Floats,
+    rows: Rows,
+    chain: _Chain,
+    seconds: Integers,
+    spot: Floats,
+    sigma: Floats,
     dice: np.random.Generator,
-) -> None:  # fmt: skip
+) -> None:
     """Fill (steps, contracts a step) rows; those near the money are quoted more often."""
     count = rows.shape[1]
     years = (chain.expiry_s - seconds[:, None]) / YEAR_S

@@ -212,9 +212,14 @@ class ProgressCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[updates]} updates"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, auto_refresh=False,
-        )  # fmt: skip
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, {task.fields[updates]} updates"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            auto_refresh=False,
+        )
         self._progress.start()
         self._task = self._progress.add_task("", total=self.locals["total_timesteps"], updates=0)
 

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
 
     from config import Settings
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 BUFFER = 200_000
 NOISE = 0.2
 
@@ -118,9 +118,12 @@ def train_td3(
     config = TrainerConfig() if config is None else config
     path = Path(model_path).with_suffix(".zip")
     found = offline_market(
-        market, seed=market_seed, trading=TradingConfig() if trading is None else trading,
-        config=config, evaluate_on=evaluate_on,
-    )  # fmt: skip
+        market,
+        seed=market_seed,
+        trading=TradingConfig() if trading is None else trading,
+        config=config,
+        evaluate_on=evaluate_on,
+    )
     env = TradingVectorEnv(
         found.training, lanes, found.trading, autoreset_mode=AutoresetMode.SAME_STEP
     ).as_sb3()
@@ -223,16 +226,26 @@ def _train(options: argparse.Namespace, settings: Settings, end: EndBySignal) ->
             spool = Spool(directory, "train", known or uuid.uuid4().hex, tracking.spool_bytes)
             stack.enter_context(_told(spool, end))
             tells = MLflowCallback(
-                spool, every_updates=tracking.every_updates, ends=False,
+                spool,
+                every_updates=tracking.every_updates,
+                ends=False,
                 resumed_from=str(options.model) if options.resume else "",
-            )  # fmt: skip
+            )
             callbacks.append(tells)
         model = train_td3(
-            options.timesteps, options.model, market=market, market_seed=market_seed,
-            lanes=options.lanes, config=settings.trainer, trading=settings.trading,
-            callbacks=callbacks, tensorboard=options.tensorboard, resume=options.resume,
-            evaluate_on=options.evaluate_on, spool=spool,
-        )  # fmt: skip
+            options.timesteps,
+            options.model,
+            market=market,
+            market_seed=market_seed,
+            lanes=options.lanes,
+            config=settings.trainer,
+            trading=settings.trading,
+            callbacks=callbacks,
+            tensorboard=options.tensorboard,
+            resume=options.resume,
+            evaluate_on=options.evaluate_on,
+            spool=spool,
+        )
         best = saved.best_arrays(options.model) if settings.trainer.evaluate_every else None
         if spool is not None and model.num_timesteps > 0:
             _register(spool, f"{settings.tracking.experiment}-train", options.model, model, best)

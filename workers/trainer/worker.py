@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from config.settings import Settings
     from config.worker_spec import WorkerSpec
+    from mesh.arrays import Array
 
 S = TypeVar("S")
 SLICE_S = 0.08  # of updates in one step of the worker
@@ -91,9 +92,11 @@ class TrainerWorker(Worker):
         self._publisher = Publisher(policy, self._model.policy)
         self._leaderboard = LeaderboardKeeper(mesh, name)
         self._evaluation = Evaluation(
-            config.evaluate_on, settings.trading, lanes=config.evaluate_lanes,
+            config.evaluate_on,
+            settings.trading,
+            lanes=config.evaluate_lanes,
             steps=config.evaluate_steps,
-        )  # fmt: skip
+        )
         self._directory = settings.run_directory / "checkpoints" / name
         self._guard = Guard(
             self._update, settings.run_directory / "crashes", name, config.rollbacks
@@ -101,8 +104,9 @@ class TrainerWorker(Worker):
         self._status.run_id = self._status.run_id or uuid.uuid4().hex
         self._status.state = "waiting: for the experience ring"
         self._status.device, self._status.update_kind = (
-            str(self._model.device), self._model.update_kind
-        )  # fmt: skip
+            str(self._model.device),
+            self._model.update_kind,
+        )
         self._spool = Spool(
             settings.run_directory / "tracking",
             name,
@@ -204,9 +208,14 @@ class TrainerWorker(Worker):
         config = self._config
         self._ring = ring
         self._replay = replay = RingReplay(
-            ring, reward_scale=config.reward_scale, seed=config.seed, n_steps=config.n_steps,
-            gamma=config.gamma, device=self._model.device, priorities=make_priorities(config, ring),
-        )  # fmt: skip
+            ring,
+            reward_scale=config.reward_scale,
+            seed=config.seed,
+            n_steps=config.n_steps,
+            gamma=config.gamma,
+            device=self._model.device,
+            priorities=make_priorities(config, ring),
+        )
         fresh = learner_state.take(self._update, replay)
         self._memory = self._own(
             learner_segment(self.context.name),
@@ -219,9 +228,12 @@ class TrainerWorker(Worker):
         self._spool.params(config.model_dump(mode="json"))
         self._status.experience = ring.published
         self.context.log.info(
-            "learner", updates=self._update.updates, resumed=self._status.resumed_from,
-            kind=self._model.update_kind, device=str(self._model.device),
-        )  # fmt: skip
+            "learner",
+            updates=self._update.updates,
+            resumed=self._status.resumed_from,
+            kind=self._model.update_kind,
+            device=str(self._model.device),
+        )
         return replay
 
     def _restore(self, replay: RingReplay) -> None:
@@ -285,8 +297,9 @@ class TrainerWorker(Worker):
     def _roll_back(self, replay: RingReplay, why: str) -> None:
         """Return to the last stored state; other batches are drawn from there, more slowly."""
         self._status.rollbacks += 1
-        self.context.log.error("rolled back", updates=self._update.updates, why=why,
-                               batch=self._guard.batch)  # fmt: skip
+        self.context.log.error(
+            "rolled back", updates=self._update.updates, why=why, batch=self._guard.batch
+        )
         skipped = self._update.skipped.clone()  # a count of what happened: it is not rolled back
         self._restore(replay)
         self._update.skipped.copy_(skipped)
@@ -329,7 +342,7 @@ class TrainerWorker(Worker):
         name = f"{self.context.settings.tracking.experiment}-{self.context.name}"
         self._spool.model(updates, name, "best", files)
 
-    def _act(self, observations: learner_state.Array) -> learner_state.Array:
+    def _act(self, observations: Array) -> Array:
         actions, _ = self._model.predict(observations, deterministic=True)
         return actions
 
@@ -354,7 +367,7 @@ class TrainerWorker(Worker):
                 status.best_score = float(np.fmax(status.best_score, status.score))
             self._leaderboard.keep(now=True)
 
-    def _checkpoint(self, state: dict[str, learner_state.Array]) -> None:
+    def _checkpoint(self, state: dict[str, Array]) -> None:
         """Keep the state for a reboot; without room for it learning goes on from memory alone."""
         updates = self._update.updates
         try:

@@ -72,11 +72,12 @@ class Loop:
             heart.beat(progress=5)
         self._cells = [
             self._write("ingest", IngestStatus(11, 9, 1, 1, state="running", gates={"wide": 3})),
-            self._write("feeder", FeederStatus("acting", 4, acting_trainer="td3-0",
-                                               acting_version=2)),
+            self._write(
+                "feeder", FeederStatus("acting", 4, acting_trainer="td3-0", acting_version=2)
+            ),
             self._write("td3-0", TrainerStatus("training", 40, version=2, updates_per_s=9.0)),
             self._write("replayer", ReplayerStatus(11, speed=60.0, source="synthetic seed 7")),
-        ]  # fmt: skip
+        ]
         self.ticks = mesh.ring(TICKS, TICK_DTYPE, capacity=records, create=True)
         self.publish(5)
         self.experience = mesh.ring(EXPERIENCE, EXPERIENCE_DTYPE, capacity=records, create=True)

@@ -117,10 +117,23 @@ def test_reading_commands_load_nothing_heavy(loop):
 def test_no_command_waits_for_numpy(loop):
     """Reading the mesh, --help and wrong usage load no numpy: it takes longer than they do."""
     for words in (
-        "--help", "bogus", "completion bash", "status", "status ingest", "status --format json",
-        "segments", "show ticks", "show quotes", "show supervisor", "show heartbeats",
-        "tail ticks --no-follow", "locks", "events", "doctor", "words workers",
-    ):  # fmt: skip
+        "--help",
+        "bogus",
+        "completion bash",
+        "status",
+        "status ingest",
+        "status --format json",
+        "segments",
+        "show ticks",
+        "show quotes",
+        "show supervisor",
+        "show heartbeats",
+        "tail ticks --no-follow",
+        "locks",
+        "events",
+        "doctor",
+        "words workers",
+    ):
         assert not loaded(words.split(), loop.mesh) & {*HEAVY, "rich", "numpy"}, words
 
 
@@ -128,12 +141,21 @@ def test_a_reader_that_leaves_is_no_error(loop):
     """`meshctl tail ticks | head -1` ends quietly with 0 when its reader is gone."""
     loop.publish(60)
     with subprocess.Popen(
-        [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(loop.mesh.path),
-         "tail", "ticks", "-n", "60"],
+        [
+            sys.executable,
+            "-m",
+            "workers.ctl.cli",
+            "--mesh",
+            str(loop.mesh.path),
+            "tail",
+            "ticks",
+            "-n",
+            "60",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[3],
-    ) as child:  # fmt: skip
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline()
         child.stdout.close()

@@ -14,10 +14,18 @@ from workers.ctl import render
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "-"), (math.nan, "-"), (0.0, "0ms"), (0.0123, "12ms"), (0.9996, "1.0s"),
-        (59.94, "59.9s"), (59.96, "1m00s"), (3599.6, "1h00m"), (3725.0, "1h02m"), (1e6, "11d13h"),
+        (None, "-"),
+        (math.nan, "-"),
+        (0.0, "0ms"),
+        (0.0123, "12ms"),
+        (0.9996, "1.0s"),
+        (59.94, "59.9s"),
+        (59.96, "1m00s"),
+        (3599.6, "1h00m"),
+        (3725.0, "1h02m"),
+        (1e6, "11d13h"),
     ],
-)  # fmt: skip
+)
 def test_durations(seconds, text):
     """A span in two units at most; rounding never yields 60 of a unit."""
     assert render.duration(seconds) == text
@@ -30,9 +38,16 @@ def test_durations_are_short(seconds):
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0"), (1023, "1023"), (1024, "1.0K"), (70402048, "67.1M"),
-                        (1 << 40, "1.0T"), (249 << 20, "249M")],
-)  # fmt: skip
+    ("count", "text"),
+    [
+        (0, "0"),
+        (1023, "1023"),
+        (1024, "1.0K"),
+        (70402048, "67.1M"),
+        (1 << 40, "1.0T"),
+        (249 << 20, "249M"),
+    ],
+)
 def test_sizes(count, text):
     """Bytes in binary units."""
     assert render.size(count) == text
@@ -59,8 +74,16 @@ def test_flush_right_columns():
 
 def test_records_leave_out_what_is_absent():
     """NaN, empty text and a time of 0 are not printed; times are written out."""
-    record = {"symbol": "A B", "bid": 1.5, "ask": None, "ts_event": 0, "flags": False,
-              "greeks": [[0.0] * 5] * 3, "two": [1.0, None], "in": {"x": 1, "y": ""}}  # fmt: skip
+    record = {
+        "symbol": "A B",
+        "bid": 1.5,
+        "ask": None,
+        "ts_event": 0,
+        "flags": False,
+        "greeks": [[0.0] * 5] * 3,
+        "two": [1.0, None],
+        "in": {"x": 1, "y": ""},
+    }
     assert render.record_line(record) == "symbol='A B' bid=1.5 greeks=<3x5> two=[1,-] in={x=1}"
     record["ts_event"], record["flags"] = 1_766_000_000_123_456_789, True
     line = render.record_line(record, ("ts_event", "flags"))
@@ -91,8 +114,12 @@ def test_a_list_of_short_rows_is_a_table():
     """Rows of the same plain values stand in columns; wide or nested ones each by itself."""
     rows = [{"trainer": "td3-0", "score": 0.25}, {"trainer": "td3-1", "score": math.nan}]
     assert render.pairs({"best": "td3-0", "standings": rows}) == [
-        "best       td3-0", "standings", "  trainer  score", "  td3-0     0.25", "  td3-1        -",
-    ]  # fmt: skip
+        "best       td3-0",
+        "standings",
+        "  trainer  score",
+        "  td3-0     0.25",
+        "  td3-1        -",
+    ]
     wide = [{"text": "x" * 120}, {"text": ""}]
     assert render.pairs({"rows": wide})[1].startswith("  - text")
     assert render.pairs({"rows": [{"a": [1]}, {"a": [2]}]})[1] == "  - a  1"
@@ -110,5 +137,8 @@ def test_a_score_is_told_once_there_is_one():
 def test_lists_of_tables_are_indented():
     """Each element of a list of tables begins with a dash."""
     assert render.pairs({"rows": [{"a": 1, "b": 2}, {"a": 3}]}) == [
-        "rows", "  - a  1", "    b  2", "  - a  3",
-    ]  # fmt: skip
+        "rows",
+        "  - a  1",
+        "    b  2",
+        "  - a  3",
+    ]

@@ -57,8 +57,10 @@ class Feeder:
         with (self.directory / "feeder.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "workers.feeder", "--profile", str(self.profile)],
-                cwd=ROOT, stdout=log, stderr=log,
-            )  # fmt: skip
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
         states, turn = self.states, [0]
 
         def shows_itself():

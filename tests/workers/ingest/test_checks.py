@@ -28,9 +28,21 @@ from workers.ingest.quality.checks import (
 
 S = 10**9
 NUMBERS = [
-    "bid", "ask", "last", "bid_size", "ask_size", "volume", "open_interest", "implied_volatility",
-    "delta", "gamma", "vega", "theta", "rho", "underlying_price",
-]  # fmt: skip
+    "bid",
+    "ask",
+    "last",
+    "bid_size",
+    "ask_size",
+    "volume",
+    "open_interest",
+    "implied_volatility",
+    "delta",
+    "gamma",
+    "vega",
+    "theta",
+    "rho",
+    "underlying_price",
+]
 
 
 def tick(symbol="A", ts=1_000, bid=1.0, ask=1.1, **fields):
@@ -124,8 +136,14 @@ def test_memory_is_per_symbol_and_crosses_batches():
 
 def test_one_wrong_clock_does_not_make_the_market_stale():
     """A leap of one row is not believed; two rows that agree move the clock."""
-    rows = [tick("A", 10 * S), tick("B", 900 * S), tick("C", 11 * S), tick("D", 8 * S),
-            tick("E", 901 * S), tick("F", 12 * S)]  # fmt: skip
+    rows = [
+        tick("A", 10 * S),
+        tick("B", 900 * S),
+        tick("C", 11 * S),
+        tick("D", 8 * S),
+        tick("E", 901 * S),
+        tick("F", 12 * S),
+    ]
     assert flagged(*rows, stale_s=2.0) == [set(), set(), set(), {"stale"}, set(), {"stale"}]
 
 

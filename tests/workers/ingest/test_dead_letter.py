@@ -21,9 +21,16 @@ DOWN = {"bootstrap.servers": "127.0.0.1:9"}
 def letter(number, value=b"v"):
     """A letter of some message."""
     return DeadLetter(
-        "quotes", 1, number, b"k%d" % number, value, [("trace", b"\xff"), ("none", None)],
-        "body", "why", 7,
-    )  # fmt: skip
+        "quotes",
+        1,
+        number,
+        b"k%d" % number,
+        value,
+        [("trace", b"\xff"), ("none", None)],
+        "body",
+        "why",
+        7,
+    )
 
 
 @pytest.fixture

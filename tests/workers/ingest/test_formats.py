@@ -22,11 +22,26 @@ from workers.ingest.errors import ErrorClass, Poison
 CAPACITY = 200
 FULL = {"symbol": "SPY", "timestamp": 1_760_000_000_000_000_000}
 PACKED = {
-    "symbol": "S40", "timestamp": ">i8", "ts_recv": "<f8", "bid": "<f4", "ask": ">f8",
-    "volume": "<u8", "open_interest": "<f8", "flags": "<i8", "venue": "S12",
-}  # fmt: skip
-LETTERS = {"S40": "40s", ">i8": "q", "<f8": "d", "<f4": "f", ">f8": "d", "<u8": "Q", "<i8": "q",
-           "S12": "12s"}  # fmt: skip
+    "symbol": "S40",
+    "timestamp": ">i8",
+    "ts_recv": "<f8",
+    "bid": "<f4",
+    "ask": ">f8",
+    "volume": "<u8",
+    "open_interest": "<f8",
+    "flags": "<i8",
+    "venue": "S12",
+}
+LETTERS = {
+    "S40": "40s",
+    ">i8": "q",
+    "<f8": "d",
+    "<f4": "f",
+    ">f8": "d",
+    "<u8": "Q",
+    "<i8": "q",
+    "S12": "12s",
+}
 
 
 def decoded(decoder, values):
@@ -145,8 +160,9 @@ def packed(values):
     """The bytes of one raw record, by the struct module."""
     data = b""
     for name, kind in PACKED.items():
-        data += struct.pack(">" * (kind[0] == ">") + "<" * (kind[0] != ">") + LETTERS[kind],
-                            values[name])  # fmt: skip
+        data += struct.pack(
+            ">" * (kind[0] == ">") + "<" * (kind[0] != ">") + LETTERS[kind], values[name]
+        )
     return data
 
 

@@ -50,8 +50,10 @@ def test_poison_is_dead_lettered_and_every_good_message_published(tmp_path):
         status = one.passed(1000)
         assert (status["published"], status["dead_lettered"]) == (900, some)
         assert {k: v for k, v in status["errors"].items() if k in CLASSES} == {
-            "frame": 60, "schema_unknown": 20, "body": 20
-        }  # fmt: skip
+            "frame": 60,
+            "schema_unknown": 20,
+            "body": 20,
+        }
         observe(
             "poison, 1 message in 10, of five kinds (1,000 messages)",
             "900 of 900 good published, 100 of 100 dead-lettered with class, key and headers",
@@ -210,8 +212,13 @@ def test_a_sick_registry_holds_up_only_who_needs_it(tmp_path, moods):
         assert status["errors"]["registry"] >= len(moods)
         is_complete(one)
         one.unhurt()
-        names = {"429": "429 with Retry-After", "slow": "no answer", "drip": "an endless answer",
-                 "huge": "an answer of 5 MB", "empty": "an answer without a schema"}  # fmt: skip
+        names = {
+            "429": "429 with Retry-After",
+            "slow": "no answer",
+            "drip": "an endless answer",
+            "huge": "an answer of 5 MB",
+            "empty": "an answer without a schema",
+        }
         text = ", ".join(names.get(mood, mood) for mood in moods)
         observe(
             f"registry sick while a new id arrives ({text})",

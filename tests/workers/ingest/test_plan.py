@@ -26,10 +26,18 @@ NANOS = {"type": "long", "logicalType": "timestamp-nanos"}
 DATE = {"type": "int", "logicalType": "date"}
 DECIMAL = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 3}
 FITS = {
-        "boolean": ["f8", "i1"], "int": ["i8", "f8"], "long": ["i8"], "float": ["f8", "f4"],
-        "double": ["f8"], "null": ["f8"], "decimal": ["f8"], "date": ["i8"],
-        "timestamp-millis": ["i8"], "timestamp-micros": ["i8"], "timestamp-nanos": ["i8"],
-}  # fmt: skip
+    "boolean": ["f8", "i1"],
+    "int": ["i8", "f8"],
+    "long": ["i8"],
+    "float": ["f8", "f4"],
+    "double": ["f8"],
+    "null": ["f8"],
+    "decimal": ["f8"],
+    "date": ["i8"],
+    "timestamp-millis": ["i8"],
+    "timestamp-micros": ["i8"],
+    "timestamp-nanos": ["i8"],
+}
 KINDS = ["f8", "f4", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "S4", "S12"]
 
 
@@ -137,8 +145,13 @@ class Drawing:
                 )
             return {**schema, "fields": fields}
         if draw(st.integers(0, 7)) == 0:
-            down = {"double": ["float", "long", "int"], "long": ["int"], "float": ["long", "int"],
-                    "string": ["bytes"], "bytes": ["string"]}  # fmt: skip
+            down = {
+                "double": ["float", "long", "int"],
+                "long": ["int"],
+                "float": ["long", "int"],
+                "string": ["bytes"],
+                "bytes": ["string"],
+            }
             return draw(st.sampled_from(down.get(kind, [schema] * 9 + ["null", "int"])))
         if kind == "enum" and draw(st.integers(0, 3)) == 0:
             return {**schema, "symbols": draw(st.permutations(SYMBOLS))}
@@ -183,14 +196,19 @@ def cases(draw):
         absent = {"f": math.nan, "S": b""}.get(what, 0)
         columns.append(
             Column(
-                name, tuple(name.split(".")), what, dtype.fields[name][1], size,
+                name,
+                tuple(name.split(".")),
+                what,
+                dtype.fields[name][1],
+                size,
                 unit_ns=draw(st.sampled_from([0, 1, 10**6])) if what == "i" else 0,
                 absent=absent,
-                required=what != "f" and draw(st.integers(0, 9)) == 0
+                required=what != "f"
+                and draw(st.integers(0, 9)) == 0
                 and (what == "S" or kind == "i8"),
                 cut=what == "S" and draw(st.booleans()),
             )
-        )  # fmt: skip
+        )
     return writer, reader, RowMapping(dtype, tuple(columns))
 
 

@@ -148,9 +148,13 @@ class World:
     def letters(self, count):
         """Wait for `count` dead letters and give them, in the order of the topic."""
         consumer = Consumer(
-            {"bootstrap.servers": self.servers, "group.id": "letters", "fetch.wait.max.ms": 10,
-             **self.options}
-        )  # fmt: skip
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": "letters",
+                "fetch.wait.max.ms": 10,
+                **self.options,
+            }
+        )
         consumer.assign([TopicPartition("quotes.dead", 0, 0)])
         got = []
         until(

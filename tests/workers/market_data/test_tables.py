@@ -34,9 +34,15 @@ def test_what_is_written_is_read(tmp_path_factory, values, form):
     """Any symbols, times in ns and prices, NaN and inf among them, through each kind of file."""
     symbols, times, bids, asks, volumes = zip(*values, strict=True)
     table = pa.table(
-        {"other": symbols, "symbol": symbols, "timestamp": times, "bid": bids, "ask": asks,
-         "volume": volumes}
-    )  # fmt: skip
+        {
+            "other": symbols,
+            "symbol": symbols,
+            "timestamp": times,
+            "bid": bids,
+            "ask": asks,
+            "volume": volumes,
+        }
+    )
     path = tmp_path_factory.getbasetemp() / f"table.{form}"
     if form == "parquet":
         parquet.write_table(table, path, row_group_size=7)

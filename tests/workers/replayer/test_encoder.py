@@ -55,12 +55,16 @@ def rows(draw):
         kind = TICK_DTYPE[name]
         for row in range(made.size):
             made[name][row] = draw(
-                st.floats(width=64) if kind.kind == "f"
-                else st.text("AZaz09.", max_size=kind.itemsize).map(str.encode) if kind.kind == "S"
-                else st.integers(0, (1 << 32) - 1) if kind == "<u4"
-                else st.integers(-(1 << 31), (1 << 31) - 1) if kind == "<i4"
+                st.floats(width=64)
+                if kind.kind == "f"
+                else st.text("AZaz09.", max_size=kind.itemsize).map(str.encode)
+                if kind.kind == "S"
+                else st.integers(0, (1 << 32) - 1)
+                if kind == "<u4"
+                else st.integers(-(1 << 31), (1 << 31) - 1)
+                if kind == "<i4"
                 else st.sampled_from([0, -1, 1 << 62]) | long
-            )  # fmt: skip
+            )
     return made
 
 

@@ -29,10 +29,22 @@ class Server:
 
     def start(self):
         """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
-                   str(self.port), "--workers", "1", "--backend-store-uri",
-                   f"sqlite:///{self.directory}/server.db", "--artifacts-destination",
-                   str(self.directory)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{self.directory}/server.db",
+            "--artifacts-destination",
+            str(self.directory),
+        ]
         with (self.directory / "server.log").open("ab") as log:
             # its jobs would leave a store in /dev/shm when it is killed
             environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

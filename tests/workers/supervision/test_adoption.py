@@ -65,11 +65,22 @@ def test_status_of_very_many_workers_fits(mesh, workers, reason):
     deaths = [(1e9 + n / 3, n / 3, False) for n in range(DEATHS_TOLD)]
     rows = [
         WorkerStatus(
-            f"{n:032}", "a:" + "B" * 80, 2**22 - n, "running", 10**6, "é" * reason, 1e9, True,
-            "g" * 32, 2**40 + n, 10**6, 2**40, deaths,
+            f"{n:032}",
+            "a:" + "B" * 80,
+            2**22 - n,
+            "running",
+            10**6,
+            "é" * reason,
+            1e9,
+            True,
+            "g" * 32,
+            2**40 + n,
+            10**6,
+            2**40,
+            deaths,
         )
         for n in range(workers)
-    ]  # fmt: skip
+    ]
     incidents = [Incident("w" * 32, "exited", 1e9, evidence="é" * reason) for _ in range(2000)]
     long = SupervisorStatus(1, 2, 3.0, "1", "p", "healthy", workers=rows, incidents=incidents)
     assert len(msgspec.msgpack.encode(long)) > STATUS_BYTES

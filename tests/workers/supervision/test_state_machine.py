@@ -58,6 +58,9 @@ def test_planned_and_unplanned_ends_are_kept_apart():
 
 def test_who_was_given_up_comes_back_by_reset_alone():
     """No start, restart or timer revives a quarantined worker: a person looks at it first."""
-    ways = {event for (s, event), (after, _) in TRANSITIONS.items()
-            if s is State.QUARANTINED and after is State.WAITING}  # fmt: skip
+    ways = {
+        event
+        for (s, event), (after, _) in TRANSITIONS.items()
+        if s is State.QUARANTINED and after is State.WAITING
+    }
     assert ways == {Event.RESET}

@@ -26,9 +26,17 @@ def quotes_of(prices, strike, years, right):
 
 
 def lean_chain(
-    folder, *, root="abc", day="20240612", spot=100.0, step=1.0, minutes=50, days=(9, 16),
-    underlying=True, edit=None,
-):  # fmt: skip
+    folder,
+    *,
+    root="abc",
+    day="20240612",
+    spot=100.0,
+    step=1.0,
+    minutes=50,
+    days=(9, 16),
+    underlying=True,
+    edit=None,
+):
     """A Lean tree with one day of a chain: eleven strikes, calls and puts, two expiries.
 
     `edit` changes the rows (ms, bid, ask) of a contract before they are written.

@@ -88,9 +88,21 @@ def play(provider, config):
 
 
 ODD = st.sampled_from(
-    [None, 1.0, "state", b"", {}, {"price": 1.0}, [], np.zeros(3), np.zeros(2, MARKET_DTYPE),
-     np.zeros((), TICK_DTYPE), np.array("text"), np.zeros((), MARKET_DTYPE)]
-)  # fmt: skip
+    [
+        None,
+        1.0,
+        "state",
+        b"",
+        {},
+        {"price": 1.0},
+        [],
+        np.zeros(3),
+        np.zeros(2, MARKET_DTYPE),
+        np.zeros((), TICK_DTYPE),
+        np.array("text"),
+        np.zeros((), MARKET_DTYPE),
+    ]
+)
 
 
 @settings(max_examples=150)

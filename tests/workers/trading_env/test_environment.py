@@ -321,15 +321,22 @@ def test_sb3_learns_on_the_view():
     """TD3 of stable-baselines3 takes the view as its environment and trains."""
     sb3 = pytest.importorskip("stable_baselines3")
     env = TradingVectorEnv(
-        known_optimum_provider(episodes=4, steps=30), 2, known_optimum_config(),
+        known_optimum_provider(episodes=4, steps=30),
+        2,
+        known_optimum_config(),
         autoreset_mode="SameStep",
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = sb3.TD3(
-            "MlpPolicy", env.as_sb3(), learning_starts=20, buffer_size=500, batch_size=16,
-            policy_kwargs={"net_arch": [8]}, device="cpu",
-        )  # fmt: skip
+            "MlpPolicy",
+            env.as_sb3(),
+            learning_starts=20,
+            buffer_size=500,
+            batch_size=16,
+            policy_kwargs={"net_arch": [8]},
+            device="cpu",
+        )
         model.learn(60)
     assert model.num_timesteps >= 60
 
@@ -378,18 +385,23 @@ def test_a_window_shows_the_episode(tmp_path):
     number, ready = os.pipe()
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(ready), "-screen", "0", "900x700x24", "-fbdir", str(tmp_path)],
-        pass_fds=[ready], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        pass_fds=[ready],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(ready)
     child = None
     try:
         display = os.read(number, 16).decode().strip()
         assert display, "the X server did not start"
         child = subprocess.Popen(
-            [sys.executable, "-c", WINDOW_CHILD], cwd=ROOT, text=True,
+            [sys.executable, "-c", WINDOW_CHILD],
+            cwd=ROOT,
+            text=True,
             env={**os.environ, "DISPLAY": f":{display}", "MPLBACKEND": "TkAgg"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         pictures = []
         for _ in range(2):
             assert child.stdout.readline() == "drawn\n"

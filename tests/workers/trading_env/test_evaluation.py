@@ -189,9 +189,19 @@ def test_the_command_writes_a_report_and_a_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     np.savez(tmp_path / "policy.npz", **like([8]))
     code = main(
-        ["--known-optimum", "1", "--policy", str(tmp_path / "policy.npz"), "--episodes", "4",
-         "--steps", "60", "--out", str(tmp_path / "out")]
-    )  # fmt: skip
+        [
+            "--known-optimum",
+            "1",
+            "--policy",
+            str(tmp_path / "policy.npz"),
+            "--episodes",
+            "4",
+            "--steps",
+            "60",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     assert code == 0
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(document["policies"]) == {"policy", "flat", "random", "optimum"}

@@ -130,9 +130,12 @@ def test_nothing_is_gained_where_no_price_moves(seed, faults, losses, latency, s
     """
     states = spoiled(constant_market(seed), faults)
     config = TradingConfig(
-        latency_states=latency, corporate_action="close", ruin_share=0.0, cost_rate=0.001 * spread,
+        latency_states=latency,
+        corporate_action="close",
+        ruin_share=0.0,
+        cost_rate=0.001 * spread,
         spread_share=spread,
-    )  # fmt: skip
+    )
     dice = np.random.default_rng(seed)
     for provider in (RecordedProvider(states), Losing(states, losses)):
         env = TradingEnvironment(provider, config)
@@ -185,9 +188,13 @@ def test_a_million_steps_over_expiries_and_splits_reconcile():
     for start in range(40, 1000, 40):  # a split: the name stays, the strike does not
         states["strike"][start:, start // 40 % SLOTS] /= 2.0
     config = TradingConfig(
-        initial_balance=1e9, corporate_action="close", cost_rate=1e-3, spread_share=1.0,
-        ruin_share=0.0, latency_states=1,
-    )  # fmt: skip
+        initial_balance=1e9,
+        corporate_action="close",
+        cost_rate=1e-3,
+        spread_share=1.0,
+        ruin_share=0.0,
+        latency_states=1,
+    )
     block = MarketBlock.of(states, config)
     assert block.rolled.sum() > states["rolled"].sum() + 20
     lanes = 1024

@@ -78,11 +78,15 @@ def batch(states, volumes):
 def surface(state):
     """Implied volatility near the money, skew and term structure, slot by slot."""
     slots = [
-        (abs(math.log(state["strike"][j] / state["underlying"])), state["implied_volatility"][j],
-         state["right"][j], state["expiry"][j])
+        (
+            abs(math.log(state["strike"][j] / state["underlying"])),
+            state["implied_volatility"][j],
+            state["right"][j],
+            state["expiry"][j],
+        )
         for j in range(SLOTS)
         if state["right"][j] and state["implied_volatility"][j] > 0
-    ]  # fmt: skip
+    ]
     if not slots:
         return {"implied": 0.0, "skew": 0.0, "term": 0.0}
     nearest = sorted(slots, key=lambda slot: slot[0])[:2]

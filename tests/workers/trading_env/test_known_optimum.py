@@ -92,9 +92,15 @@ def test_without_a_future_the_next_reward_alone_counts():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"risk": 0.0}, {"cost": -1.0}, {"persistence": 1.0}, {"shock": float("nan")},
-     {"discount": 1.01}, {"discount": -0.1}],
-)  # fmt: skip
+    [
+        {"risk": 0.0},
+        {"cost": -1.0},
+        {"persistence": 1.0},
+        {"shock": float("nan")},
+        {"discount": 1.01},
+        {"discount": -0.1},
+    ],
+)
 def test_numbers_without_an_optimum_are_refused(wrong):
     """By name and value."""
     ((name, value),) = wrong.items()

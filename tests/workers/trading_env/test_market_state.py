@@ -164,9 +164,12 @@ def test_a_chain_without_its_underlying_implies_it():
     """Put-call parity where the feed has no underlying; its own price counts while it has one."""
     one = state_of()
     ticks = quotes(
-        SECOND, (symbol(100.0), 4.0, 4.2), (symbol(100.0, -1), 1.0, 1.2),
-        (symbol(105.0), 1.4, 1.6), (symbol(105.0, -1), 3.4, 3.6),
-    )  # fmt: skip
+        SECOND,
+        (symbol(100.0), 4.0, 4.2),
+        (symbol(100.0, -1), 1.0, 1.2),
+        (symbol(105.0), 1.4, 1.6),
+        (symbol(105.0, -1), 3.4, 3.6),
+    )
     one.take(ticks[1:])
     assert one.state()["underlying"] == pytest.approx(103.0)
     one.take(quotes(2 * SECOND, underlying=103.5))

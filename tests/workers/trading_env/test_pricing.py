@@ -93,9 +93,12 @@ def test_greeks_agree_with_quantlib(spot, strike, years, rate, dividend, sigma, 
         ql.PlainVanillaPayoff(kind, strike), forward, sigma * np.sqrt(years), np.exp(-rate * years)
     )
     wanted = [
-        oracle.delta(spot), oracle.gamma(spot), oracle.theta(spot, years), oracle.vega(years),
+        oracle.delta(spot),
+        oracle.gamma(spot),
+        oracle.theta(spot, years),
+        oracle.vega(years),
         oracle.rho(years),
-    ]  # fmt: skip
+    ]
     found = np.asarray(greeks(spot, strike, years, rate, dividend, sigma, right)).ravel()
     assert found == pytest.approx(wanted, rel=1e-8, abs=1e-9)
     price = float(black_scholes(spot, strike, years, rate, dividend, sigma, right))
@@ -135,9 +138,15 @@ def test_volatility_where_newton_alone_fails(ratio, years, sigma):
 
 @pytest.mark.parametrize(
     ("price", "why"),
-    [(0.0, "worthless"), (-1.0, "negative"), (np.nan, "absent"), (np.inf, "infinite"),
-     (100.0, "the underlying itself"), (250.0, "more than the underlying")],
-)  # fmt: skip
+    [
+        (0.0, "worthless"),
+        (-1.0, "negative"),
+        (np.nan, "absent"),
+        (np.inf, "infinite"),
+        (100.0, "the underlying itself"),
+        (250.0, "more than the underlying"),
+    ],
+)
 def test_prices_without_a_volatility_give_nan(price, why):
     """No volatility in [1e-4, 10] gives such a price: NaN, never an exception or a bound."""
     del why

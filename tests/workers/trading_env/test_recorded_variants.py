@@ -58,9 +58,18 @@ def one_side(rows):
         {"root": "abc", "edit": lambda rows: rows[::-1]},
         {"root": "abc", "days": (0, 7)},
     ],
-    ids=["half steps", "ten thousands", "clock forward", "clock back", "no underlying", "gap",
-         "sides absent", "backwards within members", "expiry day"],
-)  # fmt: skip
+    ids=[
+        "half steps",
+        "ten thousands",
+        "clock forward",
+        "clock back",
+        "no underlying",
+        "gap",
+        "sides absent",
+        "backwards within members",
+        "expiry day",
+    ],
+)
 def test_chains_of_other_days_symbols_and_scales_are_traded(tmp_path, kind):
     """Whatever of the family it is: states near its spot, all slots filled, an episode."""
     states = traded(lean_chain(tmp_path, **kind))
@@ -147,9 +156,19 @@ def test_some_wrong_clocks_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [(2, "1e300"), (2, "1e-300"), (2, "inf"), (3, "1e11"), (4, "1e300"),
-                          (4, "-inf"), (5, "1e300"), (5, "-3"), (3, "nan")],
-)  # fmt: skip
+    ("column", "value"),
+    [
+        (2, "1e300"),
+        (2, "1e-300"),
+        (2, "inf"),
+        (3, "1e11"),
+        (4, "1e300"),
+        (4, "-inf"),
+        (5, "1e300"),
+        (5, "-3"),
+        (3, "nan"),
+    ],
+)
 def test_numbers_that_are_no_prices_are_absent(tmp_path, column, value):
     """Planted in every third row of a snapshot, also where coin makes them too large: no state
     that breaks a rule, with `on_bad_data` set to refuse such.

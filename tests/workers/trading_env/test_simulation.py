@@ -64,9 +64,13 @@ def test_a_million_steps_reconcile(latency):
     all happen; equity, cash and the costs of the account are each summed apart.
     """
     config = TradingConfig(
-        ruin_share=0.0, initial_balance=1e9, cost_rate=1e-3, spread_share=1.0, partial_fills=True,
+        ruin_share=0.0,
+        initial_balance=1e9,
+        cost_rate=1e-3,
+        spread_share=1.0,
+        partial_fills=True,
         latency_states=latency,
-    )  # fmt: skip
+    )
     block = MarketBlock.of(market(4, 1001), config)
     lanes = 1024
     simulation = Simulation(lanes, config)

@@ -27,10 +27,13 @@ def batch(seed, discounts=None, observations=OBSERVATIONS):
         return torch.randn(*shape, generator=g)
 
     return ReplayBufferSamples(
-        draw(B, *shape), draw(B, A).tanh(), draw(B, *shape),
-        (draw(B, 1) > 1.0).float(), draw(B, 1),
+        draw(B, *shape),
+        draw(B, A).tanh(),
+        draw(B, *shape),
+        (draw(B, 1) > 1.0).float(),
+        draw(B, 1),
         None if discounts is None else torch.full((B, 1), discounts),
-    )  # fmt: skip
+    )
 
 
 class Samples(ReplayBuffer):

@@ -18,9 +18,13 @@ from workers.trainer.td3.autograd_update import AutogradUpdate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 SMALL = {
-    "learning_starts": 50, "batch_size": 16, "buffer_size": 2000, "seed": 3, "device": "cpu",
+    "learning_starts": 50,
+    "batch_size": 16,
+    "buffer_size": 2000,
+    "seed": 3,
+    "device": "cpu",
     "policy_kwargs": {"net_arch": [24, 16]},
-}  # fmt: skip
+}
 
 
 def normalised():
@@ -76,9 +80,12 @@ def test_zip_files_go_both_ways(tmp_path, directions):
 def test_callbacks_of_stable_baselines3_work(tmp_path):
     """An EvalCallback evaluates, keeps the best zip, and the stock class loads that."""
     evaluation = EvalCallback(
-        Monitor(gymnasium.make("Pendulum-v1")), eval_freq=60, n_eval_episodes=1, verbose=0,
+        Monitor(gymnasium.make("Pendulum-v1")),
+        eval_freq=60,
+        n_eval_episodes=1,
+        verbose=0,
         best_model_save_path=str(tmp_path),
-    )  # fmt: skip
+    )
     TD3("MlpPolicy", "Pendulum-v1", **SMALL).learn(130, callback=evaluation)
     assert np.isfinite(evaluation.best_mean_reward)
     StockTD3.load(tmp_path / "best_model.zip").predict(np.zeros(3, np.float32))

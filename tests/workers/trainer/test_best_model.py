@@ -25,9 +25,15 @@ from workers.trainer.td3.algorithm import TD3
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 CONFIG = TrainerConfig(
-    hidden=(16, 16), batch=32, learning_starts=64, learning_rate=3e-3, device="cpu",
-    evaluate_every=20, evaluate_lanes=8, evaluate_steps=64,
-)  # fmt: skip
+    hidden=(16, 16),
+    batch=32,
+    learning_starts=64,
+    learning_rate=3e-3,
+    device="cpu",
+    evaluate_every=20,
+    evaluate_lanes=8,
+    evaluate_steps=64,
+)
 #: NumPy and torch add the 256 float32 products of a unit in another order, in three layers.
 ROUNDING = 3 * 256 * 2.0**-24
 OPTIONS = {"market": "known_optimum", "lanes": 8, "progress_bar": False, "config": CONFIG}
@@ -63,7 +69,9 @@ def test_the_best_of_all_evaluations_is_kept(tmp_path):
     stock = StockTD3.load(tmp_path / "m.best.zip", device="cpu")
     assert evaluation.score(acting(stock)).mean_reward == score
     assert stock._n_updates == updates
-    assert evaluation.score(PublishedPolicy(arrays)).mean_reward == pytest.approx(score, rel=ROUNDING)
+    assert evaluation.score(PublishedPolicy(arrays)).mean_reward == pytest.approx(
+        score, rel=ROUNDING
+    )
     last = StockTD3.load(tmp_path / "m.zip", device="cpu")
     assert evaluation.score(acting(last)).mean_reward == scores[-1][1] <= score
 
@@ -160,15 +168,34 @@ def test_a_best_that_cannot_be_written_costs_that_file(tmp_path):
     assert not list(tmp_path.glob("m.best.[nz]*"))
 
 
-SMALL = ["--lanes", "8", "--set", "learning_starts=64", "--set", "batch=16",
-         "--set", "hidden=[16, 16]", "--set", "evaluate_lanes=4"]  # fmt: skip
+SMALL = [
+    "--lanes",
+    "8",
+    "--set",
+    "learning_starts=64",
+    "--set",
+    "batch=16",
+    "--set",
+    "hidden=[16, 16]",
+    "--set",
+    "evaluate_lanes=4",
+]
 
 
 def test_command_registers_the_best(tmp_path, capsys):
     """`--evaluate-every`: scores in the spool, the best files under the alias `best`; 0: the last
     ones under `newest`."""
-    arguments = ["--known-optimum", "1", "--timesteps", "600", "--tracking", str(tmp_path), *SMALL,
-                 "--model", str(tmp_path / "m.zip")]  # fmt: skip
+    arguments = [
+        "--known-optimum",
+        "1",
+        "--timesteps",
+        "600",
+        "--tracking",
+        str(tmp_path),
+        *SMALL,
+        "--model",
+        str(tmp_path / "m.zip"),
+    ]
     assert main([*arguments, "--evaluate-every", "30"]) == 0
     assert "m.best.zip: " in capsys.readouterr().out
     assert main([*arguments, "--evaluate-every", "0"]) == 0
@@ -178,8 +205,11 @@ def test_command_registers_the_best(tmp_path, capsys):
     best, newest = (entry for entry in entries if "model" in entry)
     assert (best["alias"], newest["alias"]) == ("best", "newest")
     assert [file.rpartition("/")[2] for file in best["files"]] == ["m.best.zip", "m.best.npz"]
-    scores = [e["metrics"]["evaluation/mean_reward"] for e in entries
-              if "evaluation/mean_reward" in e.get("metrics", {})]  # fmt: skip
+    scores = [
+        e["metrics"]["evaluation/mean_reward"]
+        for e in entries
+        if "evaluation/mean_reward" in e.get("metrics", {})
+    ]
     assert len(scores) >= 2
 
 
@@ -187,8 +217,15 @@ def test_another_market_may_be_evaluated_on(tmp_path, capsys):
     """`--evaluate-on`: its own file, all of it; one that is none is said before the training."""
     write_states(tmp_path / "train.parquet", market(0, 30))
     write_states(tmp_path / "test.parquet", market(1, 30))
-    arguments = ["--data", str(tmp_path / "train.parquet"), "--timesteps", "160", *SMALL,
-                 "--model", str(tmp_path / "m.zip")]  # fmt: skip
+    arguments = [
+        "--data",
+        str(tmp_path / "train.parquet"),
+        "--timesteps",
+        "160",
+        *SMALL,
+        "--model",
+        str(tmp_path / "m.zip"),
+    ]
     assert main(arguments) == 1  # 30 states hold too little for both
     assert "--evaluate-on another file" in capsys.readouterr().err
     assert main([*arguments, "--evaluate-on", str(tmp_path / "test.parquet")]) == 0
@@ -210,9 +247,20 @@ def test_recorded_chains_are_trained_on(tmp_path, data, chain):
     """From the file as its source has it to a model that stock stable-baselines3 loads, scored on
     the file's end."""
     path, *which = chain
-    arguments = ["--data", str(data / path), *which, "--timesteps", "800", *SMALL, "--model",
-                 str(tmp_path / "m.zip"), "--evaluate-every", "30",
-                 "--set", "trading.multiplier=1"]  # fmt: skip
+    arguments = [
+        "--data",
+        str(data / path),
+        *which,
+        "--timesteps",
+        "800",
+        *SMALL,
+        "--model",
+        str(tmp_path / "m.zip"),
+        "--evaluate-every",
+        "30",
+        "--set",
+        "trading.multiplier=1",
+    ]
     assert main(arguments) == 0
     assert np.isfinite(best_of(tmp_path / "m.zip")["score"])
     window = np.zeros((1, 16, 100), np.float32)

@@ -32,8 +32,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 def model(env="Pendulum-v1"):
     """Stock TD3 on Pendulum: not the shape of the mesh, published all the same."""
-    return StockTD3("MlpPolicy", env, learning_starts=20, batch_size=8, buffer_size=500,
-                    policy_kwargs={"net_arch": [8, 8]}, seed=0, device="cpu")  # fmt: skip
+    return StockTD3(
+        "MlpPolicy",
+        env,
+        learning_starts=20,
+        batch_size=8,
+        buffer_size=500,
+        policy_kwargs={"net_arch": [8, 8]},
+        seed=0,
+        device="cpu",
+    )
 
 
 def test_weights_go_out_when_due(mesh_directory):

@@ -49,8 +49,18 @@ def test_classic_entry_point_trains_and_saves(tmp_path):
 
 def test_command_tracks_what_it_does(tmp_path, capsys):
     """`python -m workers.trainer.cli`: a model file and a spool for the shipper."""
-    arguments = ["--timesteps", "400", "--lanes", "8", "--known-optimum", "3", "--model",
-                 str(tmp_path / "m.zip"), "--tracking", str(tmp_path)]  # fmt: skip
+    arguments = [
+        "--timesteps",
+        "400",
+        "--lanes",
+        "8",
+        "--known-optimum",
+        "3",
+        "--model",
+        str(tmp_path / "m.zip"),
+        "--tracking",
+        str(tmp_path),
+    ]
     for setting in (
         "learning_starts=64",
         "batch=16",
@@ -73,8 +83,18 @@ def test_command_tracks_what_it_does(tmp_path, capsys):
 
 
 KNOWN = ["--known-optimum", "3"]
-SMALL = ["--lanes", "8", "--set", "learning_starts=64",
-         "--set", "batch=16", "--set", "hidden=[16, 16]", "--set", "replay_ratio=0.5"]  # fmt: skip
+SMALL = [
+    "--lanes",
+    "8",
+    "--set",
+    "learning_starts=64",
+    "--set",
+    "batch=16",
+    "--set",
+    "hidden=[16, 16]",
+    "--set",
+    "replay_ratio=0.5",
+]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +130,21 @@ def test_mistakes_are_said(tmp_path, capsys, arguments, code, said):
 
 def command(directory, *arguments):
     """The command as a process of its own; its standard error can be read."""
-    line = [sys.executable, "-m", "workers.trainer.cli", "--model", str(directory / "m.zip"),
-            "--tracking", str(directory), *KNOWN, *SMALL, *arguments]  # fmt: skip
-    return subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "workers.trainer.cli",
+        "--model",
+        str(directory / "m.zip"),
+        "--tracking",
+        str(directory),
+        *KNOWN,
+        *SMALL,
+        *arguments,
+    ]
+    return subprocess.Popen(
+        line, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def entries(directory):
@@ -205,11 +236,21 @@ def test_bar_on_a_terminal(tmp_path):
     """In a pseudo-terminal: one line that is drawn anew, complete at the end; without, nothing."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    line = [sys.executable, "-m", "workers.trainer.cli", "--model", str(tmp_path / "m.zip"),
-            *KNOWN, *SMALL, "--timesteps", "800"]  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "workers.trainer.cli",
+        "--model",
+        str(tmp_path / "m.zip"),
+        *KNOWN,
+        *SMALL,
+        "--timesteps",
+        "800",
+    ]
     environment = {**os.environ, "TERM": "xterm-256color"}
-    with subprocess.Popen(line, cwd=ROOT, stderr=theirs, stdout=subprocess.DEVNULL,
-                          env=environment) as process:  # fmt: skip
+    with subprocess.Popen(
+        line, cwd=ROOT, stderr=theirs, stdout=subprocess.DEVNULL, env=environment
+    ) as process:
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # the other side was closed

@@ -47,8 +47,13 @@ def test_steps_are_those_of_torch(size, decay):
         assert float(flat.step(torch.zeros(()), 1e-2, tau)) == 0.0
         goal.lerp_(other.detach(), tau)
     state = stock.state[other]
-    pairs = [(own[0], other), (target[0], goal), (flat.steps, state["step"]),
-             (flat.first, state["exp_avg"]), (flat.second, state["exp_avg_sq"])]  # fmt: skip
+    pairs = [
+        (own[0], other),
+        (target[0], goal),
+        (flat.steps, state["step"]),
+        (flat.first, state["exp_avg"]),
+        (flat.second, state["exp_avg_sq"]),
+    ]
     for found, wanted in pairs:
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)
 

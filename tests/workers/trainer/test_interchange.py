@@ -39,9 +39,13 @@ from workers.trainer.td3.algorithm import TD3
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 SMALL = {
-    "learning_starts": 40, "batch_size": 16, "buffer_size": 1000, "seed": 3, "device": "cpu",
+    "learning_starts": 40,
+    "batch_size": 16,
+    "buffer_size": 1000,
+    "seed": 3,
+    "device": "cpu",
     "policy_kwargs": {"net_arch": {"pi": [16, 8], "qf": [24]}},
-}  # fmt: skip
+}
 
 
 def noise():
@@ -65,11 +69,15 @@ def test_correlated_noise_in_several_environments(vectorised):
     made = [VectorizedActionNoise(noise(), 2) if vectorised else noise() for _ in range(2)]
     models = [
         kind(
-            "MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), train_freq=1, gradient_steps=2,
-            action_noise=one, **SMALL,
+            "MlpPolicy",
+            make_vec_env("Pendulum-v1", n_envs=2),
+            train_freq=1,
+            gradient_steps=2,
+            action_noise=one,
+            **SMALL,
         ).learn(160)
         for kind, one in zip((TD3, StockTD3), made, strict=True)
-    ]  # fmt: skip
+    ]
     assert models[0].update_kind.startswith("mlp")
     assert models[0]._n_updates == models[1]._n_updates > 100
     assert largest_difference(*models) < 1e-4
@@ -156,9 +164,12 @@ def test_callbacks_of_stable_baselines3_end_and_save(tmp_path):
     saves = CheckpointCallback(50, str(tmp_path), save_replay_buffer=True)
     events = EveryNTimesteps(60, CheckpointCallback(1, str(tmp_path), name_prefix="every"))
     stops = EvalCallback(
-        pendulum(), eval_freq=60, n_eval_episodes=1, verbose=0,
+        pendulum(),
+        eval_freq=60,
+        n_eval_episodes=1,
+        verbose=0,
         callback_on_new_best=StopTrainingOnRewardThreshold(-1e9),
-    )  # fmt: skip
+    )
     model = TD3("MlpPolicy", pendulum(), **SMALL)
     model.learn(500, callback=CallbackList([saves, events, stops]))
     assert model.num_timesteps == 60  # any return is above that threshold
@@ -169,9 +180,12 @@ def test_callbacks_of_stable_baselines3_end_and_save(tmp_path):
     model.learn(10_000, callback=StopTrainingOnMaxEpisodes(2))
     assert model.num_timesteps == 400
     patience = EvalCallback(
-        pendulum(), eval_freq=20, n_eval_episodes=1, verbose=0,
+        pendulum(),
+        eval_freq=20,
+        n_eval_episodes=1,
+        verbose=0,
         callback_after_eval=StopTrainingOnNoModelImprovement(1, min_evals=1),
-    )  # fmt: skip
+    )
     patience.best_mean_reward = 0.0  # that no policy reaches
     model.learn(10_000, callback=patience)
     assert model.num_timesteps == 60
@@ -211,10 +225,12 @@ def test_pictures():
 def test_hindsight_replay():
     """HerReplayBuffer over a dictionary of observations, goals relabelled as it does."""
     ours, stock = both(
-        "MultiInputPolicy", lambda: BitFlippingEnv(4, continuous=True), 120,
+        "MultiInputPolicy",
+        lambda: BitFlippingEnv(4, continuous=True),
+        120,
         replay_buffer_class=HerReplayBuffer,
         replay_buffer_kwargs={"n_sampled_goal": 2, "goal_selection_strategy": "future"},
-    )  # fmt: skip
+    )
     assert isinstance(ours.replay_buffer, HerReplayBuffer)
     assert ours.update_kind.startswith("autograd: observations are Dict")
     assert ours._n_updates == stock._n_updates > 50

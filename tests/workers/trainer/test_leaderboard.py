@@ -53,8 +53,17 @@ def test_best_score_leads_and_no_score_leads_nobody(mesh_directory):
     assert [row.trainer for row in found.rows] == ["td3-2", "td3-1", "td3-0"]
     assert found.rows[1].updates == 7
     assert found.keeper == "td3-0"
-    command = [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(mesh_directory), "show",
-               LEADERBOARD, "--format", "json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "workers.ctl.cli",
+        "--mesh",
+        str(mesh_directory),
+        "show",
+        LEADERBOARD,
+        "--format",
+        "json",
+    ]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.index("td3-2") < shown.index("td3-1")
     assert json.loads(shown)

@@ -25,9 +25,19 @@ def placed(dice, rows, columns, *, turned, apart):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    sizes, st.integers(1, 900), sizes, st.booleans(), st.booleans(), st.integers(0, 3),
-    st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 99),
-)  # fmt: skip
+    sizes,
+    st.integers(1, 900),
+    sizes,
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_product_is_that_of_numpy(
     rows, inner, columns, left_turned, right_turned, apart, add, biased, relu, masked, half, seed
 ):
@@ -42,9 +52,10 @@ def test_product_is_that_of_numpy(
     mask = dice.standard_normal((rows, columns)).astype(np.float32) if masked else None
     factors = [
         torch.from_numpy(np.ascontiguousarray(f)).bfloat16().double().numpy()
-        if half else f.astype(np.float64)
+        if half
+        else f.astype(np.float64)
         for f in (left, right)
-    ]  # fmt: skip
+    ]
     wanted = factors[0] @ factors[1] + (before[1:-1, 1:-1] if add else 0)
     wanted = wanted + (0 if bias is None else bias)
     wanted = np.maximum(wanted, 0) if relu else wanted
@@ -59,9 +70,16 @@ def test_product_is_that_of_numpy(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.integers(1, 8), st.integers(1, 150), st.integers(1, 900), st.booleans(), st.booleans(),
-    st.booleans(), st.integers(0, 3), st.booleans(), st.integers(0, 99),
-)  # fmt: skip
+    st.integers(1, 8),
+    st.integers(1, 150),
+    st.integers(1, 900),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 3),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_narrow_products_are_those_of_numpy(
     few, many, inner, few_rows, left_turned, right_turned, apart, biased, seed
 ):

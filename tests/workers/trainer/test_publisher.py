@@ -112,12 +112,14 @@ def pendulum():
 MODELS = pytest.mark.parametrize(
     "model",
     [
-        *(lambda kind=kind: make_learner(TrainerConfig(hidden=(16, 8), device="cpu", **kind))[0]
-          for kind in KINDS),
+        *(
+            lambda kind=kind: make_learner(TrainerConfig(hidden=(16, 8), device="cpu", **kind))[0]
+            for kind in KINDS
+        ),
         pendulum,
     ],
     ids=["mlp", "frames", "transformer", "of other spaces"],
-)  # fmt: skip
+)
 
 
 @MODELS

@@ -103,8 +103,16 @@ def test_hand_over_when_the_best_is_quarantined(tmp_path):
 
 def shown(one):
     """Whose policy acts, as `meshctl status` says."""
-    command = [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(one.mesh_path), "status",
-               "--format", "json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "workers.ctl.cli",
+        "--mesh",
+        str(one.mesh_path),
+        "status",
+        "--format",
+        "json",
+    ]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
     policies = json.loads(found.stdout)["flow"]["policies"]
     return {name: policy["acting"] for name, policy in policies.items()}

@@ -28,9 +28,10 @@ def _shown() -> list[Command]:
 
 def _options(command: Command) -> list[str]:
     return [
-        "--help", "--mesh",
+        "--help",
+        "--mesh",
         *(flag for each in command.arguments for flag in each.flags if flag.startswith("-")),
-    ]  # fmt: skip
+    ]
 
 
 def _positional(command: Command) -> Argument | None:

@@ -124,8 +124,9 @@ def _heartbeats(hearts: Heartbeats) -> list[dict[str, Any]]:
 
 def _table(table: PlainTable, key: str | None, count: int) -> dict[str, Any]:
     if key is None:
-        return {each.decode("utf-8", "replace"): table.read(each)[1]
-                for each in table.keys()[:count]}  # fmt: skip
+        return {
+            each.decode("utf-8", "replace"): table.read(each)[1] for each in table.keys()[:count]
+        }
     try:
         return {key: table.read(key)[1]}
     except KeyError as error:

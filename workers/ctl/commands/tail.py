@@ -34,8 +34,10 @@ def tail(mesh: Mesh, options: argparse.Namespace) -> int:
         first = reader.sequence
         records = reader.read(max_records=BATCH if end is None else min(BATCH, end - first))
         if reader.lost > lost:
-            print(f"{reader.lost - lost:,} records were overwritten before they could be shown",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"{reader.lost - lost:,} records were overwritten before they could be shown",
+                file=sys.stderr,
+            )
             lost = reader.lost
         first = reader.sequence - len(records)
         for index, record in enumerate(records):

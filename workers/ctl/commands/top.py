@@ -302,8 +302,9 @@ def _foot(screen: Screen) -> Text:
     if screen.message:
         return Text(screen.message, style="bold", no_wrap=True, overflow="ellipsis")
     left = screen.title
-    return Text.assemble((HELP, "bold"), f"   {left}" if left else "", no_wrap=True,
-                         overflow="ellipsis")  # fmt: skip
+    return Text.assemble(
+        (HELP, "bold"), f"   {left}" if left else "", no_wrap=True, overflow="ellipsis"
+    )
 
 
 def run_screen(

@@ -123,8 +123,13 @@ class BatchDecoder(ABC):
     def assign(self, places: list[tuple[str, int, int]]) -> None:
         """Say which (topic, its index in rows, partition) messages come from, by place."""
         arrays = (
-            self.rows, self.status, self.schema_ids, self.offsets, self.places, self.origins,
-        )  # fmt: skip
+            self.rows,
+            self.status,
+            self.schema_ids,
+            self.offsets,
+            self.places,
+            self.origins,
+        )
         fields: Mapping[str, Any] = self._mapping.dtype.fields or {}
         at = [
             fields[name][1] if name in fields else -1 for name in ("topic", "partition", "offset")

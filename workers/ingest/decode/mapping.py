@@ -196,9 +196,13 @@ def _column(dtype: np.dtype[Any], name: str, path: tuple[str, ...], unit_ns: int
     elif found.kind == "S":
         absent = b""
     return Column(
-        name, path, found.kind, at, found.itemsize,
+        name,
+        path,
+        found.kind,
+        at,
+        found.itemsize,
         unit_ns=unit_ns if name in TIMES else 0,
         absent=absent,
         required=name in REQUIRED,
         cut=name in CUT,
-    )  # fmt: skip
+    )

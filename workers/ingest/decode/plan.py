@@ -20,14 +20,39 @@ from workers.ingest.errors import ErrorClass, Poison
 Node = Any  # a Column, a dict of nodes by field name, or None where nothing is wanted
 OP_DTYPE: Final = np.dtype(
     [
-        ("code", "u1"), ("from", "u1"), ("to", "u1"), ("flags", "u1"),
-        ("at", "<u4"), ("size", "<u4"), ("jump", "<u4"), ("scale", "<i8"),
+        ("code", "u1"),
+        ("from", "u1"),
+        ("to", "u1"),
+        ("flags", "u1"),
+        ("at", "<u4"),
+        ("size", "<u4"),
+        ("jump", "<u4"),
+        ("scale", "<i8"),
     ]
-)  # fmt: skip
+)
 (
-    END, FAIL, JUMP, UNION, NULLABLE, SET, SKIP, SKIP_BOOL, SKIP_INT, SKIP_LONG, SKIP_BYTES,
-    SKIP_TEXT, SKIP_ENUM, COPY, NUMBER, TEXT, FIXED, ENUM, DECIMAL, REQUIRE_TEXT, REQUIRE_POSITIVE,
-) = range(21)  # fmt: skip
+    END,
+    FAIL,
+    JUMP,
+    UNION,
+    NULLABLE,
+    SET,
+    SKIP,
+    SKIP_BOOL,
+    SKIP_INT,
+    SKIP_LONG,
+    SKIP_BYTES,
+    SKIP_TEXT,
+    SKIP_ENUM,
+    COPY,
+    NUMBER,
+    TEXT,
+    FIXED,
+    ENUM,
+    DECIMAL,
+    REQUIRE_TEXT,
+    REQUIRE_POSITIVE,
+) = range(21)
 OK, FRAME, UNKNOWN, INCOMPATIBLE, BODY, VALUE, FALLBACK, PENDING = range(8)
 STATUS_CLASS: Final = {
     FRAME: ErrorClass.FRAME,
@@ -50,24 +75,45 @@ _ROW: Final = {
     "u2": 8,
     "u1": 9,
 }
-_SKIPS: Final = {"boolean": SKIP_BOOL, "int": SKIP_INT, "long": SKIP_LONG, "bytes": SKIP_BYTES,
-                 "string": SKIP_BYTES}  # fmt: skip
+_SKIPS: Final = {
+    "boolean": SKIP_BOOL,
+    "int": SKIP_INT,
+    "long": SKIP_LONG,
+    "bytes": SKIP_BYTES,
+    "string": SKIP_BYTES,
+}
 _FLAG_UTF8, _FLAG_CUT = 1, 2
 _NAMED: Final = {"record", "error", "enum", "fixed"}
 _PRIMITIVE: Final = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
 _PROMOTIONS: Final = {
-    ("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double"),
-    ("float", "double"), ("string", "bytes"), ("bytes", "string"),
-}  # fmt: skip
+    ("int", "long"),
+    ("int", "float"),
+    ("int", "double"),
+    ("long", "float"),
+    ("long", "double"),
+    ("float", "double"),
+    ("string", "bytes"),
+    ("bytes", "string"),
+}
 #: nanoseconds of one step of a logical time
 _LOGICAL_NS: Final = {
-    "long-timestamp-millis": 10**6, "long-timestamp-micros": 10**3,
-    "long-local-timestamp-millis": 10**6, "long-local-timestamp-micros": 10**3,
-    "long-timestamp-nanos": 1, "long-local-timestamp-nanos": 1, "int-date": 86_400 * 10**9,
-}  # fmt: skip
+    "long-timestamp-millis": 10**6,
+    "long-timestamp-micros": 10**3,
+    "long-local-timestamp-millis": 10**6,
+    "long-local-timestamp-micros": 10**3,
+    "long-timestamp-nanos": 1,
+    "long-local-timestamp-nanos": 1,
+    "int-date": 86_400 * 10**9,
+}
 #: logical types that fastavro (with the readers that `decode` adds) gives as objects of their own
-_LOGICAL: Final = {*_LOGICAL_NS, "string-uuid", "int-time-millis", "long-time-micros",
-                   "bytes-decimal", "fixed-decimal"}  # fmt: skip
+_LOGICAL: Final = {
+    *_LOGICAL_NS,
+    "string-uuid",
+    "int-time-millis",
+    "long-time-micros",
+    "bytes-decimal",
+    "fixed-decimal",
+}
 _NO_SYMBOL: Final = 0xFFFFFFFF
 _MOST_OPS: Final = 20_000
 
@@ -147,9 +193,17 @@ class _Compiler:
     # --- the list -------------------------------------------------------------------------
 
     def _emit(
-        self, code: int, source: int = 0, to: int = 0, flags: int = 0, *,
-        at: int = 0, size: int = 0, jump: int = 0, scale: int = 0,
-    ) -> int:  # fmt: skip
+        self,
+        code: int,
+        source: int = 0,
+        to: int = 0,
+        flags: int = 0,
+        *,
+        at: int = 0,
+        size: int = 0,
+        jump: int = 0,
+        scale: int = 0,
+    ) -> int:
         """Append an operation and give its number; runs of plain bytes become one."""
         last = self._ops[-1] if len(self._ops) > self._label else None
         runs = last is not None and (code == SKIP or (code == COPY and last[4] + last[5] == at))

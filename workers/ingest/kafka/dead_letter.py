@@ -359,18 +359,32 @@ def _bytes(text: str | None) -> bytes | None:
 def _line(letter: DeadLetter) -> str:
     headers = [[name, _text(_raw(value))] for name, value in letter.headers]
     fields = [
-        letter.topic, letter.partition, letter.offset, _text(letter.key), _text(letter.value),
-        headers, letter.kind, letter.text, letter.schema_id, letter.full_bytes, letter.repeated,
-    ]  # fmt: skip
+        letter.topic,
+        letter.partition,
+        letter.offset,
+        _text(letter.key),
+        _text(letter.value),
+        headers,
+        letter.kind,
+        letter.text,
+        letter.schema_id,
+        letter.full_bytes,
+        letter.repeated,
+    ]
     return json.dumps(fields) + "\n"
 
 
 def _letter(fields: list[Any]) -> DeadLetter:
     topic, partition, offset, key, value, headers, *rest = fields
     return DeadLetter(
-        topic, partition, offset, _bytes(key), _bytes(value),
-        [(name, _bytes(found)) for name, found in headers], *rest,
-    )  # fmt: skip
+        topic,
+        partition,
+        offset,
+        _bytes(key),
+        _bytes(value),
+        [(name, _bytes(found)) for name, found in headers],
+        *rest,
+    )
 
 
 def _read(line: bytes) -> DeadLetter | None:

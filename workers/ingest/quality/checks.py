@@ -31,18 +31,32 @@ PUBLISH, DROP, DEAD = range(3)
 NEVER: Final = (1 << 63) - 1
 _PAST: Final = np.dtype(
     [
-        ("ts_event", "<i8"), ("sequence", "<i8"), ("volume", "<i8"), ("bid", "<f8"),
-        ("ask", "<f8"), ("last", "<f8"), ("bid_size", "<f8"), ("ask_size", "<f8"), ("mid", "<f8"),
-        ("seen", "<i8"), ("good", "<i8"), ("held", "<f8", (14,)),
+        ("ts_event", "<i8"),
+        ("sequence", "<i8"),
+        ("volume", "<i8"),
+        ("bid", "<f8"),
+        ("ask", "<f8"),
+        ("last", "<f8"),
+        ("bid_size", "<f8"),
+        ("ask_size", "<f8"),
+        ("mid", "<f8"),
+        ("seen", "<i8"),
+        ("good", "<i8"),
+        ("held", "<f8", (14,)),
     ]
-)  # fmt: skip
+)
 #: what the gates know of a symbol (`_gates/gates.h`): `now` was written by batch number `batch`
 MEMORY_DTYPE: Final = np.dtype(
     [
-        ("symbol", f"S{SYMBOL_BYTES}"), ("expiry", "<i8"), ("right", "<i4"), ("known", "<i4"),
-        ("batch", "<i8"), ("before", _PAST), ("now", _PAST),
+        ("symbol", f"S{SYMBOL_BYTES}"),
+        ("expiry", "<i8"),
+        ("right", "<i4"),
+        ("known", "<i4"),
+        ("batch", "<i8"),
+        ("before", _PAST),
+        ("now", _PAST),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +84,16 @@ class Gates:
         self._known, self._most = 0, config.quotes  # symbols
         bits = {policy: _mask(config, policy) for policy in ("hold", "drop", "dead_letter")}
         self._native = _native.Gates(
-            self._memory, config.wide_share, config.iv_max, config.jump_share,
-            int(config.future_s * 1e9), int(config.stale_s * 1e9),
-            bits["hold"], bits["drop"], bits["dead_letter"],
-        )  # fmt: skip
+            self._memory,
+            config.wide_share,
+            config.iv_max,
+            config.jump_share,
+            int(config.future_s * 1e9),
+            int(config.stale_s * 1e9),
+            bits["hold"],
+            bits["drop"],
+            bits["dead_letter"],
+        )
         self._numbers = np.zeros(most, np.int32)
         self._fates = np.zeros(most, np.uint8)
         self._latest = np.zeros(config.quotes, np.int32)

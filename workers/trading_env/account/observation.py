@@ -7,13 +7,14 @@ memory of a window, and a frame written twice, instead of 15 frames moved at eac
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workers.contract.dtypes import FEATURES, WINDOW
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
 
 HISTORY = 2 * WINDOW
 

@@ -26,7 +26,7 @@ that leaves). Cash is kept by compensated summation (Kahan 1965) for that.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,8 +34,8 @@ from workers.contract.dtypes import SLOTS
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 #: The balance feature is clipped to this; beyond it cash says nothing new.
 BALANCE_LIMIT = 1e6

@@ -14,10 +14,10 @@ from workers.trading_env.errors import BadMarketData, InvalidAction
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
     from workers.trading_env.account._kernel import Outcome
     from workers.trading_env.market.block import MarketBlock
 
-Array = np.ndarray[Any, np.dtype[Any]]
 SOUND = -1
 
 
@@ -130,9 +130,18 @@ def _rules(config: TradingConfig) -> Array:
     """What `lane.h` needs to know, in its order."""
     return np.array(
         [
-            config.initial_balance, config.contract_limit, config.multiplier, config.cost_rate,
-            config.spread_share, config.ruin_share, config.risk_weight, config.drawdown_weight,
-            config.drawdown_free, config.quadratic_risk, config.quadratic_cost, BALANCE_LIMIT,
+            config.initial_balance,
+            config.contract_limit,
+            config.multiplier,
+            config.cost_rate,
+            config.spread_share,
+            config.ruin_share,
+            config.risk_weight,
+            config.drawdown_weight,
+            config.drawdown_free,
+            config.quadratic_risk,
+            config.quadratic_cost,
+            BALANCE_LIMIT,
             float(config.reward == "linear_quadratic"),
         ]
-    )  # fmt: skip
+    )

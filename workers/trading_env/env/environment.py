@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from config.trading import TradingConfig
+from mesh.arrays import Array
 from workers.contract.dtypes import SLOTS
 from workers.trading_env.account.simulation import Simulation
 from workers.trading_env.env import registration
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from workers.trading_env.account._kernel import Outcome
     from workers.trading_env.providers.protocol import MarketDataProvider
 
-Array = np.ndarray[Any, np.dtype[Any]]
 SEEDS = 1 << 62
 RUIN, END_OF_DATA, STEP_LIMIT = "ruin", "end of data", "step limit"
 

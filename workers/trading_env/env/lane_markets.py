@@ -7,7 +7,7 @@ own. `SharedStream`: all lanes at the newest state of one stream, as the feeder'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from workers.trading_env.providers.protocol import IndexedProvider, MarketDataPr
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
-
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 class LaneMarket(Protocol):

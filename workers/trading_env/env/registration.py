@@ -51,9 +51,14 @@ def make_known_optimum(
 
 
 def make_known_optimum_vector(
-    *, num_envs: int, seed: int = 0, episodes: int = 64, steps: int = 256, assets: int = 1,
+    *,
+    num_envs: int,
+    seed: int = 0,
+    episodes: int = 64,
+    steps: int = 256,
+    assets: int = 1,
     **env: Any,
-) -> TradingVectorEnv:  # fmt: skip
+) -> TradingVectorEnv:
     """`num_envs` environments on the market whose best policy is known."""
     provider, config = _known(seed, episodes, steps, assets, env.pop("config", None))
     return _many(provider, num_envs, config, env)

@@ -12,8 +12,8 @@ from workers.contract.dtypes import SLOTS
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 WIDTH = 600  # pixels in which the steps lie
 _LABEL: dict[str, Any] = {"loc": "left", "fontsize": 9, "pad": 4}
 
@@ -123,9 +123,14 @@ class History:
         shown = np.array(self._positions[::every]).reshape(-1, SLOTS).T
         most = float(np.abs(shown).max(initial=0.0)) or 1.0
         image = axes.imshow(
-            shown, cmap="RdBu", vmin=-most, vmax=most, aspect="auto", interpolation="nearest",
+            shown,
+            cmap="RdBu",
+            vmin=-most,
+            vmax=most,
+            aspect="auto",
+            interpolation="nearest",
             extent=(-0.5, max(1, shown.shape[1]) * every - 0.5, SLOTS - 0.5, -0.5),
-        )  # fmt: skip
+        )
         axes.set_title("position of each slot, in contracts", **_LABEL)
         axes.set_yticks(range(SLOTS))
         axes.tick_params(axis="y", labelsize=7)

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from config.trading import TradingConfig
+from mesh.arrays import Array
 from workers.contract.dtypes import SLOTS
 from workers.trading_env.account.simulation import Simulation
 from workers.trading_env.env.environment import END_OF_DATA, RUIN, SEEDS, STEP_LIMIT
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from workers.trading_env.account._kernel import Outcome
     from workers.trading_env.providers.protocol import MarketDataProvider
 
-Array = np.ndarray[Any, np.dtype[Any]]
 WHY = f"<U{max(map(len, (RUIN, END_OF_DATA, STEP_LIMIT)))}"
 INFO = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
 
@@ -90,9 +90,11 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         """Start episodes in all lanes, or in those of options["reset_mask"] (bool (n,))."""
         mask = (options or {}).get("reset_mask")
         lanes = np.arange(self.num_envs) if mask is None else _lanes_of(mask, self.num_envs)
-        seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)] if (
-            seed is None or isinstance(seed, int | np.integer)
-        ) else list(seed)  # fmt: skip
+        seeds = (
+            [None if seed is None else seed + lane for lane in range(self.num_envs)]
+            if (seed is None or isinstance(seed, int | np.integer))
+            else list(seed)
+        )
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         for lane in lanes:

@@ -93,9 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         provider, config = market(options)
         policies = contenders(options, config)
         runs = evaluate(
-            provider, policies, config, episodes=options.episodes, seed=options.seed,
+            provider,
+            policies,
+            config,
+            episodes=options.episodes,
+            seed=options.seed,
             steps=options.steps,
-        )  # fmt: skip
+        )
     except ConfigProblems as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIGURATION

@@ -5,7 +5,7 @@ All but the oracle see observations alone, as a policy does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +14,9 @@ from workers.trading_env.market.block import GREEK_FEATURES, POSITIONS, slots_ro
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
     from workers.trading_env.env.vector import TradingVectorEnv
     from workers.trading_env.evaluation.run import Policy
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def flat(observations: Array) -> Array:

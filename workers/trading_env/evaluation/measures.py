@@ -26,16 +26,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from mesh.arrays import Array
     from workers.trading_env.evaluation.run import Run
 
-Array = np.ndarray[Any, np.dtype[Any]]
 YEAR_S = 365 * 86_400
 RESAMPLES = 400
 CELLS = 20_000_000  # of all resamples together: memory and time stay bounded
 MEASURES = (
-    "total_return", "sharpe", "sortino", "max_drawdown", "turnover", "cost", "hit_rate",
+    "total_return",
+    "sharpe",
+    "sortino",
+    "max_drawdown",
+    "turnover",
+    "cost",
+    "hit_rate",
     "mean_reward",
-)  # fmt: skip
+)
 
 
 def report(runs: Mapping[str, Run], *, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
@@ -77,9 +83,10 @@ def measures(
         )
         shift = found[name][0] - middle
         document[name] = {
-            "value": _or_none(found[name][0]), "low": _or_none(low + shift),
+            "value": _or_none(found[name][0]),
+            "low": _or_none(low + shift),
             "high": _or_none(high + shift),
-        }  # fmt: skip
+        }
     return document
 
 

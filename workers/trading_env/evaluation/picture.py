@@ -11,7 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from workers.trading_env.evaluation.run import Run
 
-Array = np.ndarray[Any, np.dtype[Any]]
 SHOWN = ("total_return", "sharpe", "max_drawdown", "turnover", "cost", "hit_rate")
 TITLES = ("return", "Sharpe", "max drawdown", "turnover/year", "cost", "hit rate")
 LINEAR_PERCENT = 1.0

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from config.trading import TradingConfig
+from mesh.arrays import Array
 from workers.trading_env.env.vector import TradingVectorEnv
 
 if TYPE_CHECKING:
     from workers.trading_env.providers.protocol import IndexedProvider
 
-Array = np.ndarray[Any, np.dtype[Any]]
 #: Observations (n, 16, 100) to actions (n, 10). A policy with a method `begin(env)` is given the
 #: environment before its first observation.
 Policy = Callable[[Array], Array]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,9 @@ from pyarrow import parquet
 from workers.contract.dtypes import MARKET_DTYPE
 from workers.trading_env.errors import BadMarketData, NoMarketData
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 _LAYOUT = b"tradingmesh.market"
 _TEXT = str(MARKET_DTYPE.descr).encode()
 
@@ -136,9 +138,11 @@ def _table(states: Array) -> Any:
     for field in schema:
         values = np.ascontiguousarray(states[field.name])
         if pa.types.is_fixed_size_list(field.type):
-            flat = pa.array(values.reshape(-1).tolist(), field.type.value_type) if (
-                values.dtype.kind == "S"
-            ) else pa.array(values.reshape(-1))  # fmt: skip
+            flat = (
+                pa.array(values.reshape(-1).tolist(), field.type.value_type)
+                if (values.dtype.kind == "S")
+                else pa.array(values.reshape(-1))
+            )
             columns.append(pa.FixedSizeListArray.from_arrays(flat, type=field.type))
         else:
             columns.append(pa.array(values))

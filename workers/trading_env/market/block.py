@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from workers.trading_env.errors import BadMarketData, CorporateAction, NoMarketD
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Where a feature lies in a frame.
 BALANCE = 0

@@ -42,14 +42,31 @@ from workers.trading_env.market.pricing import YEAR_NS
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 NAMES = (
-    "return_1", "return_5", "return_20", "return_60", "realised_20", "realised_60", "implied",
-    "skew", "term", "put_call", "spread", "book", "volume", "momentum", "rsi", "macd",
-    "macd_signal", "to_close", "to_expiry", "age",
-)  # fmt: skip
+    "return_1",
+    "return_5",
+    "return_20",
+    "return_60",
+    "realised_20",
+    "realised_60",
+    "implied",
+    "skew",
+    "term",
+    "put_call",
+    "spread",
+    "book",
+    "volume",
+    "momentum",
+    "rsi",
+    "macd",
+    "macd_signal",
+    "to_close",
+    "to_expiry",
+    "age",
+)
 assert len(NAMES) == INDICATORS  # noqa: S101 - a wrong count would shift every feature
 CLIP = 5.0
 _LONGEST = 60

@@ -9,16 +9,16 @@ a row agree on it, and are dropped when one in time comes first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workers.contract.dtypes import TICK_DTYPE
 
 if TYPE_CHECKING:
+    from mesh.arrays import Array
     from workers.trading_env.market.state import MarketState
 
-Array = np.ndarray[Any, np.dtype[Any]]
 EARLIEST, FURTHEST = 315_532_800 * 10**9, 7_258_118_400 * 10**9  # the years 1980 and 2200
 JUMP_NS = 86_400 * 10**9  # a step of event time that has to be confirmed (or ten intervals)
 CONFIRMED_BY = 16  # messages in a row

@@ -7,13 +7,15 @@ difference is within the spread.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workers.trading_env.market.pricing import YEAR_NS
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 PAIRS = 5  # strikes nearest the money of which the median is taken
 
 

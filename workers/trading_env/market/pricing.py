@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from mesh.arrays import Array
+
 Number = float | Array
 
 YEAR_NS = 365 * 86_400 * 10**9
@@ -24,9 +25,14 @@ _TINY = 1e-12
 
 
 def black_scholes(
-    spot: Number, strike: Number, years: Number, rate: Number, dividend: Number,
-    volatility: Number, right: Number,
-) -> Array:  # fmt: skip
+    spot: Number,
+    strike: Number,
+    years: Number,
+    rate: Number,
+    dividend: Number,
+    volatility: Number,
+    right: Number,
+) -> Array:
     """Price of a European option on `spot`; 0 * discount below the intrinsic value never."""
     growth = np.exp((np.asarray(rate) - dividend) * years)
     return black_76(np.asarray(spot) * growth, strike, years, rate, volatility, right)
@@ -45,9 +51,14 @@ def black_76(
 
 
 def greeks(
-    spot: Number, strike: Number, years: Number, rate: Number, dividend: Number,
-    volatility: Number, right: Number,
-) -> Array:  # fmt: skip
+    spot: Number,
+    strike: Number,
+    years: Number,
+    rate: Number,
+    dividend: Number,
+    volatility: Number,
+    right: Number,
+) -> Array:
     """Delta, gamma, theta, vega, rho in the last axis: shape (..., 5)."""
     rate, dividend = np.asarray(rate, float), np.asarray(dividend, float)
     years, sigma = np.asarray(years, float), np.asarray(volatility, float)
@@ -71,9 +82,14 @@ def greeks(
 
 
 def implied_volatility(
-    price: Number, spot: Number, strike: Number, years: Number, rate: Number, dividend: Number,
+    price: Number,
+    spot: Number,
+    strike: Number,
+    years: Number,
+    rate: Number,
+    dividend: Number,
     right: Number,
-) -> Array:  # fmt: skip
+) -> Array:
     """Volatility at which `black_scholes` gives `price`; NaN where there is none in [1e-4, 10].
 
     Newton steps kept inside a bracket that each evaluation narrows (bisection where a step would

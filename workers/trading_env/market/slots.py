@@ -9,7 +9,7 @@ contract is held twice.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from workers.contract.dtypes import SLOTS
 
 if TYPE_CHECKING:
     from config.trading import SlotsConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 EMPTY = -1
 
 

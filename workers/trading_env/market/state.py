@@ -23,8 +23,8 @@ from workers.trading_env.market.slots import EMPTY, Chain, SlotChoice
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MEMORY = 320  # states
 REFUSED = 1 << 16  # symbols of others that are remembered
@@ -33,12 +33,21 @@ OWN, ANY = -1, 1 << 62  # sources of the underlying's price: its own quote, whic
 _GREEK_FIELDS = ("delta", "gamma", "theta", "vega", "rho")
 _QUOTE = np.dtype(
     [
-        ("symbol", "S32"), ("expiry", "<i8"), ("strike", "<f8"), ("right", "i1"), ("coin", "?"),
-        ("ts_event", "<i8"), ("bid", "<f8"), ("ask", "<f8"), ("bid_size", "<f8"),
-        ("ask_size", "<f8"), ("volume", "<i8"), ("implied_volatility", "<f8"),
+        ("symbol", "S32"),
+        ("expiry", "<i8"),
+        ("strike", "<f8"),
+        ("right", "i1"),
+        ("coin", "?"),
+        ("ts_event", "<i8"),
+        ("bid", "<f8"),
+        ("ask", "<f8"),
+        ("bid_size", "<f8"),
+        ("ask_size", "<f8"),
+        ("volume", "<i8"),
+        ("implied_volatility", "<f8"),
         ("greeks", "<f8", (5,)),
     ]
-)  # fmt: skip
+)
 
 
 class MarketState:
@@ -358,9 +367,14 @@ class MarketState:
         solved = sigma
         if not known.all():
             implied = implied_volatility(
-                record["price"][full], self.underlying, quotes["strike"], years, rate, dividend,
+                record["price"][full],
+                self.underlying,
+                quotes["strike"],
+                years,
+                rate,
+                dividend,
                 quotes["right"],
-            )  # fmt: skip
+            )
             solved = np.where(known, sigma, implied)
         # without any solution (a mark below the intrinsic value): a small volatility, delta 0 or 1
         usable = np.where(np.isfinite(solved), solved, 1e-3)

@@ -17,8 +17,7 @@ from workers.trading_env.providers.protocol import IndexedProvider, MarketDataPr
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
-
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 class Track(Protocol):

@@ -15,7 +15,7 @@ from workers.trading_env.policy.numpy_policy import PublishedPolicy
 if TYPE_CHECKING:
     from pathlib import Path
 
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 class LoadedPolicy:

@@ -14,21 +14,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
+from mesh.arrays import Array
 from workers.contract.dtypes import FEATURES, WINDOW
 from workers.trading_env.errors import InvalidPolicy
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Features = Callable[[Array], Array]
 TRANSFORMER, FRAMES = 1, 2
 LAYER = {
-    "norm1_w": ("d",), "norm1_b": ("d",), "qkv_w": ("3d", "d"), "qkv_b": ("3d",),
-    "out_w": ("d", "d"), "out_b": ("d",), "norm2_w": ("d",), "norm2_b": ("d",),
-    "up_w": ("u", "d"), "up_b": ("u",), "down_w": ("d", "u"), "down_b": ("d",),
-}  # fmt: skip
+    "norm1_w": ("d",),
+    "norm1_b": ("d",),
+    "qkv_w": ("3d", "d"),
+    "qkv_b": ("3d",),
+    "out_w": ("d", "d"),
+    "out_b": ("d",),
+    "norm2_w": ("d",),
+    "norm2_b": ("d",),
+    "up_w": ("u", "d"),
+    "up_b": ("u",),
+    "down_w": ("d", "u"),
+    "down_b": ("d",),
+}
 EPSILON = 1e-5  # of torch's LayerNorm
 
 
@@ -71,10 +79,14 @@ def _expect(
     arrays: Mapping[str, Array], name: str, shape: tuple[int | None, ...]
 ) -> tuple[int, ...]:
     found = arrays.get(name)
-    if found is None or found.ndim != len(shape) or any(
-        wanted is not None and size != wanted
-        for size, wanted in zip(found.shape, shape, strict=True)
-    ):  # fmt: skip
+    if (
+        found is None
+        or found.ndim != len(shape)
+        or any(
+            wanted is not None and size != wanted
+            for size, wanted in zip(found.shape, shape, strict=True)
+        )
+    ):
         what = None if found is None else found.shape
         raise InvalidPolicy(f"{name!r} is {what}, expected {shape}")
     return tuple(found.shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from workers.contract.dtypes import FEATURES, SLOTS, WINDOW
 from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy.networks import FRAMES, TRANSFORMER, Features, features_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 MLP = 0
 KINDS = (MLP, TRANSFORMER, FRAMES)
 INPUTS = WINDOW * FEATURES

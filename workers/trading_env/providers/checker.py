@@ -29,7 +29,8 @@ from workers.trading_env.providers.protocol import IndexedProvider, MarketDataPr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
+
 #: A column that explains more than this of the next move, or its sign more often, is no forecast.
 TOO_GOOD = 0.98
 LEAST_MOVES = 40  # fewer say nothing about look-ahead

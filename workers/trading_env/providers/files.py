@@ -5,9 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from workers.market_data.families import open_archive
 from workers.trading_env.errors import TradingEnvError
@@ -16,8 +14,7 @@ from workers.trading_env.providers.recorded import RecordedProvider, states_of_t
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
-
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 def states_of_file(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,9 @@ from workers.trading_env.errors import BadMarketData
 from workers.trading_env.market.block import INDICATOR_FEATURES, POSITIONS
 from workers.trading_env.providers.recorded import RecordedProvider
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 START_PRICE = 1000.0
 STEP_NS = 60 * 10**9
 FAR = 1 << 62  # an expiry that never comes
@@ -43,8 +45,11 @@ UNLIMITED = 1e9  # contracts quoted
 def known_optimum_config(**changes: Any) -> TradingConfig:
     """The rules under which the optimum is the one known: the reward above, no other cost."""
     rules: dict[str, Any] = {
-        "reward": "linear_quadratic", "cost_rate": 0.0, "spread_share": 0.0, "ruin_share": 0.0,
-    }  # fmt: skip
+        "reward": "linear_quadratic",
+        "cost_rate": 0.0,
+        "spread_share": 0.0,
+        "ruin_share": 0.0,
+    }
     return TradingConfig(**{**rules, **changes})
 
 

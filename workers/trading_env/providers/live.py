@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from workers.contract.names import MARKET
 from workers.trading_env.errors import BadMarketData, EndOfData, NoMarketData, StaleData
 from workers.trading_env.market.pacing import JUMP_NS
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
 
 
 class LiveProvider:

@@ -8,11 +8,10 @@ tomorrow's price into today's state is the one thing the environment cannot repa
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
 
 
 @runtime_checkable

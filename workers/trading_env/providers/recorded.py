@@ -6,7 +6,7 @@ import bisect
 import itertools
 import random
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from workers.trading_env.market.state import MarketState
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 #: Of the ticks of a file, whose times are not believed: a feed has wrong clocks, a file of which
 #: this much is passed over is not in order.
 DISBELIEVED = 0.2

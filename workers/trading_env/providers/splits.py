@@ -10,7 +10,7 @@ data: what a state says depends on the states before it alone.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from workers.trading_env.providers.recorded import RecordedProvider
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 HELD_OUT_SHARE = 0.2  # of a recorded file's states, the last ones

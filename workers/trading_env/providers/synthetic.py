@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from workers.trading_env.market.pricing import YEAR_NS, black_scholes
 from workers.trading_env.market.pricing import greeks as greeks_of
 from workers.trading_env.providers.recorded import RecordedProvider, states_of_ticks
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 ROOT = "SYNX"
 
 

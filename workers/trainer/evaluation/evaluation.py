@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from workers.trading_env.providers.synthetic import synthetic_provider
 
 if TYPE_CHECKING:
     from config.trading import TradingConfig
+    from mesh.arrays import Array
     from workers.trading_env.providers.recorded import RecordedProvider
     from workers.trainer.td3.algorithm import TD3
 
-Array = np.ndarray[Any, np.dtype[Any]]
 HELD_OUT_SEED = 0x5EED  # of markets that are never trained on
 STATES = 1200
 SYNTHETIC, KNOWN_OPTIMUM = "synthetic", "known_optimum"

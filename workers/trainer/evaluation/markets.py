@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from workers.trainer.evaluation.evaluation import (
 if TYPE_CHECKING:
     from config.trading import TradingConfig
     from config.trainer import TrainerConfig
+    from mesh.arrays import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 EPISODES = 256
 
 
@@ -75,8 +75,11 @@ def offline_market(
     if evaluated_on is None:
         return OfflineMarket(training, rules, None)
     held_out = Evaluation(
-        evaluated_on, trading, lanes=config.evaluate_lanes, steps=config.evaluate_steps,
+        evaluated_on,
+        trading,
+        lanes=config.evaluate_lanes,
+        steps=config.evaluate_steps,
         seed=HELD_OUT_SEED + (seed == HELD_OUT_SEED),
-    )  # fmt: skip
+    )
     held_out.prepare()  # a mistake is said now, not after the first N updates
     return OfflineMarket(training, rules, held_out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from stable_baselines3.td3.policies import TD3Policy
 
     from mesh import Tensors
-
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 def policy_arrays(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gymnasium import spaces
     from stable_baselines3.common.vec_env import VecNormalize
 
-Array = np.ndarray[Any, np.dtype[Any]]
+    from mesh.arrays import Array
 
 
 class FrameReplay(ReplayBuffer):

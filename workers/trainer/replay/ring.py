@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
     from mesh import Ring
+    from mesh.arrays import Array
     from workers.trainer.replay.priorities import Priorities
 
-Array = np.ndarray[Any, np.dtype[Any]]
 TRIES = 100
 MARGIN = 64  # steps that the writer may make while a batch is copied
 KEPT_FAULTS = 16
@@ -147,8 +147,9 @@ class RingReplay(ReplayBuffer):
             reward, last, discount = self._returns(sequences, rows)
             done = last["terminated"]
             back = np.minimum(self._back[1:], last["step"][:, None])
-            whole &= self._ring.gather(last["sequence"][:, None] - back * lanes[:, None], "frame",
-                                       later)  # fmt: skip
+            whole &= self._ring.gather(
+                last["sequence"][:, None] - back * lanes[:, None], "frame", later
+            )
             total += self._sum(later)
         if not whole:
             self.retries += 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workers.runtime.atomic_file import write_whole
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from mesh.arrays import Array
+
 MAGIC = b"TMCKPT01"
 DIGEST = 32
 

@@ -15,10 +15,10 @@ import torch
 from workers.trainer.replay.priorities import MARKS
 
 if TYPE_CHECKING:
+    from mesh.arrays import Array
     from workers.trainer.replay.ring import RingReplay
     from workers.trainer.td3.update import Update
 
-Array = np.ndarray[Any, np.dtype[Any]]
 MASK = (1 << 64) - 1
 WORDS = 6
 
@@ -75,11 +75,15 @@ def _words(dice: np.random.Generator) -> Array:
     number, increment = state["state"]["state"], state["state"]["inc"]
     return np.array(
         [
-            number & MASK, number >> 64, increment & MASK, increment >> 64,
-            state["has_uint32"], state["uinteger"],
+            number & MASK,
+            number >> 64,
+            increment & MASK,
+            increment >> 64,
+            state["has_uint32"],
+            state["uinteger"],
         ],
         np.uint64,
-    )  # fmt: skip
+    )
 
 
 def _set_words(dice: np.random.Generator, words: Array) -> None:

@@ -103,19 +103,41 @@ class Flat:
         if self._arrays:
             values, gradient, first, second, target = self._arrays
             sound = _adam.step(
-                values, gradient, first, second, target if tau > 0.0 else None, float(loss),
-                float(self.steps) + 1.0, learning_rate, beta1, beta2, self.epsilon,
-                self.weight_decay, tau,
-            )  # fmt: skip
+                values,
+                gradient,
+                first,
+                second,
+                target if tau > 0.0 else None,
+                float(loss),
+                float(self.steps) + 1.0,
+                learning_rate,
+                beta1,
+                beta2,
+                self.epsilon,
+                self.weight_decay,
+                tau,
+            )
             self.steps += sound
             return float(not sound)
         found_inf = (~torch.isfinite(self.gradient.sum() + loss)).float()
         self.steps += 1.0 - found_inf
         torch._fused_adam_(
-            [self.values], [self.gradient], [self.first], [self.second], [], [self.steps],
-            lr=learning_rate, beta1=beta1, beta2=beta2, weight_decay=self.weight_decay,
-            eps=self.epsilon, amsgrad=False, maximize=False, grad_scale=None, found_inf=found_inf,
-        )  # fmt: skip
+            [self.values],
+            [self.gradient],
+            [self.first],
+            [self.second],
+            [],
+            [self.steps],
+            lr=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=self.weight_decay,
+            eps=self.epsilon,
+            amsgrad=False,
+            maximize=False,
+            grad_scale=None,
+            found_inf=found_inf,
+        )
         if tau > 0.0:
             self.target.lerp_(self.values, tau)
         return found_inf

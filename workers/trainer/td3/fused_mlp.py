@@ -134,13 +134,26 @@ class Stack:
         self._make_room(len(parts[0]))
         into, layers, last = self.products.into, self._layers, len(parts) - 1
         for number, (part, seen) in enumerate(zip(parts, self._inputs, strict=True)):
-            into(layers[0].whole, part, seen.turned, bias=None if number else self._bias,
-                 add=number > 0, relu=number == last, exact=seen.exact)  # fmt: skip
+            into(
+                layers[0].whole,
+                part,
+                seen.turned,
+                bias=None if number else self._bias,
+                add=number > 0,
+                relu=number == last,
+                exact=seen.exact,
+            )
         for k in range(self.count):
             for number, level in enumerate(self._levels, 1):
                 is_last = number == len(self._levels)
-                into(layers[number].parts[k], layers[number - 1].parts[k], level.turned[k],
-                     bias=level.biases[k], relu=not is_last, exact=is_last)  # fmt: skip
+                into(
+                    layers[number].parts[k],
+                    layers[number - 1].parts[k],
+                    level.turned[k],
+                    bias=level.biases[k],
+                    relu=not is_last,
+                    exact=is_last,
+                )
         return self.values
 
     def backward(self, *parts: Matrix) -> None:
@@ -168,8 +181,13 @@ class Stack:
         if level.gradients:
             into(level.gradients[k], back.turned_parts[k], below.parts[k], exact=is_last)
             self.products.add_up(level.bias_gradients[k], back.parts[k])
-        into(self._backs[number - 1].parts[k], back.parts[k], level.weights[k],
-             mask=below.parts[k], exact=is_last)  # fmt: skip
+        into(
+            self._backs[number - 1].parts[k],
+            back.parts[k],
+            level.weights[k],
+            mask=below.parts[k],
+            exact=is_last,
+        )
 
     def to_actions(self) -> Tensor:
         """Give d loss / d actions (B, a), after `backward`."""

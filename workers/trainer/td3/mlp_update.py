@@ -116,8 +116,9 @@ class MlpUpdate(Update):
             parameters = critics.stacked(vector, counts)
             if first:
                 parameters = [parameter[:1] for parameter in parameters]
-            return Stack(products, memory, place, parameters, gradient, inputs=inputs,
-                         actions=actions)  # fmt: skip
+            return Stack(
+                products, memory, place, parameters, gradient, inputs=inputs, actions=actions
+            )
 
         # the targets are through before anything goes back, the critics before the first one
         self._actor = actors("actor", actor.values, actor.stacked(actor.gradient, ones))

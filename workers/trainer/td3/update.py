@@ -63,10 +63,13 @@ class Update(ABC):
         self.buffers = [
             buffer
             for network in (
-                policy.actor, policy.critic, policy.actor_target, policy.critic_target,
+                policy.actor,
+                policy.critic,
+                policy.actor_target,
+                policy.critic_target,
             )
             for buffer in network.buffers()
-        ]  # fmt: skip
+        ]
         device = self.actor.values.device
         self.updates = 0
         self.caution = 1.0  # factor of the learning rate, below 1 for a while after a roll-back

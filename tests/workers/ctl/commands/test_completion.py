@@ -23,8 +23,11 @@ def completed(script, line, loop, tmp_path):
         f"{script}\nCOMP_WORDS=({' '.join(repr(word) for word in words)})\n"
         f'COMP_CWORD={len(words) - 1}\n_meshctl\nprintf "%s\\n" "${{COMPREPLY[@]}}"'
     )
-    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}",
-               "MESH__MESH__PATH": str(loop.mesh.path)}  # fmt: skip
+    environ = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "MESH__MESH__PATH": str(loop.mesh.path),
+    }
     ended = subprocess.run(
         ["bash", "-c", program], env=environ, capture_output=True, text=True, check=True, timeout=60
     )
@@ -71,15 +74,24 @@ def test_fish_offers_what_there_is(loop, meshctl, tmp_path):
     command.chmod(0o755)
     script = tmp_path / "meshctl.fish"
     script.write_text(meshctl("completion", "fish")[1])
-    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path),
-               "MESH__MESH__PATH": str(loop.mesh.path)}  # fmt: skip
+    environ = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "MESH__MESH__PATH": str(loop.mesh.path),
+    }
 
     def offered(line):
         program = f"source {script}; complete -C '{line}'"
         ended = subprocess.run(
-            ["fish", "-c", program], env=environ, cwd=tmp_path, capture_output=True, text=True,
-            check=True, timeout=60,
-        )  # fmt: skip
+            ["fish", "-c", program],
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
         return {each.split("\t")[0] for each in ended.stdout.splitlines()}
 
     assert offered("meshctl restart i") == {"ingest"}

@@ -87,8 +87,14 @@ def test_everything_but_asking_works_with_the_daemon_dead(ask):
     assert (ended.returncode, report["state"]) == (2, "down")
     alive = {worker["pid"] for worker in report["workers"] if worker["alive"]}
     assert set(pids) <= alive
-    for words in (["segments"], ["show", "one"], ["locks"], ["events"], ["logs", "one"],
-                  ["tail", "one", "--no-follow"]):  # fmt: skip
+    for words in (
+        ["segments"],
+        ["show", "one"],
+        ["locks"],
+        ["events"],
+        ["logs", "one"],
+        ["tail", "one", "--no-follow"],
+    ):
         assert ask(*words).returncode == 0
     refused = ask("restart", "one")
     assert (refused.returncode, "the daemon that made the socket is dead" in refused.stderr) == (

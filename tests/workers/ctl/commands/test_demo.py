@@ -51,8 +51,14 @@ def test_a_trainer_without_weights_is_named(circle):
     assert list(missing(report, before, FEEDER)) == ["td3-1 published no weights in this time"]
 
 
-@pytest.mark.parametrize("acting", [{}, {"acting_trainer": "td3-0", "acting_version": 3},
-                                    {"acting_trainer": "", "acting_version": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "acting",
+    [
+        {},
+        {"acting_trainer": "td3-0", "acting_version": 3},
+        {"acting_trainer": "", "acting_version": 0},
+    ],
+)
 def test_acting_at_random_is_not_enough(circle, acting):
     """The feeder must act with a version that was published."""
     assert any("does not act" in line for line in missing(*copy.deepcopy(circle), acting))

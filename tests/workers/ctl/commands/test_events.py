@@ -33,12 +33,21 @@ def test_incidents_in_full(meshctl):
 def test_following(loop):
     """--follow prints what happens from then on."""
     with subprocess.Popen(
-        [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(loop.mesh.path),
-         "events", "-f", "-n", "1"],
+        [
+            sys.executable,
+            "-m",
+            "workers.ctl.cli",
+            "--mesh",
+            str(loop.mesh.path),
+            "events",
+            "-f",
+            "-n",
+            "1",
+        ],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-    ) as child:  # fmt: skip
+    ) as child:
         assert child.stdout is not None
         assert "died" in child.stdout.readline()
         loop.event("ready", "info", "td3-0", "again")

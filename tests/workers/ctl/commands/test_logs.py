@@ -48,8 +48,13 @@ def test_an_unknown_log_names_the_known(log, meshctl):
 
 def test_json_lines_are_made_readable():
     """Time, level, event and the fields; other lines stay as they are."""
-    entry = {"worker": "a", "event": "ready", "level": "info", "n": 3,
-             "timestamp": "2026-01-05T14:30:00.123456Z"}  # fmt: skip
+    entry = {
+        "worker": "a",
+        "event": "ready",
+        "level": "info",
+        "n": 3,
+        "timestamp": "2026-01-05T14:30:00.123456Z",
+    }
     assert line(json.dumps(entry)) == "14:30:00.123  info     ready n=3"
     assert line("Traceback (most recent call last):") == "Traceback (most recent call last):"
     assert line("[1, 2]") == "[1, 2]"
@@ -58,12 +63,22 @@ def test_json_lines_are_made_readable():
 def test_following_goes_through_a_rotation(log, loop):
     """What is added to the file that took the name is printed too."""
     with subprocess.Popen(
-        [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(loop.mesh.path),
-         "logs", "td3-0", "-n", "1", "-f"],
+        [
+            sys.executable,
+            "-m",
+            "workers.ctl.cli",
+            "--mesh",
+            str(loop.mesh.path),
+            "logs",
+            "td3-0",
+            "-n",
+            "1",
+            "-f",
+        ],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-    ) as child:  # fmt: skip
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline().startswith("line 1999")
         with log.open("a") as old:

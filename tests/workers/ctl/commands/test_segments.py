@@ -13,8 +13,9 @@ def test_every_segment_is_listed(loop, meshctl):
     names = {line.split()[0] for line in out.splitlines()[1:-1]}
     assert names == {info.name for info in loop.mesh.segments()}
     assert str(os.getpid()) in out
-    (ticks,) = [s for s in json.loads(meshctl("segments", "--format", "json")[1])
-                if s["name"] == "ticks"]  # fmt: skip
+    (ticks,) = [
+        s for s in json.loads(meshctl("segments", "--format", "json")[1]) if s["name"] == "ticks"
+    ]
     assert (ticks["kind"], ticks["capacity"], ticks["published"]) == ("ring", 64, 5)
     assert ticks["writer"] == {"pid": os.getpid(), "alive": True}
 

@@ -28,11 +28,22 @@ def test_no_field_of_that_name(meshctl):
 def test_what_comes(loop):
     """Each new record is printed, in order, without a gap."""
     with subprocess.Popen(
-        [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(loop.mesh.path),
-         "tail", "ticks", "-n", "1", "--format", "json"],
+        [
+            sys.executable,
+            "-m",
+            "workers.ctl.cli",
+            "--mesh",
+            str(loop.mesh.path),
+            "tail",
+            "ticks",
+            "-n",
+            "1",
+            "--format",
+            "json",
+        ],
         stdout=subprocess.PIPE,
         cwd=ROOT,
-    ) as child:  # fmt: skip
+    ) as child:
         assert child.stdout is not None
         found = [json.loads(child.stdout.readline())["sequence"]]
         for _ in range(3):

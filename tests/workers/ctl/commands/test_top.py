@@ -29,8 +29,16 @@ class Terminal:
         if self.pid == 0:
             os.chdir(ROOT)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-            command = [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(mesh.path), "top",
-                       "--interval", "0.1"]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "workers.ctl.cli",
+                "--mesh",
+                str(mesh.path),
+                "top",
+                "--interval",
+                "0.1",
+            ]
             os.execve(sys.executable, command, {**os.environ, "TERM": "xterm-256color"})
         self.raw = ""
 

@@ -87,8 +87,11 @@ def test_on_a_terminal_it_asks(loop, answer, code):
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "workers.ctl.cli", "--mesh", str(loop.mesh.path), "unlink", "spare"],
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT,
-    ) as process:  # fmt: skip
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+    ) as process:
         os.close(theirs)
         said = b""
         while b"y/N" not in said:
