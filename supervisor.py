@@ -36,29 +36,29 @@ from workers.runtime.logging import configure_logging, limit_output
 from workers.runtime.systemd import Systemd, sd_notify
 from workers.supervision.adoption import (
     STATUS_BYTES,
+    claim_events,
+    claim_status,
+    find_lost_segment,
+    open_heartbeats,
     shortened,
-    take_events,
-    take_hearts,
-    take_status,
-    taken_away,
 )
 from workers.supervision.config_diff import changes, fixed_fault
 from workers.supervision.control_server import ControlServer
-from workers.supervision.event_log import Journal
-from workers.supervision.executor import Fleet
+from workers.supervision.event_log import EventLog
+from workers.supervision.executor import WorkerExecutor
 from workers.supervision.fd_budget import raise_limit
 from workers.supervision.fork_server import adopt_orphans
 from workers.supervision.safe_state import why_unsafe
 from workers.supervision.spawn import end_children, end_strays
 from workers.supervision.state_machine import ALIVE, Event, State
-from workers.supervision.unmanaged_processes import Foreign
+from workers.supervision.unmanaged_processes import UnmanagedProcesses
 from workers.supervision.upgrade import Upgrade, execute, take_signals
 
 gc.enable()
 
 if TYPE_CHECKING:
     from config.worker_spec import WorkerSpec
-    from workers.supervision.managed_worker import Tracked
+    from workers.supervision.managed_worker import ManagedWorker
 
 __all__ = ["Supervisor", "main", "sd_notify"]
 
@@ -68,7 +68,7 @@ EXIT_MESH = 73  # EX_CANTCREAT
 SAFETY_LOOK_S = 0.5
 MESH_LOOK_S = 2.0  # between two looks whether the mesh is still ours
 FAULT_CHARACTERS = 8000
-CHILDREN_S = 5.0  # for the end of nurseries, at the daemon's own
+CHILDREN_S = 5.0  # for the end of fork servers, at the daemon's own
 PUBLISH_S = 0.5  # at the latest: what is no transition (memory, a flood of lines) is told by then
 
 #: What a request asks of each worker that it names.
@@ -96,7 +96,7 @@ class Supervisor:
         self.mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
         self.manager = Systemd()
         faults: list[str] = []
-        self.status, told = take_status(self.mesh, faults)
+        self.status, told = claim_status(self.mesh, faults)
         self.run_directory = settings.run_directory.resolve()
         self.logs = settings.logging.directory or self.run_directory / "logs"
         try:
@@ -105,9 +105,9 @@ class Supervisor:
             faults.append(f"no logs: {error}")
         self.mesh.sweep()
         limits = settings.supervisor
-        self.hearts = take_hearts(self.mesh, limits.rows, faults)
-        events = take_events(self.mesh, limits.events, faults)
-        self.journal = Journal(
+        self.heartbeats = open_heartbeats(self.mesh, limits.rows, faults)
+        events = claim_events(self.mesh, limits.events, faults)
+        self.event_log = EventLog(
             events,
             limits.incidents,
             lambda: configure_logging(settings.logging, worker="supervisor", pid=os.getpid()),
@@ -133,37 +133,37 @@ class Supervisor:
             configuration=settings.fingerprint(),
         )
         adopt_orphans()
-        self.fleet = Fleet(
+        self.executor = WorkerExecutor(
             settings,
             self.mesh,
-            self.hearts,
-            self.journal,
+            self.heartbeats,
+            self.event_log,
             self.selector,
             self.logs,
             clock,
             time.time,
         )
-        self.foreign = Foreign(self.mesh, self._tell)
+        self.unmanaged = UnmanagedProcesses(self.mesh, self._emit_event)
         self._take_over(told)
         self.server = ControlServer(
             settings.mesh.path, self.selector, limits, self.handle, self.clock
         )
         for fault in faults + self.server.faults:
-            self._tell("fault", "warning", fault)
+            self._emit_event("fault", "warning", fault)
 
     def _take_over(self, told: SupervisorStatus | None) -> None:
         """Go on where an earlier daemon, or this one before an upgrade, was interrupted."""
         if told is None:
-            self.fleet.adopt([])
+            self.executor.adopt([])
             return
-        self.journal.take_over(told.incidents, self.fleet.workers)
+        self.event_log.take_over(told.incidents, self.executor.workers)
         self.was_ready = told.ready and told.pid == self.me.pid
         self.now_status.rolling = dict(told.rolling)
         if told.pid == self.me.pid:
             self.now_status.since = told.since
-        self.fleet.adopt(told.workers)
-        # After an upgrade the earlier program's nurseries are children of ours that nobody needs.
-        end_strays(self.fleet.pids(), self.fleet.nurseries.groups())
+        self.executor.adopt(told.workers)
+        # After an upgrade the earlier program's fork servers are still our children: end them.
+        end_strays(self.executor.pids(), self.executor.fork_servers.groups())
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -175,17 +175,17 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _note)
         take_signals()
-        self._tell("started", "info", f"daemon pid {os.getpid()}")
+        self._emit_event("started", "info", f"daemon pid {os.getpid()}")
         self._publish(self.clock())  # what was adopted is told first; logging may be loaded then
-        self.journal.flush()
-        self.fleet.start_what_is_free()
+        self.event_log.flush()
+        self.executor.start_what_is_free()
         self._publish(self.clock())
         self._replace(version=_version())
         try:
-            while not (self.fleet.stopping and self.fleet.ended()):
+            while not (self.executor.stopping and self.executor.ended()):
                 self._turn()
         finally:
-            self.journal.flush()
+            self.event_log.flush()
             signal.set_wakeup_fd(-1)
         self._close()
         if self.lost:
@@ -193,64 +193,66 @@ class Supervisor:
         return 0
 
     def _turn(self) -> None:
-        happened = self.selector.select(self.fleet.next_look(self.clock()))
+        happened = self.selector.select(self.executor.next_check_s(self.clock()))
         for key, _ in happened:
             if self.selector.get_map().get(key.fd) is key:  # an earlier one may have ended it
                 key.data(key.fileobj)
         now = self.clock()
-        self.fleet.watch(now)
-        self.fleet.timers(now)
-        self.fleet.nurseries.tend()
+        self.executor.watch(now)
+        self.executor.timers(now)
+        self.executor.fork_servers.tend()
         self._roll()
-        self.fleet.start_what_is_free()
-        self.fleet.catch_up()
-        self.journal.flush()
+        self.executor.start_what_is_free()
+        self.executor.catch_up()
+        self.event_log.flush()
         self._look_around(now)
         self.server.tend(now)
-        if happened or self.fleet.changed or now >= self.publish_at:
+        if happened or self.executor.changed or now >= self.publish_at:
             self._publish(now)
         self.manager.feed(now)
-        if self.upgrade is not None and self.upgrade.finished(now) and not self.fleet.stopping:
+        if self.upgrade is not None and self.upgrade.finished(now) and not self.executor.stopping:
             self._upgrade_or_not()
 
     def _drain_signals(self, fd: object) -> None:
         for number in set(os.read(cast("int", fd), 512)):
             if number == signal.SIGCHLD:
-                for pid in end_strays(self.fleet.pids(), self.fleet.nurseries.groups()):
-                    self._tell("strays", "warning", f"killed pid {pid}, which left its worker")
+                for pid in end_strays(self.executor.pids(), self.executor.fork_servers.groups()):
+                    self._emit_event(
+                        "strays", "warning", f"killed pid {pid}, which left its worker"
+                    )
             elif number == signal.SIGHUP:
                 self.reload()
-            elif not self.fleet.stopping:
+            elif not self.executor.stopping:
                 self.shutdown()
 
     def _look_around(self, now: float) -> None:
         """What may wait a little: processes that are not ours, and whether acting is safe."""
-        own = {w.identity for w in self.fleet.workers.values() if w.identity} | {self.me}
-        self.foreign.look(self.fleet.rows(), own, now)
+        own = {w.identity for w in self.executor.workers.values() if w.identity} | {self.me}
+        self.unmanaged.look(self.executor.rows(), own, now)
         if now < self.safety_at:
             return
         self.safety_at = now + SAFETY_LOOK_S
-        if now >= self.mesh_at and not self.fleet.stopping:
+        if now >= self.mesh_at and not self.executor.stopping:
             self.mesh_at = now + MESH_LOOK_S
-            if lost := taken_away(self.mesh, (self.status, self.hearts)):
+            if lost := find_lost_segment(self.mesh, (self.status, self.heartbeats)):
                 self.lost = lost
-                self._tell("mesh lost", "error", f"everything is stopped: {lost}")
+                self._emit_event("mesh lost", "error", f"everything is stopped: {lost}")
                 self.shutdown()
-        workers = self.fleet.workers.values()
+        workers = self.executor.workers.values()
         acting = ""
         if any(worker.spec.role == "policy" for worker in workers):
-            said = (self.fleet.read_status(worker.name) for worker in workers)
+            said = (self.executor.read_status(worker.name) for worker in workers)
             acting = next(filter(None, (str(word.get("acting_trainer", "")) for word in said)), "")
         unsafe = why_unsafe(workers, acting, self.settings.supervisor, now)
         if bool(unsafe) != bool(self.now_status.safe_state):
-            self._tell("safe state", "error" if unsafe else "info", unsafe or "acting again")
+            self._emit_event("safe state", "error" if unsafe else "info", unsafe or "acting again")
         self._replace(safe_state=unsafe)
 
     def _publish(self, now: float) -> None:
         """Say how everything is, where that changed."""
-        self.fleet.changed = False
+        self.executor.changed = False
         self.publish_at = now + PUBLISH_S
-        workers = self.fleet.workers.values()
+        workers = self.executor.workers.values()
         required = [w for w in workers if w.spec.required]
         running = sum(w.state is State.RUNNING for w in required)
         self.was_ready = self.was_ready or running == len(required)
@@ -261,13 +263,15 @@ class Supervisor:
             state = "degraded"
             if self.now_status.state == "starting":
                 limit = self.settings.supervisor.ready_timeout_s
-                self._tell("not ready", "error", f"required workers do not run after {limit:g} s")
-        if self.fleet.stopping:
+                self._emit_event(
+                    "not ready", "error", f"required workers do not run after {limit:g} s"
+                )
+        if self.executor.stopping:
             state = "stopping"
         self._replace(
             workers=[worker.status() for worker in workers],
-            incidents=list(self.journal.incidents),
-            foreign=self.foreign.statuses(),
+            incidents=list(self.event_log.incidents),
+            foreign=self.unmanaged.statuses(),
             state=state,
             ready=self.was_ready,
         )
@@ -284,15 +288,15 @@ class Supervisor:
             self.now_status = new
             self.status.write(new if len(encoded) <= STATUS_BYTES else shortened(new))
 
-    def _tell(self, kind: str, severity: str, text: str) -> None:
-        self.journal.event(kind, severity, text=text)
+    def _emit_event(self, kind: str, severity: str, text: str) -> None:
+        self.event_log.emit(kind, severity, text=text)
 
     # --- planned changes ------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """Begin the orderly end: dependants first."""
-        self.fleet.stopping = True
-        self._tell("stopping", "info", "")
+        self.executor.stopping = True
+        self._emit_event("stopping", "info", "")
         self.manager.stopping()
 
     def reload(self) -> None:
@@ -308,24 +312,24 @@ class Supervisor:
             new, fault = self.settings, str(error)
         self._replace(reload_error=fault[:FAULT_CHARACTERS])
         if fault:
-            self._tell("reload refused", "error", fault)
+            self._emit_event("reload refused", "error", fault)
             return
         todo = changes(self.settings, new)
         specs = {spec.name: spec for spec in new.workers}
-        self.settings = self.fleet.settings = new
-        self.fleet.nurseries.rebuild(new)
+        self.settings = self.executor.settings = new
+        self.executor.fork_servers.rebuild(new)
         for name in todo.removed:
-            self.fleet.workers[name].leaving = True
+            self.executor.workers[name].leaving = True
         for name in todo.added:
             self._add(specs[name])
-        for name, worker in self.fleet.workers.items():
+        for name, worker in self.executor.workers.items():
             worker.spec = specs.get(name, worker.spec)
             if name in todo.changed:
                 worker.reason = "its configuration changed"
-                self.fleet.apply(worker, Event.RESTART)
-        self.fleet.fingerprint = new.fingerprint()
-        self._replace(configuration=self.fleet.fingerprint)
-        self._tell(
+                self.executor.apply(worker, Event.RESTART)
+        self.executor.fingerprint = new.fingerprint()
+        self._replace(configuration=self.executor.fingerprint)
+        self._emit_event(
             "reloaded",
             "info",
             f"added {list(todo.added)}, removed {list(todo.removed)}, changed {list(todo.changed)}",
@@ -333,38 +337,38 @@ class Supervisor:
 
     def _add(self, spec: WorkerSpec) -> None:
         """Track a worker; one that was removed a moment ago and still ends is wanted again."""
-        worker = self.fleet.workers.get(spec.name)
+        worker = self.executor.workers.get(spec.name)
         if worker is None:
-            worker = self.fleet.add(spec)
+            worker = self.executor.add(spec)
         worker.spec, worker.leaving = spec, False
-        self.fleet.apply(worker, Event.RESTART)
+        self.executor.apply(worker, Event.RESTART)
 
     def _upgrade_or_not(self) -> None:
         """The new program was asked to check itself: become it, or tell why not."""
         assert self.upgrade is not None  # noqa: S101 - for the type checker: the caller looked
         fault = self.upgrade.fault()
         self.upgrade = None
-        self.fleet.others.clear()
+        self.executor.others.clear()
         self._replace(reload_error=fault)
         if fault:
-            self._tell("upgrade refused", "error", fault)
+            self._emit_event("upgrade refused", "error", fault)
             self.manager.ready()
             return
-        self._tell("upgrading", "info", f"from version {self.now_status.version}")
-        self.journal.flush()
+        self._emit_event("upgrading", "info", f"from version {self.now_status.version}")
+        self.event_log.flush()
         execute()
 
     def _roll(self) -> None:
         """Rolling restart: one worker after the other, each once the last one runs again."""
         for name, old in list(self.now_status.rolling.items()):
-            worker = self.fleet.workers.get(name)
+            worker = self.executor.workers.get(name)
             if worker is None or worker.state in {State.STOPPED, State.QUARANTINED}:
-                self._tell("rolling restart", "error", f"ended at {name}, which does not run")
+                self._emit_event("rolling restart", "error", f"ended at {name}, which does not run")
                 self._replace(rolling={})
                 return
             if worker.state is State.RUNNING and worker.generation == old:
                 worker.reason = "rolling restart"
-                self.fleet.apply(worker, Event.RESTART)
+                self.executor.apply(worker, Event.RESTART)
             if worker.state is not State.RUNNING:
                 return
             left = {n: g for n, g in self.now_status.rolling.items() if n != name}
@@ -383,12 +387,12 @@ class Supervisor:
         if request.command in daemon:
             return daemon[request.command]()
         if request.command == "break-lock":
-            ok, text = self.foreign.break_lock(request.worker)
+            ok, text = self.unmanaged.break_lock(request.worker)
             return ControlReply(ok=ok, text=text)
         if request.command not in _EVENTS:
             known = ", ".join([*_EVENTS, "break-lock", *daemon])
             return _no(f"no command {request.command!r}; there are {known}")
-        workers = self.fleet.workers
+        workers = self.executor.workers
         named = [w for w in workers.values() if request.worker in {w.name, w.spec.group}]
         if not request.worker or not named:
             return _no(f"no worker {request.worker!r}; there are {', '.join(workers)}")
@@ -396,7 +400,7 @@ class Supervisor:
             return self._asked_to_roll(named)
         return self._asked(request.command, named)
 
-    def _asked(self, command: str, named: Sequence[Tracked]) -> ControlReply:
+    def _asked(self, command: str, named: Sequence[ManagedWorker]) -> ControlReply:
         told = []
         for worker in named:
             if command == "restart" and worker.state is State.QUARANTINED:
@@ -405,11 +409,11 @@ class Supervisor:
                 worker.deaths.clear()
             before = worker.state
             worker.reason = f"{command} was asked for" if command != "start" else worker.reason
-            self.fleet.apply(worker, _EVENTS[command])
+            self.executor.apply(worker, _EVENTS[command])
             told.append(f"{worker.name}: {before} -> {worker.state}")
         return ControlReply(ok=True, text="; ".join(told))
 
-    def _asked_to_roll(self, named: Sequence[Tracked]) -> ControlReply:
+    def _asked_to_roll(self, named: Sequence[ManagedWorker]) -> ControlReply:
         self._replace(rolling={w.name: w.generation for w in named if w.state in ALIVE})
         names = ", ".join(self.now_status.rolling)
         return ControlReply(ok=True, text=f"restarting one after the other: {names}")
@@ -434,14 +438,14 @@ class Supervisor:
             except OSError as error:
                 return _no(f"the new program cannot be checked now: {error}")
             self.manager.reloading()
-            self.fleet.others.add(self.upgrade.pid)
+            self.executor.others.add(self.upgrade.pid)
         return ControlReply(ok=True, text="the new program is checked, and taken if it starts")
 
     def _close(self) -> None:
-        self._tell("ended", "info", "")
-        self.fleet.nurseries.close()
+        self._emit_event("ended", "info", "")
+        self.executor.fork_servers.close()
         end_children(CHILDREN_S)
-        self.journal.flush()
+        self.event_log.flush()
         self._replace(state="down")
         self.server.close()
         self.selector.close()

@@ -139,7 +139,7 @@ class Daemon:
     def heal(self, rounds: int, rest_s: float = 0.0) -> list[float]:
         """Kill the first worker again and again; seconds to the first line of user code.
 
-        `rest_s` passes before each kill: a nursery forks its next child in that time.
+        `rest_s` passes before each kill: a fork server forks its next child in that time.
         """
         name, times = self.names[0], []
         for _ in range(rounds):
@@ -210,8 +210,8 @@ def bench_light() -> None:
     show("light.restart.p99", percentile(times, 0.99), "ms", limit)
     with daemon("LightWorker", more='nursery = "plain"') as one:
         times = [t * 1e3 for t in one.heal(60, 0.1)]
-    show("light.restart.nursery.p50", median(times), "ms", limit)
-    show("light.restart.nursery.p99", percentile(times, 0.99), "ms", limit)
+    show("light.restart.fork_server.p50", median(times), "ms", limit)
+    show("light.restart.fork_server.p99", percentile(times, 0.99), "ms", limit)
 
 
 def bench_heavy() -> None:
@@ -261,15 +261,15 @@ def trains_again(one: Daemon, state: Any) -> float:
 def bench_trainer() -> None:
     """Kill to the first update of the next trainer, which goes on with the state in the mesh."""
     times = {}
-    for nursery, rounds in (("", 3), ("learner", 12)):
-        more = f'{TRAINER}nursery = "{nursery}"\nheartbeat_deadline_s = 20.0\n{LEARNING}'
+    for server, rounds in (("", 3), ("learner", 12)):
+        more = f'{TRAINER}nursery = "{server}"\nheartbeat_deadline_s = 20.0\n{LEARNING}'
         with daemon("LightWorker", 0, extra=more) as one:
             ring, state = trained(one)
             found = []
             for _ in range(rounds):
                 found.append(trains_again(one, state) * 1e3)
-                select.select([], [], [], 0.5)  # the nursery forks its next child in that time
-            times[nursery] = found
+                select.select([], [], [], 0.5)  # the fork server forks its next child in that time
+            times[server] = found
             ring.close()
     show("trainer.again.p50", median(times["learner"]), "ms", median(times[""]))
     show("trainer.again.max", max(times["learner"]), "ms")

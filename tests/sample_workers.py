@@ -134,7 +134,7 @@ class Hanging(Counting):
 
 
 class Deaf(Counting):
-    """Waits in the nursery for ever, and hears neither its end nor a signal."""
+    """Waits in the fork server for ever, and hears neither its end nor a signal."""
 
     @classmethod
     def rehearse(cls, _spec, _settings):

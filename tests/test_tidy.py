@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SKIPPED = {".git", ".venv", ".run", "build", "dist", "results", "__pycache__"}
 FUNCTION_LINES = 72
 MODULE_LINES = 660
-SUPERVISOR_LINES = 510
+SUPERVISOR_LINES = 515
 README_LINES = 200
 
 #: What each room may import of ours; the longest matching name decides. A worker's package may

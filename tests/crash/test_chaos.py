@@ -42,7 +42,7 @@ class Chaos:
 
     def step(self):
         """Do one to three things at once."""
-        things = [self.kill_worker, self.stop_worker, self.kill_nursery, self.ask_something]
+        things = [self.kill_worker, self.stop_worker, self.kill_fork_server, self.ask_something]
         for thing in self.dice.choices(things, k=self.dice.randint(1, 3)):
             thing()
         if self.dice.random() < 0.5:
@@ -63,9 +63,9 @@ class Chaos:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def kill_nursery(self):
-        """Kill the nursery, or a child that waits in it."""
-        for process in children(self.one.process.pid, "tradingmesh: nursery"):
+    def kill_fork_server(self):
+        """Kill the fork server, or a child that waits in it."""
+        for process in children(self.one.process.pid, "tradingmesh: fork server"):
             if self.dice.random() < 0.5:
                 with contextlib.suppress(psutil.Error):
                     process.kill()

@@ -249,7 +249,7 @@ class PrivateSystemd:
                 title = process.cmdline()[0]
                 if title.startswith("tradingmesh: ") and not title.endswith("meshd"):
                     found[process.pid] = title.removeprefix("tradingmesh: ")
-        return {pid: name for pid, name in found.items() if not name.startswith("nursery")}
+        return {pid: name for pid, name in found.items() if not name.startswith("fork server")}
 
     def log(self):
         """What the daemon wrote, and what systemd said."""

@@ -88,8 +88,8 @@ def _live(
     alone: bool,
 ) -> int:
     mesh = Mesh(settings.mesh.path, mode=settings.mesh.permissions)
-    hearts = mesh.heartbeats(create=True, rows=settings.supervisor.rows)
-    heartbeat = hearts.claim(spec.name, keep={each.name for each in settings.workers})
+    heartbeats = mesh.heartbeats(create=True, rows=settings.supervisor.rows)
+    heartbeat = heartbeats.claim(spec.name, keep={each.name for each in settings.workers})
     heartbeat.starting(expect=spec.start_deadline_s)
     context = WorkerContext(spec, settings, mesh, heartbeat, log)
     context.alone = alone
@@ -183,13 +183,13 @@ def rehearse(settings: Settings) -> None:
         faulthandler.register(signal.SIGUSR2, file=nowhere)
         faulthandler.unregister(signal.SIGUSR2)
     with contextlib.suppress(MeshError):
-        hearts = Mesh(settings.mesh.path, mode=settings.mesh.permissions).heartbeats()
-        hearts.rows()
-        hearts.close()
+        heartbeats = Mesh(settings.mesh.path, mode=settings.mesh.permissions).heartbeats()
+        heartbeats.rows()
+        heartbeats.close()
 
 
 def resolve(where: str) -> type[Worker]:
-    """Import `package.module:Class`; in the worker's own process, or in its nursery."""
+    """Import `package.module:Class`; in the worker's own process, or in its fork server."""
     module, _, name = where.partition(":")
     found: type[Worker] = getattr(importlib.import_module(module), name)
     return found

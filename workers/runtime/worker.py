@@ -101,14 +101,14 @@ class Worker(ABC):
 
     @classmethod  # noqa: B027 - a hook, empty on purpose
     def prepare(cls, spec: WorkerSpec, settings: Settings) -> None:
-        """Do ahead what a worker of this spec would do first; its nursery calls this, then forks.
+        """Do ahead what a worker of this spec does first; its fork server calls this, then forks.
 
         On one thread, opening nothing that a child must not share (files, sockets, devices).
         """
 
     @classmethod  # noqa: B027 - as `prepare`
     def rehearse(cls, spec: WorkerSpec, settings: Settings) -> None:
-        """Use what was prepared, without effect; each child that waits in the nursery calls this.
+        """Use what was prepared, without effect; each idle child of the fork server calls this.
 
         A page that is shared after a fork costs a fault when it is first written.
         """

@@ -46,7 +46,7 @@ SHORT_REASON = 60  # characters
 _OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
 
 
-def take_status(
+def claim_status(
     mesh: Mesh, faults: list[str] | None = None
 ) -> tuple[Cell[SupervisorStatus], SupervisorStatus | None]:
     """Become the writer of the daemon's status, and give what an earlier daemon wrote there.
@@ -90,10 +90,10 @@ def shortened(status: SupervisorStatus) -> SupervisorStatus:
     return short
 
 
-def take_events(mesh: Mesh, capacity: int, faults: list[str] | None = None) -> Ring:
+def claim_events(mesh: Mesh, capacity: int, faults: list[str] | None = None) -> Ring:
     """Become the writer of the events; a ring of another version or size is made anew.
 
-    As is a damaged one. To be called as the daemon of the mesh, which `take_status` has made sure
+    As is a damaged one. To be called as the daemon of the mesh, which `claim_status` has made sure
     of.
     """
 
@@ -107,7 +107,7 @@ def take_events(mesh: Mesh, capacity: int, faults: list[str] | None = None) -> R
     return take()
 
 
-def take_hearts(mesh: Mesh, rows: int, faults: list[str] | None = None) -> Heartbeats:
+def open_heartbeats(mesh: Mesh, rows: int, faults: list[str] | None = None) -> Heartbeats:
     """Open the heartbeats; damaged ones are made anew, and workers that run get rows by a restart.
 
     To be called as the daemon of the mesh.
@@ -126,7 +126,7 @@ def _anew(mesh: Mesh, name: str, take: Callable[[], T], faults: list[str] | None
         return take()
 
 
-def taken_away(mesh: Mesh, segments: Iterable[Segment]) -> str:
+def find_lost_segment(mesh: Mesh, segments: Iterable[Segment]) -> str:
     """Say which of these segments lost its name to nobody or to another one; empty: none.
 
     Raises LeaseHeld where another live process is the writer of what is there now.

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     import structlog
 
     from mesh import Ring
-    from workers.supervision.managed_worker import Tracked
+    from workers.supervision.managed_worker import ManagedWorker
 
 _TEXT_BYTES = EVENT_DTYPE["text"].itemsize
 
 
-class Journal:
+class EventLog:
     """Events and incidents of one daemon, bounded."""
 
     def __init__(
@@ -45,8 +45,8 @@ class Journal:
         self._lines: list[tuple[int, str, dict[str, object]]] = []
         self._ring = ring
 
-    def event(
-        self, kind: str, severity: str, worker: Tracked | None = None, *, text: str = ""
+    def emit(
+        self, kind: str, severity: str, worker: ManagedWorker | None = None, *, text: str = ""
     ) -> None:
         """Publish one event and log it."""
         record = np.zeros(1, EVENT_DTYPE)
@@ -61,7 +61,7 @@ class Journal:
         self._ring.publish(record)
         self._lines.append((LEVELS[severity], kind, context))
 
-    def note(self, kind: str, worker: Tracked) -> None:
+    def log_only(self, kind: str, worker: ManagedWorker) -> None:
         """Log what is no event for others."""
         self._lines.append((LEVELS["info"], kind, dict(_about(worker))))
 
@@ -73,7 +73,7 @@ class Journal:
             self._log.log(level, kind, **context)
         self._lines.clear()
 
-    def open(self, worker: Tracked, kind: str, detected_s: float, now: float) -> Incident:
+    def open(self, worker: ManagedWorker, kind: str, detected_s: float, now: float) -> Incident:
         """Begin an incident of `worker`, whose process is confirmed dead at `now` (monotonic)."""
         number = max((i.number for i in self.incidents), default=0) + 1
         incident = Incident(
@@ -91,7 +91,7 @@ class Journal:
         worker.incident = incident
         return incident
 
-    def close(self, worker: Tracked, now: float, replayed: int) -> str:
+    def close(self, worker: ManagedWorker, now: float, replayed: int) -> str:
         """End the open incident of `worker`, which runs again; give a line about it."""
         incident = worker.incident
         if incident is None:
@@ -100,7 +100,7 @@ class Journal:
         incident.messages_replayed = replayed
         return f"ready again after {incident.running_s:.3f} s"
 
-    def take_over(self, incidents: list[Incident], workers: dict[str, Tracked]) -> None:
+    def take_over(self, incidents: list[Incident], workers: dict[str, ManagedWorker]) -> None:
         """Go on with an earlier daemon's incidents; the newest open one of a worker stays open."""
         self.incidents = [msgspec.structs.replace(i) for i in incidents][-self._kept :]
         for incident in self.incidents:
@@ -109,7 +109,7 @@ class Journal:
                 worker.incident = incident if incident.running_s < 0 else None
 
 
-def _about(worker: Tracked) -> dict[str, str | int]:
+def _about(worker: ManagedWorker) -> dict[str, str | int]:
     """Give what every line about a worker carries."""
     return {
         "name": worker.name,

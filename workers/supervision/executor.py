@@ -22,22 +22,22 @@ from config.worker_spec import WorkerSpec
 from mesh import Cell, Mesh, MeshError, ProcessIdentity
 from workers.contract.names import status_segment
 from workers.runtime.crash_report import own_report
-from workers.supervision import post_mortem as evidence
+from workers.supervision import post_mortem
 from workers.supervision.adoption import live_process, watch
 from workers.supervision.fd_budget import require_room
-from workers.supervision.fork_server import Nurseries
+from workers.supervision.fork_server import ForkServers
 from workers.supervision.log_rotation import LogFiles
-from workers.supervision.managed_worker import NEVER, Tracked
-from workers.supervision.process_memory import own_bytes
+from workers.supervision.managed_worker import NEVER, ManagedWorker
+from workers.supervision.process_memory import private_bytes
 from workers.supervision.restart_policy import Death, Quarantine, decide, remembered
-from workers.supervision.spawn import Birth, end_strays, spawn, told, watch_child
+from workers.supervision.spawn import SpawnRequest, end_strays, spawn, told, watch_child
 from workers.supervision.state_machine import ALIVE, Action, Event, State, transition
 
 if TYPE_CHECKING:
     from config import Settings
     from mesh import HeartbeatRow, Heartbeats
     from workers.contract.statuses import Incident, WorkerStatus
-    from workers.supervision.event_log import Journal
+    from workers.supervision.event_log import EventLog
 
 FAREWELL_S = 0.05  # for the stack dump of a hung worker
 MEMORY_LOOK_S = 0.2
@@ -50,15 +50,15 @@ PUT_OFF_S = 1.0  # until a start is tried again for which the host had no means
 MIB = 1 << 20
 
 
-class Fleet:
+class WorkerExecutor:
     """The workers, by name, and everything that is done to them."""
 
     def __init__(
         self,
         settings: Settings,
         mesh: Mesh,
-        hearts: Heartbeats,
-        journal: Journal,
+        heartbeats: Heartbeats,
+        event_log: EventLog,
         selector: selectors.BaseSelector,
         logs: Path,
         clock: Callable[[], float],
@@ -68,10 +68,10 @@ class Fleet:
         self.settings = settings
         self.fingerprint = settings.fingerprint()
         self.stopping = False
-        self.workers: dict[str, Tracked] = {}
+        self.workers: dict[str, ManagedWorker] = {}
         self._mesh = mesh
-        self._hearts = hearts
-        self._journal = journal
+        self._heartbeats = heartbeats
+        self._event_log = event_log
         self._selector = selector
         self._logs = LogFiles(logs, settings.logging, self._flooded)
         self._clock = clock
@@ -80,22 +80,22 @@ class Fleet:
         self._memory_at = 0.0
         self.changed = True  # since the status was published
         self._later: list[tuple[Incident, dict[str, Any]]] = []  # reports to be written
-        self.others: set[int] = set()  # children that are neither workers nor nurseries
+        self.others: set[int] = set()  # children that are neither workers nor fork servers
         self._rows: dict[str, HeartbeatRow] = {}
         for spec in settings.workers:
             if spec.enabled:
                 self.add(spec)
-        self.nurseries = Nurseries(settings, selector, logs, clock, self._tell)
+        self.fork_servers = ForkServers(settings, selector, logs, clock, self._emit_event)
 
-    def add(self, spec: WorkerSpec) -> Tracked:
+    def add(self, spec: WorkerSpec) -> ManagedWorker:
         """Track one more worker; it is started when what it depends on is ready."""
-        worker = Tracked(spec, self._wall(), left_running_at=self._clock())
+        worker = ManagedWorker(spec, self._wall(), left_running_at=self._clock())
         self.workers[spec.name] = worker
         return worker
 
     # --- the table ------------------------------------------------------------------------
 
-    def apply(self, worker: Tracked, event: Event) -> None:
+    def apply(self, worker: ManagedWorker, event: Event) -> None:
         """Move one worker through the table and perform what it says."""
         before = worker.state
         worker.state, action = transition(before, event)
@@ -110,7 +110,7 @@ class Fleet:
             self.changed = True
             self._perform(action, worker)
 
-    def _perform(self, action: Action, worker: Tracked) -> None:
+    def _perform(self, action: Action, worker: ManagedWorker) -> None:
         perform = {
             Action.SPAWN: self._spawn,
             Action.WATCH: self._watch_start,
@@ -123,13 +123,15 @@ class Fleet:
         }
         perform[action](worker)
 
-    def _spawn(self, worker: Tracked) -> None:
+    def _spawn(self, worker: ManagedWorker) -> None:
         number = worker.incident.number if worker.incident else 0
         generation = worker.generation + 1
-        birth = Birth(worker.name, str(self._logs.path(worker.name)), generation, number)
+        request = SpawnRequest(worker.name, str(self._logs.path(worker.name)), generation, number)
         try:
             require_room()
-            pid = self.nurseries.bear(worker.spec.nursery, birth) or spawn(birth, self.settings)
+            pid = self.fork_servers.spawn(worker.spec.nursery, request) or spawn(
+                request, self.settings
+            )
             identity, pidfd = watch_child(pid)
         except OSError as error:
             self._put_off(worker, error.strerror or str(error))
@@ -139,58 +141,58 @@ class Fleet:
         worker.ready_at = NEVER
         self._track(worker, identity, pidfd)
         self._watch_start(worker)
-        self._journal.note("spawned", worker)
+        self._event_log.log_only("spawned", worker)
 
-    def _put_off(self, worker: Tracked, why: str) -> None:
+    def _put_off(self, worker: ManagedWorker, why: str) -> None:
         """No process, no descriptor or no memory is to be had: no death, and tried again."""
         reason = f"cannot be started now: {why}"
         if worker.reason != reason:
             worker.reason = reason
-            self._journal.event("put off", "error", worker, text=reason)
+            self._event_log.emit("put off", "error", worker, text=reason)
         self.apply(worker, Event.PUT_OFF)
         worker.deadline = self._clock() + PUT_OFF_S
 
-    def _track(self, worker: Tracked, identity: ProcessIdentity, pidfd: int) -> None:
+    def _track(self, worker: ManagedWorker, identity: ProcessIdentity, pidfd: int) -> None:
         worker.identity, worker.pidfd = identity, pidfd
         worker.beats, worker.suspicion, worker.kill_at = -1, None, NEVER
         worker.fault, worker.fault_at = "", NEVER
         worker.memory_bytes, worker.missed_at = 0, NEVER
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _fd: self._exited(worker))
 
-    def _watch_start(self, worker: Tracked) -> None:
+    def _watch_start(self, worker: ManagedWorker) -> None:
         worker.deadline = self._clock() + worker.spec.start_deadline_s
 
-    def _announce(self, worker: Tracked) -> None:
+    def _announce(self, worker: ManagedWorker) -> None:
         now = self._clock()
         worker.ready_at = now
         worker.reason = ""
-        text = self._journal.close(worker, now, self._replayed(worker))
-        self._journal.event("ready", "info", worker, text=text)
+        text = self._event_log.close(worker, now, self._replayed(worker))
+        self._event_log.emit("ready", "info", worker, text=text)
         worker.incident = None
 
-    def _terminate(self, worker: Tracked) -> None:
+    def _terminate(self, worker: ManagedWorker) -> None:
         worker.deadline = self._clock() + worker.spec.stop_grace_s
         self._signal(worker, signal.SIGTERM)
         self._take_followers(worker)
 
-    def _kill(self, worker: Tracked) -> None:
+    def _kill(self, worker: ManagedWorker) -> None:
         """Ask for the stacks, and kill a moment later; a stopped process cannot answer anyhow."""
         if worker.kill_at == NEVER:
             self._signal(worker, signal.SIGUSR2)
             worker.kill_at = self._clock() + FAREWELL_S
             worker.deadline = NEVER
 
-    def _signal(self, worker: Tracked, number: signal.Signals) -> None:
+    def _signal(self, worker: ManagedWorker, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(worker.pidfd, number)
 
-    def _exited(self, worker: Tracked) -> None:
+    def _exited(self, worker: ManagedWorker) -> None:
         """Its pidfd became readable: the death is confirmed."""
         self._selector.unregister(worker.pidfd)
         os.close(worker.pidfd)
         self.confirmed_dead(worker)
 
-    def confirmed_dead(self, worker: Tracked) -> None:
+    def confirmed_dead(self, worker: ManagedWorker) -> None:
         """Learn how a dead process ended, and move on."""
         pid = worker.process().pid
         code = _exit_code(pid)
@@ -202,44 +204,44 @@ class Fleet:
         worker.hopeless = code == EXIT_CONFIGURATION
         worker.kill_at = NEVER  # it may have died by itself between the farewell and the kill
         self.apply(worker, Event.EXITED)
-        strays = end_strays(self.pids(), self.nurseries.groups())
+        strays = end_strays(self.pids(), self.fork_servers.groups())
         if strays:
             left = ", ".join(map(str, strays))
-            self._journal.event("strays", "warning", worker, text=f"killed what it left: {left}")
+            self._event_log.emit("strays", "warning", worker, text=f"killed what it left: {left}")
 
-    def _release(self, worker: Tracked) -> None:
+    def _release(self, worker: ManagedWorker) -> None:
         """After a planned stop; one for memory's sake counts, lest it is restarted for ever."""
         now = self._clock()
         recycled = worker.fault == "memory"
         if recycled:
-            incident = self._journal.open(worker, "memory", 0.0, now)
+            incident = self._event_log.open(worker, "memory", 0.0, now)
             incident.leases_broken, incident.locks_broken = self._break(worker)
         else:
             self._break(worker)
-        self._journal.event("stopped", "info", worker, text=worker.reason)
+        self._event_log.emit("stopped", "info", worker, text=worker.reason)
         worker.identity = None
         if recycled and worker.state is State.WAITING:
             self._count(worker, now)
 
-    def _heal(self, worker: Tracked) -> None:
+    def _heal(self, worker: ManagedWorker) -> None:
         """Confirmed dead: free what it held, tell, and ask the policy when it comes back."""
         now = self._clock()
         heart = self._rows.get(worker.name)
         leases, locks = self._break(worker)
         detected = now - worker.fault_at if worker.fault_at < now else 0.0
-        incident = self._journal.open(worker, worker.fault, detected, now)
+        incident = self._event_log.open(worker, worker.fault, detected, now)
         incident.leases_broken, incident.locks_broken = leases, locks
         incident.report = worker.report
         if not worker.report:
-            content = evidence.of_death(worker, heart, self._logs.path(worker.name))
+            content = post_mortem.of_death(worker, heart, self._logs.path(worker.name))
             content |= {"locks": locks, "leases": leases}
             self._later.append((incident, content))
-        self._journal.event("died", "warning", worker, text=worker.reason)
+        self._event_log.emit("died", "warning", worker, text=worker.reason)
         worker.identity = None
         self._count(worker, now)
         self._take_followers(worker)
 
-    def _count(self, worker: Tracked, now: float) -> None:
+    def _count(self, worker: ManagedWorker, now: float) -> None:
         """Count a death and do what the policy says."""
         ready_s = max(0.0, now - worker.ready_at)
         limits = worker.spec.restart
@@ -254,14 +256,14 @@ class Fleet:
         if worker.state is State.BACKOFF:
             worker.deadline = now + verdict.delay_s
 
-    def _break(self, worker: Tracked) -> tuple[list[str], list[str]]:
+    def _break(self, worker: ManagedWorker) -> tuple[list[str], list[str]]:
         """Free the leases and locks of a dead process and give their names."""
         locks: list[str] = []
         leases: list[str] = []
         try:
             freed = self._mesh.break_leases(worker.process())
         except MeshError as error:  # who comes next takes a dead process's lease by itself
-            self._tell("not freed", "error", f"{worker.name}: {error}")
+            self._emit_event("not freed", "error", f"{worker.name}: {error}")
             freed = []
         for name in freed:
             kind = ""
@@ -270,12 +272,12 @@ class Fleet:
             (locks if kind == "lock" else leases).append(name)
         return leases, locks
 
-    def _alarm(self, worker: Tracked) -> None:
+    def _alarm(self, worker: ManagedWorker) -> None:
         if worker.incident is not None:
             worker.incident.kind = f"quarantined, {worker.incident.kind}"
-        self._journal.event("quarantined", "error", worker, text=worker.reason)
+        self._event_log.emit("quarantined", "error", worker, text=worker.reason)
 
-    def _take_followers(self, worker: Tracked) -> None:
+    def _take_followers(self, worker: ManagedWorker) -> None:
         """Rest-for-one: what follows a worker that goes is started again behind it."""
         if worker.state not in {State.BACKOFF, State.RESTARTING, State.QUARANTINED}:
             return
@@ -289,7 +291,7 @@ class Fleet:
 
     def watch(self, now: float) -> None:
         """Turn heartbeats into events: a beat is the worker's word, a silence needs evidence."""
-        self._rows = {row.worker: row for row in self._hearts.rows()}
+        self._rows = {row.worker: row for row in self._heartbeats.rows()}
         for worker in self.workers.values():
             row = self._rows.get(worker.name)
             if worker.state not in ALIVE:
@@ -307,14 +309,14 @@ class Fleet:
             self._watch_memory()
         self._logs.look(now)
 
-    def _miss(self, worker: Tracked, now: float) -> None:
+    def _miss(self, worker: ManagedWorker, now: float) -> None:
         """A worker that runs and has no heartbeat cannot be watched: the next process has one."""
         worker.missed_at = min(worker.missed_at, now)
         late = now - worker.missed_at > worker.spec.heartbeat_deadline_s + MISSED_S
         if late and worker.state is State.RUNNING:
             worker.missed_at = NEVER
             worker.reason = "its heartbeat was damaged or taken away"
-            self._journal.event("heartbeat lost", "error", worker, text=worker.reason)
+            self._event_log.emit("heartbeat lost", "error", worker, text=worker.reason)
             self.apply(worker, Event.RESTART)
 
     def rows(self) -> Iterable[HeartbeatRow]:
@@ -326,7 +328,7 @@ class Fleet:
             limit = worker.spec.memory_limit_bytes
             if limit is None or worker.state not in ALIVE:
                 continue
-            used = own_bytes(worker.process().pid)
+            used = private_bytes(worker.process().pid)
             worker.memory_bytes = used // MIB * MIB
             what = f"memory: {used / MIB:.0f} MiB of its own, {limit / MIB:.0f} MiB are allowed"
             if used > limit:
@@ -334,7 +336,7 @@ class Fleet:
                 self.apply(worker, Event.OUTGROWN)
             elif used > limit * worker.spec.memory_recycle_share and worker.state is State.RUNNING:
                 worker.reason, worker.fault = f"{what}: restarted in an orderly way", "memory"
-                self._journal.event("recycled", "warning", worker, text=worker.reason)
+                self._event_log.emit("recycled", "warning", worker, text=worker.reason)
                 self.apply(worker, Event.RESTART)
 
     def timers(self, now: float) -> None:
@@ -343,8 +345,8 @@ class Fleet:
             if worker.kill_at <= now:
                 worker.kill_at = NEVER
                 row, log = self._rows.get(worker.name), self._logs.path(worker.name)
-                content = evidence.of_death(worker, row, log)
-                content |= evidence.of_living(worker, self._mesh)
+                content = post_mortem.of_death(worker, row, log)
+                content |= post_mortem.of_living(worker, self._mesh)
                 self._report(worker.name, worker.process().pid, "killed", content)
                 self._signal(worker, signal.SIGKILL)
             if worker.deadline > now:
@@ -361,7 +363,7 @@ class Fleet:
                 worker.fault = worker.fault or "not stopping"
             self.apply(worker, Event.DEADLINE)
 
-    def next_look(self, now: float) -> float:
+    def next_check_s(self, now: float) -> float:
         """Give the seconds until the heartbeats should be looked at again, or a timer is due."""
         look = LONGEST_LOOK_S
         for worker in self.workers.values():
@@ -372,7 +374,7 @@ class Fleet:
                 look = min(look, STARTING_LOOK_S if quick else PATIENT_LOOK_S)
             elif worker.state is State.RUNNING:
                 usual = self.settings.supervisor.watch_interval_s
-                due = worker.look_due(self._rows.get(worker.name)) - now
+                due = worker.next_check_at(self._rows.get(worker.name)) - now
                 exact = worker.suspicion is not None and due > 0.0
                 look = min(look, due if exact else max(due, usual))
                 if worker.spec.memory_limit_bytes is not None:
@@ -384,9 +386,9 @@ class Fleet:
         content = {"kind": kind, "configuration": self.fingerprint, **content}
         kept = self.settings.supervisor.crash_reports
         try:
-            return str(evidence.keep(self._crashes, kept, worker, pid, content))
+            return str(post_mortem.write(self._crashes, kept, worker, pid, content))
         except OSError as error:  # a full disk must not stop the healing
-            self._tell("no report", "warning", f"{worker}: {error}")
+            self._emit_event("no report", "warning", f"{worker}: {error}")
             return ""
 
     def catch_up(self) -> None:
@@ -395,7 +397,7 @@ class Fleet:
             incident.report = self._report(incident.worker, incident.pid, incident.kind, content)
         self._later.clear()
 
-    def _replayed(self, worker: Tracked) -> int:
+    def _replayed(self, worker: ManagedWorker) -> int:
         """Give how many messages the worker took again after its restart; -1: it does not say."""
         told = self.read_status(worker.name)
         return int(told.get("replayed", -1))
@@ -425,7 +427,7 @@ class Fleet:
             elif worker.state is State.WAITING and self._is_free(worker):
                 self.apply(worker, Event.START)
 
-    def _is_free(self, worker: Tracked) -> bool:
+    def _is_free(self, worker: ManagedWorker) -> bool:
         needs = [self.workers[name] for name in worker.spec.depends_on]
         if not all(w.state is State.RUNNING for w in needs):
             return False
@@ -436,7 +438,7 @@ class Fleet:
                 return False
             worker.reason = f"{row.identity} runs as it and is not this daemon's: it is left alone"
             return False
-        return not self.nurseries.is_warming(worker.spec.nursery)
+        return not self.fork_servers.is_warming(worker.spec.nursery)
 
     def ended(self) -> bool:
         """Tell whether nothing runs any more."""
@@ -445,7 +447,7 @@ class Fleet:
     def pids(self) -> set[int]:
         """Give every process that is tracked."""
         tracked = {w.identity.pid for w in self.workers.values() if w.identity}
-        return tracked | self.nurseries.pids() | self.others
+        return tracked | self.fork_servers.pids() | self.others
 
     # --- an earlier daemon's workers ------------------------------------------------------
 
@@ -454,7 +456,7 @@ class Fleet:
 
         What was being healed, stopped or restarted goes on where that daemon left it.
         """
-        self._rows = {row.worker: row for row in self._hearts.rows()}
+        self._rows = {row.worker: row for row in self._heartbeats.rows()}
         known = {status.name: status for status in told}
         for name in self.workers.keys() | known.keys():
             status = known.get(name)
@@ -465,7 +467,7 @@ class Fleet:
             if worker.state is State.BACKOFF:
                 worker.deadline = self._clock()
 
-    def _adopt(self, worker: Tracked, told: WorkerStatus | None) -> None:
+    def _adopt(self, worker: ManagedWorker, told: WorkerStatus | None) -> None:
         row = self._rows.get(worker.name)
         identity = live_process(worker.name, told, row)
         pidfd = watch(identity) if identity is not None else None
@@ -476,7 +478,7 @@ class Fleet:
             worker.spawned_at = self._clock()
             if row is not None and row.ready and row.identity == identity:
                 self.apply(worker, Event.READY)
-            self._journal.event("adopted", "info", worker, text=str(identity))
+            self._event_log.emit("adopted", "info", worker, text=str(identity))
             if told is not None and told.state in {State.STOPPING, State.RESTARTING}:
                 stop = told.state == State.STOPPING
                 self.apply(worker, Event.STOP if stop else Event.RESTART)
@@ -489,7 +491,7 @@ class Fleet:
                 worker.state = State.STOPPING if stop else State.RESTARTING
             self.confirmed_dead(worker)
 
-    def _no_longer_configured(self, told: WorkerStatus) -> Tracked:
+    def _no_longer_configured(self, told: WorkerStatus) -> ManagedWorker:
         worker = self.add(WorkerSpec(name=told.name, worker=told.kind))
         worker.leaving = True
         return worker
@@ -499,10 +501,10 @@ class Fleet:
         text = f"writes too much: {size / MIB:.1f} MiB of output at once or again; the end is kept"
         if worker is not None and worker.reason != text:
             worker.reason = text
-            self._journal.event("log cut", "warning", worker, text=text)
+            self._event_log.emit("log cut", "warning", worker, text=text)
 
-    def _tell(self, kind: str, severity: str, text: str) -> None:
-        self._journal.event(kind, severity, text=text)
+    def _emit_event(self, kind: str, severity: str, text: str) -> None:
+        self._event_log.emit(kind, severity, text=text)
 
 
 def _exit_code(pid: int) -> int | None:

@@ -1,6 +1,6 @@
 """The daemon's file descriptors: what lives long never takes those that healing needs.
 
-A start, a nursery and a client hold descriptors for as long as they live; breaking a lease,
+A start, a fork server and a client hold descriptors for as long as they live; breaking a lease,
 reading /proc and writing a report need a few for a moment. A start that would leave too few is put
 off, so that the moment's work never fails for want of them.
 """

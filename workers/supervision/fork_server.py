@@ -1,12 +1,12 @@
 """A warm process that has imported what is slow to import, and forks workers from it.
 
 torch, stable-baselines3 and MLflow take seconds to import; a worker forked from a process that
-has them is there in milliseconds. The nursery builds one throw-away learner, single-threaded, so
-that lazy imports are paid too, freezes its garbage collector and forks a few not yet specialised
+has them starts in milliseconds. The fork server builds one throw-away learner, single-threaded,
+so that lazy imports are paid too, freezes its garbage collector and forks a few not yet specialised
 children ahead of need. It is forked from the daemon, whose other imports it shares.
 
 The daemon holds a socket to each waiting child: to start a worker it sends that child its task,
-which never waits for the nursery; the nursery only refills. A child's parent ends at once, so that
+which never waits for the fork server; that only refills. A child's parent ends at once, so that
 the child belongs to the daemon (a subreaper), which can read its exit status.
 
 It also imports the modules of the workers that are to be born from it, and walks once through what
@@ -15,10 +15,10 @@ every worker does first: each child would load the same modules into memory of i
 Hazards that were measured and are avoided here: OpenBLAS starts threads at import, so do pyarrow's
 jemalloc and MLflow's telemetry (all switched off by `config.one_thread`), and a multi-threaded
 torch operation before the fork hangs every child for ever (one thread until the children set their
-own number). A nursery that has more than one thread after its imports ends instead of forking; a
+own number). A fork server with more than one thread after its imports ends instead of forking; a
 test counts threads and works in forked children.
 
-The nursery is supervised: one that ends, hangs or has imported code that has changed since is
+The fork server is supervised: one that ends, hangs or has imported code that has changed since is
 replaced. While there is none that works, the daemon forks workers the plain way.
 """
 
@@ -45,7 +45,7 @@ from setproctitle import setproctitle
 from mesh import ProcessIdentity
 from workers.runtime.process import rehearse, resolve
 from workers.supervision.fd_budget import require_room
-from workers.supervision.spawn import Birth, become, leave_parent
+from workers.supervision.spawn import SpawnRequest, become, leave_parent
 
 if TYPE_CHECKING:
     from config import Settings
@@ -58,11 +58,11 @@ GROUPS = {
     "tracker": ("mlflow", "mlflow.tracking"),
     "plain": ("numpy",),
 }
-SPARES = 2
-WARMING_S = 60.0  # longer than this nobody waits for a nursery
+IDLE_CHILDREN = 2
+WARMING_S = 60.0  # longer than this nobody waits for a fork server
 REFILL_AFTER_S = 0.2  # the one that was just born needs the processor first
 REFILL_S = 5.0  # within which it forks a child, also on a busy host
-AGAIN_S = 5.0  # between the end of a nursery and the next one; doubled while none gets warm
+AGAIN_S = 5.0  # between the end of a fork server and the next one; doubled while none gets warm
 AGAIN_MAX_S = 300.0
 LOOK_S = 2.0  # between two looks for changed code
 MAX_BYTES = 4096
@@ -70,11 +70,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PROJECT = Path(__file__).resolve().parents[2]
 
 Clock = Callable[[], float]
-Tell = Callable[[str, str, str], None]  # kind, severity, text of an event
+EmitEvent = Callable[[str, str, str], None]  # kind, severity, text of an event
 
 
-class Spare(msgspec.Struct, frozen=True):
-    """Said by a nursery of a child that waits, with the socket at which it waits."""
+class IdleChild(msgspec.Struct, frozen=True):
+    """Said by a fork server of a child that waits, with the socket at which it waits."""
 
     pid: int
     start_time: int
@@ -87,66 +87,66 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-class Nursery:
-    """The daemon's side of one nursery: its process and its waiting children."""
+class ForkServer:
+    """The daemon's side of one fork server: its process and its waiting children."""
 
     def __init__(self, group: str, settings: Settings, log: Path, now: float) -> None:
-        """Fork the nursery; it is warm once the first child waits."""
+        """Fork the fork server; it is warm once the first child waits."""
         self.group = group
         self.was_warm = False
         self.due = now + WARMING_S  # of the next child
         self._refill_at = NEVER
         self._owed = 0
-        self._spares: list[tuple[ProcessIdentity, socket.socket]] = []
+        self._idle: list[tuple[ProcessIdentity, socket.socket]] = []
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
-            _be_nursery(group, settings, log, its)
+            _run_fork_server(group, settings, log, its)
         its.close()
         ours.setblocking(False)
         self._socket = ours
 
     def fileno(self) -> int:
-        """Give the socket's descriptor: readable when the nursery has something to say."""
+        """Give the socket's descriptor: readable when the fork server has something to say."""
         return self._socket.fileno()
 
     @property
     def is_warm(self) -> bool:
         """Whether a child waits."""
-        return bool(self._spares)
+        return bool(self._idle)
 
     def pids(self) -> set[int]:
-        """Give the nursery and its waiting children."""
-        return {self.pid, *(identity.pid for identity, _ in self._spares)}
+        """Give the fork server and its waiting children."""
+        return {self.pid, *(identity.pid for identity, _ in self._idle)}
 
     def heard(self) -> bool:
-        """Take a waiting child; False when the nursery has ended (or is about to)."""
+        """Take a waiting child; False when the fork server has ended (or is about to)."""
         try:
             message, fds, _, _ = socket.recv_fds(self._socket, MAX_BYTES, 1)
-            spare = msgspec.msgpack.decode(message, type=Spare)
+            spare = msgspec.msgpack.decode(message, type=IdleChild)
         except (OSError, msgspec.DecodeError):
             return False
         for fd in fds:
             os.set_inheritable(fd, False)
             line = socket.socket(fileno=fd)
             line.setblocking(False)
-            self._spares.append((ProcessIdentity(spare.pid, spare.start_time), line))
+            self._idle.append((ProcessIdentity(spare.pid, spare.start_time), line))
         self.was_warm = True
-        if len(self._spares) >= SPARES:
+        if len(self._idle) >= IDLE_CHILDREN:
             self.due = NEVER
         return True
 
-    def bear(self, birth: Birth, now: float) -> int | None:
+    def spawn(self, request: SpawnRequest, now: float) -> int | None:
         """Give a waiting child its task, and its pid; None when no child waits."""
-        while self._spares:
-            identity, line = self._spares.pop(0)
+        while self._idle:
+            identity, line = self._idle.pop(0)
             with line, contextlib.suppress(OSError):  # it has ended: the next one
-                line.send(msgspec.msgpack.encode(birth))
+                line.send(msgspec.msgpack.encode(request))
                 self._owed += 1
                 self._refill_at = min(self._refill_at, now + REFILL_AFTER_S)
                 self.due = min(self.due, now + REFILL_AFTER_S + REFILL_S)
-                if not self._spares:  # the next one may be needed at any moment
+                if not self._idle:  # the next one may be needed at any moment
                     self.refill(NEVER)
                 return identity.pid
         return None
@@ -156,16 +156,16 @@ class Nursery:
         if now < self._refill_at:
             return
         self._refill_at = NEVER
-        with contextlib.suppress(OSError):  # a broken nursery is found by its end
+        with contextlib.suppress(OSError):  # a broken fork server is found by its end
             while self._owed:
                 self._socket.send(b"more")
                 self._owed -= 1
 
     def end(self) -> None:
-        """End the nursery; its waiting children see the end of their sockets and leave."""
-        for _, line in self._spares:
+        """End the fork server; its waiting children see the end of their sockets and leave."""
+        for _, line in self._idle:
             line.close()
-        self._spares.clear()
+        self._idle.clear()
         self._socket.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
@@ -173,8 +173,8 @@ class Nursery:
             os.waitpid(self.pid, 0)
 
 
-class Nurseries:
-    """All nurseries of a daemon: started, asked, and started again when they end."""
+class ForkServers:
+    """All fork servers of a daemon: started, asked, and started again when they end."""
 
     def __init__(
         self,
@@ -182,17 +182,17 @@ class Nurseries:
         selector: selectors.BaseSelector,
         logs: Path,
         clock: Clock,
-        tell: Tell,
+        emit_event: EmitEvent,
     ) -> None:
-        """Fork one nursery for each group that an enabled worker names."""
+        """Fork one fork server for each group that an enabled worker names."""
         self._selector = selector
         self._logs = logs
         self._clock = clock
-        self._tell = tell
-        self._nurseries: dict[str, Nursery] = {}
+        self._emit_event = emit_event
+        self._servers: dict[str, ForkServer] = {}
         self._again: dict[str, float] = {}
         self._failures: dict[str, int] = {}
-        self._buried: deque[int] = deque(maxlen=16)
+        self._retired: deque[int] = deque(maxlen=16)
         self.rebuild(settings)
 
     def rebuild(self, settings: Settings) -> None:
@@ -204,68 +204,68 @@ class Nurseries:
             self._found(group)
 
     def pids(self) -> set[int]:
-        """Give the processes of the nurseries and of what waits in them."""
-        return {pid for nursery in self._nurseries.values() for pid in nursery.pids()}
+        """Give the processes of the fork servers and of what waits in them."""
+        return {pid for server in self._servers.values() for pid in server.pids()}
 
     def groups(self) -> set[int]:
-        """Give the process groups of the nurseries: children wait there, or are about to leave."""
-        return {nursery.pid for nursery in self._nurseries.values()} | set(self._buried)
+        """Return the process groups of the fork servers, in which idle children wait."""
+        return {server.pid for server in self._servers.values()} | set(self._retired)
 
     def is_warming(self, group: str) -> bool:
         """Tell whether a worker of `group` should still wait rather than start the plain way."""
-        nursery = self._nurseries.get(group)
-        return nursery is not None and not nursery.is_warm and nursery.due != NEVER
+        server = self._servers.get(group)
+        return server is not None and not server.is_warm and server.due != NEVER
 
-    def bear(self, group: str, birth: Birth) -> int | None:
-        """Start a worker from its nursery; None: no child waits, start it the plain way."""
-        nursery = self._nurseries.get(group)
-        return None if nursery is None else nursery.bear(birth, self._clock())
+    def spawn(self, group: str, request: SpawnRequest) -> int | None:
+        """Start a worker from its fork server; None: no child waits, start it the plain way."""
+        server = self._servers.get(group)
+        return None if server is None else server.spawn(request, self._clock())
 
     def tend(self) -> None:
         """Replace what hangs, and start again what ended a while ago."""
         now = self._clock()
-        for nursery in self._nurseries.values():
-            nursery.refill(now)
-        for nursery in [n for n in self._nurseries.values() if n.due <= now]:
-            self._lose(nursery, "hangs")
+        for server in self._servers.values():
+            server.refill(now)
+        for server in [n for n in self._servers.values() if n.due <= now]:
+            self._lose(server, "hangs")
         for group in [group for group, at in self._again.items() if at <= now]:
             del self._again[group]
             self._found(group)
 
     def close(self) -> None:
         """End all of them; what waits in them ends too."""
-        for nursery in list(self._nurseries.values()):
-            self._bury(nursery)
+        for server in list(self._servers.values()):
+            self._retire(server)
 
     def _found(self, group: str) -> None:
-        log = self._logs / f"nursery-{group}.log"
+        log = self._logs / f"fork-server-{group}.log"
         try:
             require_room()
-            nursery = Nursery(group, self._settings, log, self._clock())
+            server = ForkServer(group, self._settings, log, self._clock())
         except OSError as error:
             delay = self._later(group)
             why = error.strerror or str(error)
-            text = f"nursery {group} cannot be started now: {why}; tried again in {delay:g} s"
-            self._tell("nursery", "warning", text)
+            text = f"fork server {group} cannot be started now: {why}; tried again in {delay:g} s"
+            self._emit_event("fork server", "warning", text)
             return
-        self._nurseries[group] = nursery
-        self._selector.register(nursery, selectors.EVENT_READ, self._heard)
+        self._servers[group] = server
+        self._selector.register(server, selectors.EVENT_READ, self._heard)
 
-    def _heard(self, nursery: object) -> None:
-        if isinstance(nursery, Nursery) and not nursery.heard():
-            self._lose(nursery, "ended")
+    def _heard(self, server: object) -> None:
+        if isinstance(server, ForkServer) and not server.heard():
+            self._lose(server, "ended")
 
-    def _lose(self, nursery: Nursery, how: str) -> None:
-        """Bury a nursery; the next one comes soon, later when this one never got warm."""
-        group = nursery.group
-        if nursery.was_warm:
+    def _lose(self, server: ForkServer, how: str) -> None:
+        """Retire a fork server; the next one starts soon, later if this one never got warm."""
+        group = server.group
+        if server.was_warm:
             self._failures[group] = 0
             self._again[group], delay = self._clock(), 0.0
         else:
             delay = self._later(group)
-        self._bury(nursery)
-        text = f"nursery {group} (pid {nursery.pid}) {how}; the next one in {delay:g} s"
-        self._tell("nursery", "warning", text)
+        self._retire(server)
+        text = f"fork server {group} (pid {server.pid}) {how}; the next one in {delay:g} s"
+        self._emit_event("fork server", "warning", text)
 
     def _later(self, group: str) -> float:
         """Try again after a failure, and give in how many seconds: longer each time."""
@@ -274,29 +274,29 @@ class Nurseries:
         self._again[group] = self._clock() + delay
         return delay
 
-    def _bury(self, nursery: Nursery) -> None:
-        del self._nurseries[nursery.group]
-        self._buried.append(nursery.pid)
-        self._selector.unregister(nursery)
-        nursery.end()
+    def _retire(self, server: ForkServer) -> None:
+        del self._servers[server.group]
+        self._retired.append(server.pid)
+        self._selector.unregister(server)
+        server.end()
 
 
-def _be_nursery(group: str, settings: Settings, log: Path, line: socket.socket) -> NoReturn:
+def _run_fork_server(group: str, settings: Settings, log: Path, line: socket.socket) -> NoReturn:
     try:
         leave_parent(log, keep=(line.fileno(),))
-        setproctitle(f"tradingmesh: nursery {group}")
+        setproctitle(f"tradingmesh: fork server {group}")
         inherited = set(sys.modules)
         warm_up(group)
         theirs = _prepare_workers(group, settings)
         rehearse(settings)  # loads what every worker does first: once for all children, not in each
         threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
-            sys.stderr.write(f"nursery {group}: {threads} threads after the imports; no forks\n")
+            sys.stderr.write(f"fork server {group}: {threads} threads after imports: no forks\n")
             os._exit(1)
         code = _stamps({*GROUPS[group], *theirs}, set(sys.modules) - inherited)
         gc.collect()
         gc.freeze()
-        for _ in range(SPARES):
+        for _ in range(IDLE_CHILDREN):
             _send_spare(group, settings, line)
         while _stamps(set(), set(), code) == code:
             if select.select([line], [], [], LOOK_S)[0]:
@@ -337,7 +337,7 @@ def _told(group: str, spec: WorkerSpec) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is
-        sys.stderr.write(f"nursery {group}: {spec.worker}: {error!r}\n")
+        sys.stderr.write(f"fork server {group}: {spec.worker}: {error!r}\n")
 
 
 def _stamps(named: set[str], new: set[str], known: Iterable[str] = ()) -> dict[str, int]:
@@ -360,8 +360,8 @@ def _stamps(named: set[str], new: set[str], known: Iterable[str] = ()) -> dict[s
 
 def _throw_away_learner() -> None:
     """Learn for a few steps on one thread, so that the lazy imports of a learner are paid."""
-    import stable_baselines3  # noqa: PLC0415 - heavy: only in a nursery of this group
-    import torch  # noqa: PLC0415 - heavy: only in a nursery of this group
+    import stable_baselines3  # noqa: PLC0415 - heavy: only in a fork server of this group
+    import torch  # noqa: PLC0415 - heavy: only in a fork server of this group
     from stable_baselines3.common.logger import (  # noqa: PLC0415 - as above
         Logger,
     )
@@ -393,7 +393,7 @@ def _send_spare(group: str, settings: Settings, line: socket.socket) -> None:
     pid = int.from_bytes(os.read(told, 4), "little")
     os.close(told)
     os.waitpid(between, 0)
-    spare = Spare(pid, ProcessIdentity.of(pid).start_time)
+    spare = IdleChild(pid, ProcessIdentity.of(pid).start_time)
     with ours:
         socket.send_fds(line, [msgspec.msgpack.encode(spare)], [ours.fileno()])
 
@@ -406,7 +406,7 @@ def _await_task(group: str, settings: Settings, line: socket.socket) -> NoReturn
                 resolve(spec.worker).rehearse(spec, settings)
         request = line.recv(MAX_BYTES)
         if request:
-            become(msgspec.msgpack.decode(request, type=Birth), settings)
+            become(msgspec.msgpack.decode(request, type=SpawnRequest), settings)
         os._exit(0)
     finally:
         os._exit(70)

@@ -28,7 +28,7 @@ REASON_CHARACTERS = 400
 
 
 @dataclass
-class Tracked:
+class ManagedWorker:
     """Times are monotonic seconds, `since_wall` is wall-clock seconds for people."""
 
     spec: WorkerSpec
@@ -91,7 +91,7 @@ class Tracked:
         self.fault, self.fault_at = "hung", row.beat_ns / 1e9
         return True
 
-    def look_due(self, row: HeartbeatRow | None) -> float:
+    def next_check_at(self, row: HeartbeatRow | None) -> float:
         """Give when a silence becomes suspicious, and then when it is too long."""
         if row is None:
             return NEVER

@@ -15,14 +15,14 @@ from workers.runtime.crash_report import (
     write_report,
 )
 from workers.supervision.hang_detection import activity_of
-from workers.supervision.process_memory import own_bytes
+from workers.supervision.process_memory import private_bytes
 
 if TYPE_CHECKING:
     from mesh import HeartbeatRow, Mesh
-    from workers.supervision.managed_worker import Tracked
+    from workers.supervision.managed_worker import ManagedWorker
 
 
-def of_living(worker: Tracked, mesh: Mesh) -> dict[str, Any]:
+def of_living(worker: ManagedWorker, mesh: Mesh) -> dict[str, Any]:
     """Look at a process that is about to be killed: its activity, memory, locks and leases."""
     identity = worker.process()
     locks: list[str] = []
@@ -32,13 +32,13 @@ def of_living(worker: Tracked, mesh: Mesh) -> dict[str, Any]:
     activity = activity_of(identity.pid)
     return {
         "activity": activity.told(None) if activity else "",
-        "memory_bytes": own_bytes(identity.pid),
+        "memory_bytes": private_bytes(identity.pid),
         "locks": locks,
         "leases": leases,
     }
 
 
-def of_death(worker: Tracked, row: HeartbeatRow | None, log: Path) -> dict[str, Any]:
+def of_death(worker: ManagedWorker, row: HeartbeatRow | None, log: Path) -> dict[str, Any]:
     """Gather what the next process would overwrite: heartbeat, reason, last lines of the log."""
     mine = row is not None and row.identity == worker.identity
     return {
@@ -49,7 +49,7 @@ def of_death(worker: Tracked, row: HeartbeatRow | None, log: Path) -> dict[str, 
     }
 
 
-def keep(directory: Path, kept: int, worker: str, pid: int, content: dict[str, Any]) -> Path:
+def write(directory: Path, kept: int, worker: str, pid: int, content: dict[str, Any]) -> Path:
     """Write the crash report with the stacks that the process dumped. Raises OSError."""
     content = {**content, "stacks": take_stacks(directory, worker, pid)}
     path = write_report(directory, worker, pid, content)

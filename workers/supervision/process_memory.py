@@ -8,7 +8,7 @@ from pathlib import Path
 _OWN = re.compile(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
 
-def own_bytes(pid: int) -> int:
+def private_bytes(pid: int) -> int:
     """Give the anonymous memory of a process, resident and swapped, in bytes; 0: it is gone."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="latin-1")

@@ -15,11 +15,11 @@ from workers.supervision.state_machine import State
 
 if TYPE_CHECKING:
     from config.supervisor import SupervisorConfig
-    from workers.supervision.managed_worker import Tracked
+    from workers.supervision.managed_worker import ManagedWorker
 
 
 def why_unsafe(
-    workers: Iterable[Tracked], acting: str, limits: SupervisorConfig, now: float
+    workers: Iterable[ManagedWorker], acting: str, limits: SupervisorConfig, now: float
 ) -> str:
     """Give why acting is not safe, or an empty text; `now` is monotonic seconds.
 
@@ -37,7 +37,7 @@ def why_unsafe(
     return ""
 
 
-def _why_not_trusted(worker: Tracked, limits: SupervisorConfig, now: float) -> str:
+def _why_not_trusted(worker: ManagedWorker, limits: SupervisorConfig, now: float) -> str:
     if worker.state is State.QUARANTINED:
         return f"policy of {worker.name}: quarantined: {worker.reason}"
     deaths = sum(now - death.at <= limits.unsafe_period_s for death in worker.deaths)
@@ -48,7 +48,7 @@ def _why_not_trusted(worker: Tracked, limits: SupervisorConfig, now: float) -> s
     )
 
 
-def _why_stale(worker: Tracked, limits: SupervisorConfig, now: float) -> str:
+def _why_stale(worker: ManagedWorker, limits: SupervisorConfig, now: float) -> str:
     if worker.state is State.RUNNING or now - worker.left_running_at < limits.stale_after_s:
         return ""
     return f"market data is stale: {worker.name} is {worker.state}"

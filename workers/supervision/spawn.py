@@ -29,7 +29,7 @@ _DEFAULT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal
 _BACKSTOP = 2  # the kernel's limit on private memory, in memory limits beyond what there is
 
 
-class Birth(msgspec.Struct, frozen=True):
+class SpawnRequest(msgspec.Struct, frozen=True):
     """What a new process is told: which worker it is, where its output goes, and why it is born."""
 
     worker: str
@@ -43,13 +43,13 @@ def title(worker: str) -> str:
     return f"tradingmesh: {worker}"
 
 
-def spawn(birth: Birth, settings: Settings) -> int:
+def spawn(request: SpawnRequest, settings: Settings) -> int:
     """Start the worker and give its pid."""
     pid = os.fork()
     if pid != 0:
         return pid
     try:
-        become(birth, settings)
+        become(request, settings)
     finally:
         os._exit(70)
 
@@ -63,18 +63,18 @@ def watch_child(pid: int) -> tuple[ProcessIdentity, int]:
         raise
 
 
-def become(birth: Birth, settings: Settings) -> NoReturn:
+def become(request: SpawnRequest, settings: Settings) -> NoReturn:
     """Be the worker in this process, within its limits."""
     gc.freeze()  # a collection would write to every page that is shared with the parent
-    leave_parent(Path(birth.log))
-    spec = next(s for s in settings.workers if s.name == birth.worker)
+    leave_parent(Path(request.log))
+    spec = next(s for s in settings.workers if s.name == request.worker)
     _apply_limits(spec)
     run_worker(
         spec,
         settings,
         title=title(spec.name),
-        generation=birth.generation,
-        incident=birth.incident,
+        generation=request.generation,
+        incident=request.incident,
     )
 
 

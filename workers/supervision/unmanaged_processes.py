@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 
-Tell = Callable[[str, str, str], None]  # kind, severity, text of an event
+EmitEvent = Callable[[str, str, str], None]  # kind, severity, text of an event
 
 
-class Foreign:
+class UnmanagedProcesses:
     """All of them, as of the last look."""
 
-    def __init__(self, mesh: Mesh, tell: Tell) -> None:
+    def __init__(self, mesh: Mesh, emit_event: EmitEvent) -> None:
         """Begin with none seen."""
         self._mesh = mesh
-        self._tell = tell
+        self._emit_event = emit_event
         self._seen: dict[ProcessIdentity, ForeignStatus] = {}
         self._next = 0.0
 
@@ -45,14 +45,14 @@ class Foreign:
         held = self._holders()
         by_identity = {row.identity: row for row in rows if row.phase is not Phase.GONE}
         for identity in [i for i in self._seen if not i.is_alive()]:
-            self._bury(identity, own)
+            self._retire(identity, own)
         for identity in {*held, *by_identity} - own:
             if identity.pid == 0:
                 continue
             if not identity.is_alive():
                 if identity in held:  # it came and died between two looks
                     self._seen[identity] = self._status(identity, None, held[identity])
-                    self._bury(identity, own)
+                    self._retire(identity, own)
                 continue
             self._see(identity, by_identity.get(identity), sorted(held.get(identity, ())), now)
         return True
@@ -63,26 +63,26 @@ class Foreign:
         known = self._seen.get(identity)
         if known is None:
             known = self._seen[identity] = self._status(identity, row, holds)
-            self._tell("foreign", "info", f"{known.name}: {identity} uses the mesh")
+            self._emit_event("foreign", "info", f"{known.name}: {identity} uses the mesh")
         known.holds = holds
         silent = row is not None and 0.0 < row.expect_s < now - row.beat_ns / 1e9
         if silent and known.state == "alive":
-            self._tell(
+            self._emit_event(
                 "foreign", "warning", f"{known.name}: {identity} is silent; it is left alone"
             )
         known.state = "silent" if silent else "alive"
 
-    def _bury(self, identity: ProcessIdentity, own: set[ProcessIdentity]) -> None:
+    def _retire(self, identity: ProcessIdentity, own: set[ProcessIdentity]) -> None:
         status = self._seen.pop(identity)
         if identity in own:
             return
         try:
             broken = self._mesh.break_leases(identity)
         except MeshError as error:  # who comes next takes a dead process's lease by itself
-            self._tell("not freed", "error", f"{status.name}: {error}")
+            self._emit_event("not freed", "error", f"{status.name}: {error}")
             broken = []
         what = f"; freed {', '.join(broken)}" if broken else ""
-        self._tell(
+        self._emit_event(
             "foreign", "warning" if broken else "info", f"{status.name}: {identity} ended{what}"
         )
 
@@ -113,7 +113,7 @@ class Foreign:
             who = f"{owner.name!r} {owner.identity}"
             if lock.break_stale() is None:
                 return False, f"{name} is held by {who}, which lives; end that process first"
-        self._tell("lock broken", "warning", f"{name}, held by {who}")
+        self._emit_event("lock broken", "warning", f"{name}, held by {who}")
         return True, f"{name}: freed from {who}"
 
     def _lock_owner(self, name: str) -> ProcessIdentity | None:

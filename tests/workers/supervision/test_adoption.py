@@ -17,10 +17,10 @@ from workers.contract.names import EVENTS, SUPERVISOR
 from workers.contract.statuses import Incident, SupervisorStatus, WorkerStatus
 from workers.supervision.adoption import (
     STATUS_BYTES,
+    claim_events,
+    claim_status,
     live_process,
     shortened,
-    take_events,
-    take_status,
     watch,
 )
 from workers.supervision.managed_worker import DEATHS_TOLD
@@ -53,7 +53,7 @@ def mesh(mesh_directory):
 
 def test_first_daemon_finds_nothing(mesh):
     """An empty mesh: the status is ours, and nobody said anything."""
-    cell, told = take_status(mesh)
+    cell, told = claim_status(mesh)
     assert told is None
     assert cell.info.owner == ProcessIdentity.current()
 
@@ -61,7 +61,7 @@ def test_first_daemon_finds_nothing(mesh):
 @pytest.mark.parametrize(("workers", "reason"), [(200, 400), (1024, 400)])
 def test_status_of_very_many_workers_fits(mesh, workers, reason):
     """With every field at its longest: incidents go first, what adoption needs stays."""
-    cell, _ = take_status(mesh)
+    cell, _ = claim_status(mesh)
     deaths = [(1e9 + n / 3, n / 3, False) for n in range(DEATHS_TOLD)]
     rows = [
         WorkerStatus(
@@ -104,16 +104,16 @@ def test_status_of_another_version_is_understood(mesh, state):
 
     with child(body) as process:
         assert process.wait() == 0
-    cell, told = take_status(mesh)
+    cell, told = claim_status(mesh)
     if state in {"down", "stopping"}:
         assert told is None
     else:
         assert [(w.name, w.restarts, w.generation) for w in told.workers] == [("w", 2, 0)]
         assert told.rolling == {}
     cell.write(SupervisorStatus(1, 2, 3.0, "new", "", "healthy"))
-    assert take_events(mesh, 16).dtype == EVENT_DTYPE
-    take_events(mesh, 16).close()
-    assert take_events(mesh, 32).info.capacity == 32
+    assert claim_events(mesh, 16).dtype == EVENT_DTYPE
+    claim_events(mesh, 16).close()
+    assert claim_events(mesh, 32).info.capacity == 32
 
 
 def test_mesh_of_another_boot_is_begun_anew(mesh):
@@ -127,7 +127,7 @@ def test_mesh_of_another_boot_is_begun_anew(mesh):
         (mesh.path / name).write_bytes(data)
     with pytest.raises(LayoutMismatch):
         mesh.cell(SUPERVISOR, SupervisorStatus, create=True)
-    cell, told = take_status(mesh)
+    cell, told = claim_status(mesh)
     assert told is None
     assert cell.info.owner == ProcessIdentity.current()
     assert [info.name for info in mesh.segments()] == [SUPERVISOR]
@@ -147,7 +147,7 @@ def test_living_daemon_is_left_alone(mesh, kind):
     with child(body) as process:
         process.started()
         with pytest.raises(LeaseHeld, match=str(process.pid)):
-            take_status(mesh)
+            claim_status(mesh)
         assert mesh.attach(SUPERVISOR).info.owner.pid == process.pid
 
 

@@ -1,4 +1,4 @@
-"""The nursery: what was imported before the fork works in every child of it."""
+"""The fork server: what was imported before the fork works in every child of it."""
 
 from __future__ import annotations
 
@@ -79,24 +79,24 @@ def fork_safely(rounds, directory, watchdog):
     assert finished.stdout.endswith("all ended\n"), finished.stderr
 
 
-def nursery_of(one):
-    """The pid of the daemon's nursery (0 while it has no name yet)."""
+def fork_server_of(one):
+    """The pid of the daemon's fork server (0 while it has no name yet)."""
     for process in psutil.Process(one.process.pid).children():
         with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ends
             leads = os.getpgid(process.pid) == process.pid  # and is none of the waiting children
-            if leads and process.cmdline()[:1] == ["tradingmesh: nursery plain"]:
+            if leads and process.cmdline()[:1] == ["tradingmesh: fork server plain"]:
                 return process.pid
     return 0
 
 
-def waiting_in(one, nursery):
-    """How many children of a nursery wait for their task."""
+def waiting_in(one, server):
+    """How many children of a fork server wait for their task."""
     children = psutil.Process(one.process.pid).children()
-    return sum(os.getpgid(child.pid) == nursery for child in children) - 1
+    return sum(os.getpgid(child.pid) == server for child in children) - 1
 
 
 @pytest.mark.crash
-def test_workers_of_a_nursery_belong_to_the_daemon_and_heal(tmp_path):
+def test_workers_of_a_fork_server_belong_to_the_daemon_and_heal(tmp_path):
     """Born warm, a worker is the daemon's child: its exit status is known and it comes back."""
     with daemon(tmp_path, WORKERS) as one:
         pid = one.running("first")
@@ -109,14 +109,14 @@ def test_workers_of_a_nursery_belong_to_the_daemon_and_heal(tmp_path):
 
 
 @pytest.mark.crash
-def test_broken_nursery_means_the_plain_way(tmp_path):
-    """With its nursery killed a worker still comes back, and no process is left at the end."""
+def test_broken_fork_server_means_the_plain_way(tmp_path):
+    """With its fork server killed a worker still comes back, and no process is left at the end."""
     with daemon(tmp_path, WORKERS) as one:
         pid = one.running("first")
         one.running("second")
         processes = psutil.Process(one.process.pid).children(recursive=True)
-        nursery = until("nursery", lambda: nursery_of(one))
-        os.kill(nursery, 9)
+        server = until("fork server", lambda: fork_server_of(one))
+        os.kill(server, 9)
         os.kill(pid, 9)
         one.running("first", other_than=pid)
         assert one.stop() == 0
@@ -124,18 +124,18 @@ def test_broken_nursery_means_the_plain_way(tmp_path):
 
 
 @pytest.mark.crash
-def test_hung_nursery_is_replaced(tmp_path):
-    """A stopped nursery refills nothing: its waiting children still serve, then it is replaced."""
+def test_hung_fork_server_is_replaced(tmp_path):
+    """A stopped fork server refills nothing: its idle children still serve, then it is replaced."""
     with daemon(tmp_path, WORKERS) as one:
         one.running("second")
         pid = one.running("first")
-        nursery = until("nursery", lambda: nursery_of(one))
-        os.kill(nursery, signal.SIGSTOP)
+        server = until("fork server", lambda: fork_server_of(one))
+        os.kill(server, signal.SIGSTOP)
         for _ in range(4):
             os.kill(pid, signal.SIGKILL)
             pid = one.running("first", other_than=pid)
-        until("another nursery", lambda: nursery_of(one) not in {0, nursery})
-        assert not psutil.pid_exists(nursery)
+        until("another fork server", lambda: fork_server_of(one) not in {0, server})
+        assert not psutil.pid_exists(server)
         assert one.stop() == 0
 
 
@@ -153,7 +153,7 @@ def of_session(leader):
 @pytest.mark.crash
 @pytest.mark.parametrize("children", [0, 2])
 def test_nothing_outlives_the_daemon(tmp_path, children):
-    """Its nursery imports, or has children that wait and never listen: at the daemon's end no
+    """Its fork server imports, or has children that wait and never listen: at the daemon's end no
     process of it is left."""
     deaf = WORKERS + (
         '[workers.deaf]\nworker = "tests.sample_workers:Deaf"\nnursery = "plain"\n'
@@ -161,14 +161,14 @@ def test_nothing_outlives_the_daemon(tmp_path, children):
     )
     with daemon(tmp_path, deaf) as one:
         if children:
-            nursery = until("nursery", lambda: nursery_of(one))
-            until("children", lambda: waiting_in(one, nursery) >= children)
+            server = until("fork server", lambda: fork_server_of(one))
+            until("children", lambda: waiting_in(one, server) >= children)
         assert one.stop() == 0
         assert of_session(one.process.pid) == []
 
 
 @pytest.mark.crash
-def test_nursery_is_rebuilt_after_a_change(tmp_path):
+def test_fork_server_is_rebuilt_after_a_change(tmp_path):
     """A changed configuration, and changed code of a worker that it has imported: begun again."""
     package = tmp_path / "mine"
     package.mkdir()
@@ -178,17 +178,18 @@ def test_nursery_is_rebuilt_after_a_change(tmp_path):
     workers = WORKERS + '[workers.third]\nworker = "my_worker:Counting"\nnursery = "plain"\n'
     with daemon(tmp_path, workers, path=package) as one:
         one.running("third")
-        first = until("nursery", lambda: nursery_of(one))
+        first = until("fork server", lambda: fork_server_of(one))
         assert ask(one.mesh_path, ControlRequest("reload")).ok
         second = until(
-            "after the reload", lambda: nursery_of(one) not in {0, first} and nursery_of(one)
+            "after the reload",
+            lambda: (found := fork_server_of(one)) not in {0, first} and found,
         )
         pid = one.running("third")
         until("warm again", lambda: waiting_in(one, second) == 2)
         line = "self.ring = self.context.mesh"
         new = 'self.context.mesh.ring("new", COUNTS, capacity=16, create=True)'
         module.write_text(source.replace(line, f"{new}\n        {line}", 1))
-        until("after the change", lambda: nursery_of(one) not in {0, second})
+        until("after the change", lambda: fork_server_of(one) not in {0, second})
         assert one.running("third") == pid
         assert ask(one.mesh_path, ControlRequest("restart", "third")).ok
         one.running("third", other_than=pid)

@@ -6,7 +6,7 @@ import pytest
 
 from config.supervisor import SupervisorConfig
 from config.worker_spec import WorkerSpec
-from workers.supervision.managed_worker import Tracked
+from workers.supervision.managed_worker import ManagedWorker
 from workers.supervision.restart_policy import Death
 from workers.supervision.safe_state import why_unsafe
 from workers.supervision.state_machine import State
@@ -17,7 +17,9 @@ LIMITS = SupervisorConfig(unsafe_deaths=2, unsafe_period_s=10.0, stale_after_s=3
 def worker(name, role, state=State.RUNNING, deaths=(), left=0.0):
     """One worker in a state."""
     spec = WorkerSpec(name=name, worker="a:B", role=role)
-    return Tracked(spec, 0.0, state, deaths=[Death(at, 0.0) for at in deaths], left_running_at=left)
+    return ManagedWorker(
+        spec, 0.0, state, deaths=[Death(at, 0.0) for at in deaths], left_running_at=left
+    )
 
 
 @pytest.mark.parametrize(
