@@ -1,4 +1,4 @@
-"""What all tests share: a quiet environment, and real data where it lies beside the project."""
+"""What all tests share: a clean environment, and recorded data where it lies beside the project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 for name in [name for name in os.environ if name.startswith("MESH__") or name == "ENVIRONMENT"]:
     del os.environ[name]
 
-# The cores are shared with the processes that tests start: an example may take long.
+# Tests share the cores with the processes that they start: an example may take long.
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 
@@ -33,7 +33,7 @@ def data():
 
 @pytest.fixture
 def mesh_directory():
-    """A path on tmpfs for one mesh; it must be gone or empty of processes' leftovers at the end."""
+    """A path on tmpfs for one mesh; removed with its segments at the end."""
     path = Path("/dev/shm") / f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     yield path
     if path.is_dir():

@@ -22,7 +22,7 @@ WATCHDOG_S = 60.0
 
 
 def until(what, condition, watchdog=WATCHDOG_S):
-    """Give the first true value of `condition()`, or fail naming `what` after the watchdog."""
+    """Return the first true value of `condition()`; fail naming `what` when the watchdog ends."""
     deadline = time.monotonic() + watchdog
     while time.monotonic() < deadline:
         with contextlib.suppress(MeshError, KeyError, StopIteration):
@@ -56,7 +56,7 @@ class Daemon:
         self.log = self.directory / "meshd.log"
         self.process = None
         self.prefix = []  # words before the command line
-        self.sessions = set()  # a daemon that was started leads one, its workers are in it
+        self.sessions = set()  # each started daemon leads a session that its workers belong to
         self.environment = {**os.environ, "PYTHONPATH": str(path)}
 
     def start(self):
@@ -86,7 +86,7 @@ class Daemon:
         return next(w for w in self.status()["workers"] if w["name"] == name)
 
     def running(self, name, *, other_than=0):
-        """Wait until the worker runs (as another process than `other_than`) and give its pid."""
+        """Wait until the worker runs, as another process than `other_than`; return its pid."""
 
         def pid():
             row = self.worker(name)  # one read: state and pid of the same moment
@@ -96,12 +96,12 @@ class Daemon:
         return until(f"{name} running", pid)
 
     def stop(self):
-        """Stop in an orderly way and give the exit code."""
+        """Stop in an orderly way; return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(WATCHDOG_S)
 
-    def _left(self):
-        """Processes of the daemons that were started here, but for those that have ended."""
+    def _survivors(self):
+        """Processes of the daemons started here that still run."""
         found = []
         for pid in psutil.pids():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -110,22 +110,24 @@ class Daemon:
         return found
 
     def clean(self):
-        """Kill whatever is left, remove the mesh."""
+        """Kill every process that is left; remove the mesh."""
         pids = []
         with contextlib.suppress(MeshError):
             pids = [row.pid for row in self.mesh.heartbeats().rows() if row.identity.is_alive()]
         if self.process is not None and self.process.poll() is None:
-            # one that was just forked has no heartbeat yet, and would make the mesh again
+            # a child that was just forked has no heartbeat yet and would create the mesh again
             children = psutil.Process(self.process.pid).children(recursive=True)
             pids += [child.pid for child in children]
             self.process.kill()
             self.process.wait()
-        pids += self._left()
+        pids += self._survivors()
         while pids:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            pids = self._left()  # a worker of a daemon that was killed may have no heartbeat yet
+            pids = (
+                self._survivors()
+            )  # a worker of a daemon that was killed may have no heartbeat yet
         shutil.rmtree(self.mesh_path, ignore_errors=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Every worker of the loop; the replayer starts last, so that nothing of the data is missed.
+#: Every worker of the loop; the replayer starts last, so that no data is missed.
 LOOP = """
 [workers.broker]
 worker = "workers.broker.worker:BrokerWorker"
@@ -37,7 +37,7 @@ depends_on = ["feeder", "td3-0", "td3-1"]
 heartbeat_deadline_s = 10.0
 restart = { base_delay_s = 0.01, intensity = 1000 }
 """
-#: Small networks and short waits: the loop is what is tested, not how well it learns.
+#: Small networks and short waits: the tests are about the loop, not about how well it learns.
 SMALL = """
 [trainer]
 hidden = [32, 32]
@@ -63,14 +63,14 @@ def reconciles(found):
 
 
 class Sequence:
-    """Follows a ring from its start and insists that no record is missing or there twice."""
+    """Follows a ring from its start and asserts that no record is missing or repeated."""
 
     def __init__(self, ring):
         self._reader = ring.reader(0)
         self.offsets = {}
 
     def read(self, dtype=None):
-        """Give what is new; the reader's own sequence has neither gap nor repeat."""
+        """Return new records; the reader's own sequence has neither gap nor repeat."""
         parts = []
         while (rows := self._reader.read(max_records=65536)).size:
             parts.append(rows)
@@ -78,7 +78,7 @@ class Sequence:
         return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
     def read_ticks(self):
-        """Give new ticks after checking that the offsets of each partition go on one by one."""
+        """Return new ticks after checking that the offsets of each partition are consecutive."""
         rows = self.read()
         for partition in np.unique(rows["partition"]) if rows.size else ():
             offsets = rows["offset"][rows["partition"] == partition]

@@ -1,4 +1,4 @@
-"""Real children for the tests: started at a point, killed at another, always reaped."""
+"""Real children for the tests: started, killed at a chosen point, always reaped."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from contextlib import contextmanager
 
 
 class Child:
-    """A forked process that runs a function; `started` waits for its first word."""
+    """A forked process that runs a function; `started` waits for its first message."""
 
     def __init__(self, body):
-        """Fork; the child gets `tell(text)` and exits with 0 unless `body` raises."""
-        self._ready, tell = os.pipe()
+        """Fork; the child gets `send(text)` and exits with 0 unless `body` raises."""
+        self._ready, ready_write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
-                body(lambda text="x": os.write(tell, text.encode()))
+                body(lambda text="x": os.write(ready_write, text.encode()))
                 code = 0
             except BaseException:  # noqa: BLE001 - printed, and the exit code says it
                 traceback.print_exc()
             finally:
                 os._exit(code)
-        os.close(tell)
+        os.close(ready_write)
         self.code = None
 
     def started(self, watchdog=30.0):
-        """Wait until the child told something, and give it."""
+        """Wait for the first message of the child; return it."""
         assert select.select([self._ready], [], [], watchdog)[0], "the child never started"
         text = os.read(self._ready, 4096)
         assert text, "the child ended before it started"
@@ -42,7 +42,7 @@ class Child:
             self.wait()
 
     def wait(self):
-        """Reap the child and give its exit code (negative: the signal)."""
+        """Reap the child; return its exit code (negative: the signal)."""
         if self.code is None:
             self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self._ready)

@@ -1,4 +1,4 @@
-"""Workers for the tests of the supervisor: real processes with one habit each."""
+"""Workers for the tests of the supervisor: real processes, each with one behaviour."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ COUNTS = np.dtype("<i8")
 
 
 class Counting(Worker):
-    """Publishes consecutive numbers into a ring named like itself, and goes on after a crash."""
+    """Publishes consecutive numbers into a ring of its own name; continues after a crash."""
 
     def setup(self):
-        """Take the ring over and go on from what it holds."""
+        """Take the ring over and continue after its last number."""
         self.ring = self.context.mesh.ring(self.context.name, COUNTS, capacity=1024, create=True)
 
     def step(self):
-        """Publish one number, then wait a little on a condition that never comes."""
+        """Publish one number, then wait 5 ms for a signal that never comes."""
         self.ring.publish(np.array([self.ring.published], COUNTS))
         signal.sigtimedwait([signal.SIGURG], 0.005)
         return 1
@@ -36,7 +36,7 @@ class Crashing(Worker):
     """Fails as soon as it starts."""
 
     def step(self):
-        """Never comes back."""
+        """Fail."""
         raise ValueError("this worker always fails")
 
     def last_inputs(self):
@@ -44,11 +44,11 @@ class Crashing(Worker):
         return {"offset": 42}
 
 
-class Confided(Counting):
-    """Tells the fingerprint of each secret it was given, and quotes its settings as it fails."""
+class SecretReader(Counting):
+    """Publishes the fingerprint of each secret it was given; quotes its settings when it fails."""
 
     def setup(self):
-        """Publish what came, so that only who knows a secret can tell that it is the one."""
+        """Publish hashes, so that only someone who knows a secret can recognise it."""
         super().setup()
         settings = self.context.settings
         secrets = (
@@ -56,11 +56,13 @@ class Confided(Counting):
             settings.kafka.registry_password,
             os.environ.get("MLFLOW_TRACKING_TOKEN", ""),
         )
-        cell = self.context.mesh.cell(f"told/{self.context.name}", Told, create=True)
-        cell.write(Told([hashlib.sha256(secret.encode()).hexdigest() for secret in secrets]))
+        cell = self.context.mesh.cell(f"secrets/{self.context.name}", SecretHashes, create=True)
+        cell.write(
+            SecretHashes([hashlib.sha256(secret.encode()).hexdigest() for secret in secrets])
+        )
 
     def step(self):
-        """Count; the first one of all fails, and says with what."""
+        """Count; fail once after 20 numbers, with the settings in the error."""
         if self.ring.published == 20:
             self.ring.publish(np.array([20], COUNTS))
             sys.stdout.write(f"printed: {self.context.settings}\n")
@@ -73,8 +75,8 @@ class Confided(Counting):
         return {"settings": self.context.settings, "spec": self.context.spec}
 
 
-class Told(msgspec.Struct):
-    """Fingerprints."""
+class SecretHashes(msgspec.Struct):
+    """SHA-256 of each secret, in hex."""
 
     secrets: list[str]
 
@@ -96,7 +98,7 @@ class Stubborn(Counting):
     """Ignores SIGTERM."""
 
     def setup(self):
-        """Take the ring and stop listening."""
+        """Take the ring and ignore SIGTERM."""
         super().setup()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -105,7 +107,7 @@ class Hanging(Counting):
     """Counts for a while, then hangs in the way that its settings name."""
 
     def step(self):
-        """Hang once 20 numbers are out, holding a lock."""
+        """Hang after 20 numbers, holding a lock."""
         if self.ring.published < 20:
             return super().step()
         self.mine = self.context.mesh.lock("mine")
@@ -121,11 +123,11 @@ class Hanging(Counting):
             pass
 
     def lock(self):
-        """Wait for a lock that somebody else keeps."""
+        """Wait for a lock that another worker keeps."""
         self.context.mesh.lock("wanted").acquire(3600.0)
 
     def read(self):
-        """Wait in a system call for what never comes."""
+        """Block in a read that never returns."""
         os.read(os.pipe()[0], 1)
 
     def stop(self):
@@ -138,7 +140,7 @@ class Deaf(Counting):
 
     @classmethod
     def rehearse(cls, _spec, _settings):
-        """Listen to nothing but SIGKILL."""
+        """Block every signal but SIGKILL."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             signal.sigtimedwait([signal.SIGURG], 1.0)
@@ -148,7 +150,7 @@ class Holding(Counting):
     """Takes a lock and keeps it."""
 
     def setup(self):
-        """Hold the lock that others want."""
+        """Hold the lock that other workers want."""
         super().setup()
         self.lock = self.context.mesh.lock("wanted", owner_name=self.context.name)
         self.lock.acquire(5.0)
@@ -163,10 +165,10 @@ class Leaving(Worker):
 
 
 class Misconfigured(Worker):
-    """Finds out that its configuration is wrong."""
+    """Finds at its start that its configuration is wrong."""
 
     def setup(self):
-        """Say so."""
+        """Raise."""
         raise ConfigProblems([Problem("some.key", "x", "is wrong", "put it right")])
 
     def step(self):
@@ -175,10 +177,10 @@ class Misconfigured(Worker):
 
 
 class Forking(Counting):
-    """Forks away like an old daemon: the parent ends, the child goes on in a session of its own."""
+    """Daemonises itself: the parent ends, the child continues in its own session."""
 
     def setup(self):
-        """Leave."""
+        """Fork twice."""
         super().setup()
         if os.fork():
             os._exit(0)
@@ -191,31 +193,31 @@ class Closing(Counting):
     """Closes every descriptor it has."""
 
     def setup(self):
-        """Close them all; mappings need none."""
+        """Close them all; mappings stay."""
         super().setup()
         os.closerange(0, 4096)
 
 
-class Eating(Counting):
-    """Takes some memory with every step."""
+class Leaking(Counting):
+    """Allocates memory with every step."""
 
     def setup(self):
-        """Begin hungry."""
+        """Start with nothing allocated."""
         super().setup()
-        self.eaten = []
+        self.allocated = []
 
     def step(self):
-        """Take a little every now and then, or all at once."""
-        self.eaten.append(bytearray(self.context.spec.settings["bite"]))
+        """Allocate `bite` bytes, then pause."""
+        self.allocated.append(bytearray(self.context.spec.settings["bite"]))
         self.context.pause(self.context.spec.settings.get("pause_s", 0.0))
         return super().step()
 
 
-class Talking(Counting):
-    """Fills its log: through the logger, through print, through the bare descriptor."""
+class Flooding(Counting):
+    """Floods its log through the logger, print or the bare descriptor."""
 
     def step(self):
-        """Say a lot."""
+        """Write 2,000 lines, or 20 MB of raw output."""
         how = self.context.spec.settings["how"]
         for _ in range(2000):
             if how == "log":
@@ -227,11 +229,11 @@ class Talking(Counting):
         return super().step()
 
 
-class Learning(Counting):
-    """Says in its status whose policy acts."""
+class ActingFeeder(Counting):
+    """Publishes a status that names the acting policy."""
 
     def setup(self):
-        """Say that `policy` acts."""
+        """Publish that `policy` acts."""
         super().setup()
         cell = self.context.mesh.cell(
             status_segment(self.context.name), FeederStatus, create=True, max_bytes=4096

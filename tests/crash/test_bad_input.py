@@ -133,7 +133,7 @@ def test_worker_that_fills_its_log_is_bounded(tmp_path, how):
     """Through the logger, print or the bare descriptor: small files, and the status says it."""
     limits = "[logging]\nmax_bytes = 65536\nkeep = 1\nmax_lines_per_s = 200"
     more = (f'settings = {{ how = "{how}" }}', "heartbeat_deadline_s = 5.0")
-    with daemon(tmp_path, one_worker("Talking", *more), limits) as one:
+    with daemon(tmp_path, one_worker("Flooding", *more), limits) as one:
         pid = one.running("bad")
         until("told", lambda: "writes too much" in one.worker("bad")["reason"])
         log = tmp_path / "run" / "logs" / "bad.log"
@@ -151,7 +151,7 @@ def test_worker_that_eats_memory_is_recycled_and_stopped_in_the_end(tmp_path):
         "settings = { bite = 1_000_000, pause_s = 0.02 }",
         BRIEF,
     )
-    with daemon(tmp_path, one_worker("Eating", *more)) as one:
+    with daemon(tmp_path, one_worker("Leaking", *more)) as one:
         pid = one.running("bad")
         one.running("bad", other_than=pid)
         incident = one.status()["incidents"][0]
@@ -164,7 +164,7 @@ def test_worker_that_eats_memory_is_recycled_and_stopped_in_the_end(tmp_path):
 def test_worker_that_eats_memory_too_fast_is_ended(tmp_path):
     """Far over the limit between two looks: killed with a report, or refused by the kernel."""
     more = ("memory_limit_bytes = 100_000_000", "settings = { bite = 150_000_000 }", BRIEF)
-    with daemon(tmp_path, one_worker("Eating", *more)) as one:
+    with daemon(tmp_path, one_worker("Leaking", *more)) as one:
         until("quarantine", lambda: one.worker("bad")["state"] == "quarantined")
         reason = one.worker("bad")["reason"]
         assert "95 MiB are allowed" in reason or "MemoryError" in reason

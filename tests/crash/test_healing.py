@@ -204,7 +204,7 @@ def test_safe_state_while_what_acts_is_not_trustworthy(tmp_path):
 worker = "tests.sample_workers:Counting"
 role = "data"
 [workers.acting]
-worker = "tests.sample_workers:Learning"
+worker = "tests.sample_workers:ActingFeeder"
 [workers.policy]
 worker = "tests.sample_workers:Counting"
 role = "policy"

@@ -362,7 +362,7 @@ run_directory = "/var/lib/tradingmesh"
 [mesh]
 path = "{mesh}"
 [workers.first]
-worker = "tests.sample_workers:Confided"
+worker = "tests.sample_workers:SecretReader"
 """
 
 
@@ -387,9 +387,9 @@ def test_credentials_reach_the_settings_and_nothing_else(tmp_path):
     """
     with private_systemd(tmp_path, TRUSTING, SECRETS) as one:
         until("active", lambda: one.property("ActiveState") == "active", 240.0)
-        told = until("told", lambda: one.mesh.attach("told/first").read()[1])
+        published = until("secrets", lambda: one.mesh.attach("secrets/first").read()[1])
         wanted = [hashlib.sha256(secret.encode()).hexdigest() for secret in SECRETS.values()]
-        assert told["secrets"] == wanted
+        assert published["secrets"] == wanted
         crashes = Path("/proc", str(one.pid1()), "root/var/lib/tradingmesh/crashes")
         (report,) = until("crash report", lambda: list(crashes.glob("first-*.json")))
         assert "cannot use" in report.read_text()
