@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from mesh import ProcessIdentity
 from workers.runtime.atomic_file import write_whole
+from workers.runtime.interruptible import CallStopped, InterruptibleCalls
 from workers.runtime.worker import Worker
 from workers.shipper.destination import AWAY, Destination, is_refusal
 
@@ -57,6 +58,7 @@ class ShipperWorker(Worker):
         self._uri = config.uri or f"sqlite:///{run_directory / 'mlflow.db'}"
         self._artifacts = None if config.uri else run_directory / "mlartifacts"
         self._destination: Destination | None = None
+        self._calls = InterruptibleCalls(self.context.stopping)
         self._retry_at = 0.0
 
     def step(self) -> int:
@@ -65,18 +67,17 @@ class ShipperWorker(Worker):
             self.context.pause(WAIT_S)
             return 0
         shipped = 0
-        with self.context.left_on_stop():  # an answer may take as long as the server likes
-            try:
-                for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
-                    if self.context.stopping():  # what is left waits in the spools
-                        break
-                    shipped += self._ship(trainer)
-            except AWAY as error:
-                why = (str(error) or type(error).__name__).splitlines()[0]
-                self.context.log.warning("MLflow is away", error=why)
-                self._retry_at = time.monotonic() + self._config.retry_s
-                self._destination = None
-                return shipped
+        try:
+            for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
+                shipped += self._ship(trainer)
+        except CallStopped:  # an answer may take long; what is left waits in the spools
+            return shipped
+        except AWAY as error:
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            self.context.log.warning("MLflow is away", error=why)
+            self._retry_at = time.monotonic() + self._config.retry_s
+            self._destination = None
+            return shipped
         if shipped == 0 and not self.context.stopping():
             self.context.pause(WAIT_S)
         return shipped
@@ -135,9 +136,11 @@ class ShipperWorker(Worker):
         """Send entries of one run; the halves of what MLflow refuses, down to the bad one."""
         why = ""
         try:
-            destination.send(entries)
+            self._calls.run(destination.send, entries)
         except MlflowException as error:
-            if not is_refusal(error) or not destination.is_writable(entries[0]["run"], trainer):
+            if not is_refusal(error) or not self._calls.run(
+                destination.is_writable, entries[0]["run"], trainer
+            ):
                 raise
             why = str(error).splitlines()[0]
         if not why:
@@ -156,15 +159,19 @@ class ShipperWorker(Worker):
         """Mark the run of a process that died without a word."""
         if place.ended or ProcessIdentity(place.pid, place.start_time).is_alive():
             return 0
-        self._connected().end(place.run, trainer, "KILLED")
+        self._calls.run(self._connected().end, place.run, trainer, "KILLED")
         place.ended = True
         write_whole(place_file, msgspec.json.encode(place), durable=False)
         return 1
 
     def _connected(self) -> Destination:
         if self._destination is None:
-            self._destination = Destination(
-                self._uri, self._config.experiment, self._artifacts, self._announce
+            self._destination = self._calls.run(
+                Destination,
+                self._uri,
+                self._config.experiment,
+                self._artifacts,
+                lambda: self._calls.post(self._announce),
             )
         return self._destination
 
