@@ -26,13 +26,20 @@ from workers.contract.names import BROKER, QUOTES, TICKS, status_segment
 from workers.contract.statuses import BrokerAddress, IngestStatus
 from workers.ingest.decode.formats import check_format, decoder_for
 from workers.ingest.decode.plan import OK, PENDING
-from workers.ingest.decode.registry import LONGEST_S, SchemaRegistry
-from workers.ingest.errors import ErrorClass, Poison, SinkFull
+from workers.ingest.decode.registry import MAX_BACKOFF_S, SchemaRegistry
+from workers.ingest.errors import ErrorClass, Rejection, SinkFull
 from workers.ingest.kafka.backpressure import Pressure
 from workers.ingest.kafka.consumer import BrokerUnavailable, PartitionReader, place, profile_options
 from workers.ingest.kafka.dead_letter import DeadLetter, DeadLetters
 from workers.ingest.kafka.rewind import Rewinds
-from workers.ingest.quality.checks import DEAD, MEMORY_DTYPE, PUBLISH, Gates, Judgement, flag_names
+from workers.ingest.quality.checks import (
+    DEAD_LETTER,
+    MEMORY_DTYPE,
+    PUBLISH,
+    CheckResult,
+    QualityChecks,
+    flag_names,
+)
 from workers.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -113,7 +120,7 @@ class IngestWorker(Worker):
         self._make_quotes_good()
         self._memory = mesh.table(GATE_MEMORY, MEMORY_DTYPE, rows=config.quotes, create=True)
         self._most = min(config.batch, self._ring.capacity)
-        self._restore_gates()
+        self._restore_checks()
         self._pressure = Pressure(mesh, self._ring, config.followers, config.high_water)
         self._rewinds = Rewinds(mesh, context.name, self._status.rewind_id)
         self._links: Links | None = None
@@ -285,7 +292,7 @@ class IngestWorker(Worker):
         status.last_error = text
         self._paused = kind
         pause = self._config.registry_backoff_s * 2 ** min(times, 10)
-        self._retry_at = time.monotonic() + min(pause, LONGEST_S)
+        self._retry_at = time.monotonic() + min(pause, MAX_BACKOFF_S)
         self._tell(now=True)
 
     # --- one batch ------------------------------------------------------------------------
@@ -296,7 +303,7 @@ class IngestWorker(Worker):
         following = links.follow()
         for number, offset in links.moved.items():
             following[number] = offset
-        events, _ = decoder.take(messages, following)
+        events, _ = decoder.load(messages, following)
         for event in events:
             reader.note(event)
         if reader.is_stuck:
@@ -312,26 +319,26 @@ class IngestWorker(Worker):
         for number, offset in links.recovered.items():
             following[number] = offset
         rows["ts_ingest"] = now = time.time_ns()
-        judged = self._gates.judge(rows, now_ns=now, batch=self._status.batches + 1)
-        if judged.published != rows.size:
-            for i in np.flatnonzero(judged.fates == DEAD).tolist():
-                doubt = Poison(ErrorClass.GATE, flag_names(rows["flags"][i]))
+        result = self._checks.evaluate(rows, now_ns=now, batch=self._status.batches + 1)
+        if result.published != rows.size:
+            for i in np.flatnonzero(result.dispositions == DEAD_LETTER).tolist():
+                doubt = Rejection(ErrorClass.GATE, flag_names(rows["flags"][i]))
                 letters.append(DeadLetter.of(messages[origins[i]], doubt, None))
         lost = 0
         try:
             self._keep(letters, links)
         except SinkFull as error:
             if self._config.sink_full == "wait":
-                self._restore_gates()
+                self._restore_checks()
                 self._held = [m for m in messages if m.error() is None]
                 self._pause("sink", str(error))
                 return 0
             lost = error.letters
             self._note("sink", str(error), count=lost)
-        new = self._counted(following, judged, letters, links, passed)
+        new = self._counted(following, result, letters, links, passed)
         new.letters_lost += lost
         new.dead_lettered, new.dropped = new.dead_lettered - lost, new.dropped + lost
-        self._publish(rows, judged, new, links)
+        self._publish(rows, result, new, links)
         self._held, self._paused = [], "sink" if lost else ""
         links.following, links.moved, links.recovered = following, {}, {}
         decoder.clear()
@@ -343,7 +350,7 @@ class IngestWorker(Worker):
         if not waiting.any():
             return waiting
         n = status.size
-        places, offsets = links.decoder.places[:n], links.decoder.offsets[:n]
+        places, offsets = links.decoder.partitions[:n], links.decoder.offsets[:n]
         self._note("registry", links.decoder.unavailable, count=1)
         for number in sorted(set(places[waiting].tolist())):
             mine = places == number
@@ -379,15 +386,15 @@ class IngestWorker(Worker):
         until = dict(zip(links.reader.places, links.in_doubt.tolist(), strict=True))
         return [replace(x, repeated=x.offset < until[x.topic, x.partition]) for x in letters]
 
-    def _publish(self, rows: Rows, judged: Judgement, new: IngestStatus, links: Links) -> None:
+    def _publish(self, rows: Rows, result: CheckResult, new: IngestStatus, links: Links) -> None:
         """Commit rows, positions and counters in one, then bring the quotes up to date."""
-        kept = rows if judged.published == rows.size else rows[judged.fates == PUBLISH]
-        latest = rows.take(judged.latest)
+        kept = rows if result.published == rows.size else rows[result.dispositions == PUBLISH]
+        latest = rows.take(result.latest)
         if self._is_high and self._config.back_pressure == "conflate":
-            kept = rows[np.sort(np.concatenate([judged.latest, judged.roomless]))]
-            new.conflated += judged.published - kept.size
-            new.published -= judged.published - kept.size
-        self._memory.write_batch(judged.memory["symbol"], judged.memory)
+            kept = rows[np.sort(np.concatenate([result.latest, result.untracked]))]
+            new.conflated += result.published - kept.size
+            new.published -= result.published - kept.size
+        self._memory.write_batch(result.memory["symbol"], result.memory)
         self._ring.publish(kept, state=msgspec.msgpack.encode(new))
         self._status = new
         self._quotes.write_batch(latest["symbol"], latest)
@@ -397,7 +404,7 @@ class IngestWorker(Worker):
     def _counted(
         self,
         following: Rows,
-        judged: Judgement,
+        result: CheckResult,
         letters: list[DeadLetter],
         links: Links,
         passed: int,
@@ -417,15 +424,15 @@ class IngestWorker(Worker):
         for number in changed | links.moved.keys() | links.recovered.keys():
             new.positions[place(*reader.places[number])] = int(following[number])
         new.batches += 1
-        new.market_time_ns, new.market_leap_ns = self._gates.clock
+        new.market_time_ns, new.market_leap_ns = self._checks.clock
         new.consumed += passed
         new.dead_lettered += len(letters)
-        new.dropped += passed - len(letters) - judged.published
-        new.published += judged.published
+        new.dropped += passed - len(letters) - result.published
+        new.published += result.published
         new.fallback_decoded += decoder.fallback_decoded
         new.lost += reader.lost
         new.spooled = links.dead.spooled
-        for name, count in judged.counts.items():
+        for name, count in result.counts.items():
             new.gates[name] = new.gates.get(name, 0) + count
         for letter in letters:
             new.errors[letter.kind] = new.errors.get(letter.kind, 0) + 1
@@ -557,15 +564,15 @@ class IngestWorker(Worker):
         except NotWritten:
             return False
 
-    def _restore_gates(self) -> None:
+    def _restore_checks(self) -> None:
         """Take the gates' memory as of the committed batch."""
-        self._gates = Gates(self._config, most=self._most)
-        self._gates.restore(
+        self._checks = QualityChecks(self._config, max_rows=self._most)
+        self._checks.restore(
             self._memory.snapshot(),
             batch=self._status.batches,
             clock=(self._status.market_time_ns, self._status.market_leap_ns),
         )
-        self._gates.adopt(self._quotes.snapshot()["symbol"])
+        self._checks.adopt(self._quotes.snapshot()["symbol"])
 
     def _make_quotes_good(self) -> None:
         """Write the newest records again: a kill may have come between ring and quotes."""

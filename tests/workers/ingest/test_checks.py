@@ -1,4 +1,4 @@
-"""Gates: one bit a doubt, on whole batches, with memory across batches and restarts."""
+"""QualityChecks: one bit a doubt, on whole batches, with memory across batches and restarts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from workers.contract.dtypes import TICK_DTYPE
 from workers.ingest.quality._checks import _native
 from workers.ingest.quality.checks import (
     BIT,
-    DEAD,
+    DEAD_LETTER,
     DROP,
     HELD,
     MEMORY_DTYPE,
+    NAMES,
     PUBLISH,
-    Gates,
+    QualityChecks,
     flag_names,
 )
 
@@ -54,9 +55,9 @@ def tick(symbol="A", ts=1_000, bid=1.0, ask=1.1, **fields):
     return row
 
 
-def gates(most=5000, **config):
-    """Gates with a small table."""
-    return Gates(IngestConfig(**{"quotes": 64, **config}), most=most)
+def checks(max_rows=5000, **config):
+    """QualityChecks with a small table."""
+    return QualityChecks(IngestConfig(**{"quotes": 64, **config}), max_rows=max_rows)
 
 
 def names(rows):
@@ -67,14 +68,19 @@ def names(rows):
 def flagged(*rows, now=2**62, **config):
     """The names of the bits of each row after one batch."""
     batch = np.concatenate(rows)
-    gates(**config).judge(batch, now_ns=now, batch=1)
+    checks(**config).evaluate(batch, now_ns=now, batch=1)
     return names(batch)
+
+
+def test_checks_are_named_as_they_are_configured():
+    """The order of the bits is C's; the configuration has the same names."""
+    assert NAMES == GATES
 
 
 def test_layouts_are_the_same_on_both_sides():
     """C's structs lie where numpy's fields lie."""
     past = MEMORY_DTYPE["now"]
-    dtypes = {"tick": TICK_DTYPE, "gate_memory": MEMORY_DTYPE, "gate_past": past}
+    dtypes = {"tick": TICK_DTYPE, "check_memory": MEMORY_DTYPE, "check_past": past}
     for name, where in _native.LAYOUT.items():
         kind, _, field = name.partition(".")
         assert where == (dtypes[kind].fields[field][1] if field else dtypes[kind].itemsize), name
@@ -114,15 +120,15 @@ def test_a_symbol_says_when_it_expires_and_what_sign_its_delta_has():
 
 def test_symbols_without_room_are_unknown_and_harm_nobody():
     """More symbols than the table holds: flagged, still published, the others keep their memory."""
-    one = gates(quotes=16)
+    one = checks(quotes=16)
     rows = np.concatenate([tick(f"S{n}", ts=5) for n in range(40)])
-    judged = one.judge(rows, now_ns=2**62, batch=1)
+    result = one.evaluate(rows, now_ns=2**62, batch=1)
     assert [flag_names(f) for f in rows["flags"]] == [""] * 16 + ["unknown"] * 24
-    assert judged.published == 40
-    assert judged.latest.tolist() == list(range(16))
-    assert judged.roomless.tolist() == list(range(16, 40))
+    assert result.published == 40
+    assert result.latest.tolist() == list(range(16))
+    assert result.untracked.tolist() == list(range(16, 40))
     again = np.concatenate([tick("S3", ts=4), tick("S30", ts=4)])
-    one.judge(again, now_ns=2**62, batch=2)
+    one.evaluate(again, now_ns=2**62, batch=2)
     assert names(again) == [{"backwards"}, {"unknown"}]
 
 
@@ -153,11 +159,11 @@ def test_policies_say_what_may_be_published():
     rows = np.concatenate(
         [tick(), tick("B", bid=2.0), tick("C", bid=-1.0, ask=-2.0), tick("D", bid=0.0, ask=0.0)]
     )
-    judged = gates(gates=config).judge(rows, now_ns=2**62, batch=1)
-    assert judged.fates.tolist() == [PUBLISH, DROP, DEAD, PUBLISH]
-    assert judged.published == 2
-    assert judged.latest.tolist() == [0, 3]
-    assert judged.counts == {"crossed": 2, "negative": 1, "locked": 1, "zero_bid": 1}
+    result = checks(gates=config).evaluate(rows, now_ns=2**62, batch=1)
+    assert result.dispositions.tolist() == [PUBLISH, DROP, DEAD_LETTER, PUBLISH]
+    assert result.published == 2
+    assert result.latest.tolist() == [0, 3]
+    assert result.counts == {"crossed": 2, "negative": 1, "locked": 1, "zero_bid": 1}
 
 
 def test_hold_publishes_the_last_good_numbers_and_says_so():
@@ -165,7 +171,7 @@ def test_hold_publishes_the_last_good_numbers_and_says_so():
     good = tick(ts=1, bid=1.0, ask=1.1, volume=7, delta=0.5)
     bad = tick(ts=2, bid=3.0, ask=2.0, volume=9, offset=5)
     rows = np.concatenate([good, bad, bad, tick("B", bid=2.0)])
-    gates(gates={"crossed": "hold"}).judge(rows, now_ns=2**62, batch=1)
+    checks(gates={"crossed": "hold"}).evaluate(rows, now_ns=2**62, batch=1)
     for row in rows[1:3]:
         assert [row[name] for name in NUMBERS] == [good[0][name] for name in NUMBERS]
         assert (row["ts_event"], row["offset"]) == (2, 5)
@@ -197,25 +203,27 @@ def test_neither_batches_nor_restarts_change_a_verdict(stream, sizes, data):
     row gets the same bits, fate and numbers."""
     config = IngestConfig(quotes=16, gates=POLICIES, stale_s=2.0)
     whole = rows_of(stream)
-    fates = Gates(config, most=64).judge(whole, now_ns=2**62, batch=1).fates
+    dispositions = (
+        QualityChecks(config, max_rows=64).evaluate(whole, now_ns=2**62, batch=1).dispositions
+    )
     rows, found = rows_of(stream), []
     table = np.zeros(0, MEMORY_DTYPE)
-    one, batch, clock, start = Gates(config, most=64), 0, (0, 0), 0
+    one, batch, clock, start = QualityChecks(config, max_rows=64), 0, (0, 0), 0
     while start < rows.size:
         end = start + sizes[batch % len(sizes)]
         piece = rows[start:end].copy()
-        judged = one.judge(piece, now_ns=2**62, batch=batch + 1)
-        fresh = ~np.isin(table["symbol"], judged.memory["symbol"])
-        table = np.concatenate([table[fresh], judged.memory])
+        result = one.evaluate(piece, now_ns=2**62, batch=batch + 1)
+        fresh = ~np.isin(table["symbol"], result.memory["symbol"])
+        table = np.concatenate([table[fresh], result.memory])
         died = data.draw(st.sampled_from([None, "before the commit", "after it"]))
         if died != "before the commit":
             rows[start:end] = piece
-            found += judged.fates.tolist()
+            found += result.dispositions.tolist()
             batch, start, clock = batch + 1, end, one.clock
         if died:
-            one = Gates(config, most=64)
+            one = QualityChecks(config, max_rows=64)
             one.restore(table, batch=batch, clock=clock)
-    assert found == fates.tolist()
+    assert found == dispositions.tolist()
     assert rows.tobytes() == whole.tobytes()
 
 
@@ -237,9 +245,9 @@ def test_real_garbage_is_flagged_and_counted(data):
     rows["ts_event"] = (1_400_000_000_000 + found[:, 0]).astype(np.int64) * 10**6
     rows["bid"], rows["ask"] = found[:, 1], found[:, 2]
     before = rows.copy()
-    one, counts, published = gates(most=len(rows)), {}, 0
-    judged = one.judge(rows, now_ns=2**62, batch=1)
-    counts, published = judged.counts, judged.published
+    one, counts, published = checks(max_rows=len(rows)), {}, 0
+    result = one.evaluate(rows, now_ns=2**62, batch=1)
+    counts, published = result.counts, result.published
     assert published == rows.size
     assert counts["crossed"] == int((before["bid"] > before["ask"]).sum()) > 1000
     assert counts["locked"] == int((before["bid"] == before["ask"]).sum()) > 1000
@@ -261,14 +269,14 @@ def test_clocks_that_run_backwards_are_flagged(data):
     rows = np.zeros(len(times), TICK_DTYPE)
     rows["symbol"], rows["bid"], rows["ask"] = "BTCUSDT", 61_000.0, 61_000.1
     rows["ts_recv"], rows["ts_event"] = times[:, 0], times[:, 1]
-    judged = gates(most=len(rows), future_s=1.0, stale_s=0.5).judge(rows, now_ns=0, batch=1)
+    result = checks(max_rows=len(rows), future_s=1.0, stale_s=0.5).evaluate(rows, now_ns=0, batch=1)
     back = np.diff(times[:, 1]) < 0
-    assert judged.counts["backwards"] == back.sum() > 100
+    assert result.counts["backwards"] == back.sum() > 100
     assert np.array_equal((rows["flags"][1:] & BIT["backwards"]) != 0, back)
     ahead = times[:, 1] > times[:, 0] + 10**9
     assert np.array_equal((rows["flags"] & BIT["future"]) != 0, ahead)
     assert ahead.mean() > 0.5
-    assert judged.published == rows.size
+    assert result.published == rows.size
 
 
 def test_absent_sides_are_no_doubt_but_no_price_is(data):
@@ -284,7 +292,7 @@ def test_absent_sides_are_no_doubt_but_no_price_is(data):
     rows["symbol"] = "GOOG"
     rows["ts_event"] = np.arange(1, len(found) + 1)
     rows["bid"], rows["ask"], rows["last"] = found[:, 1] / 1e4, found[:, 2] / 1e4, np.nan
-    gates(most=len(rows)).judge(rows, now_ns=2**62, batch=1)
+    checks(max_rows=len(rows)).evaluate(rows, now_ns=2**62, batch=1)
     no_bid, no_ask = np.isnan(found[:, 1]), np.isnan(found[:, 2])
     assert (no_bid ^ no_ask).sum() > 100
     priceless = (rows["flags"] & BIT["nonfinite"]) != 0

@@ -17,7 +17,7 @@ from tests.workers.ingest.world import ROWS, world
 from workers.ingest.decode.formats import JsonDecoder, RawDecoder, check_format
 from workers.ingest.decode.mapping import FIELDS, tick_mapping
 from workers.ingest.decode.plan import OK
-from workers.ingest.errors import ErrorClass, Poison
+from workers.ingest.errors import ErrorClass, MessageRejected
 
 CAPACITY = 200
 FULL = {"symbol": "SPY", "timestamp": 1_760_000_000_000_000_000}
@@ -55,8 +55,8 @@ def alone(mapping, values):
     try:
         found = (values.get(".".join(column.path)) for column in mapping.columns)
         return mapping.filled(found).tobytes()
-    except Poison as poison:
-        return poison.kind
+    except MessageRejected as error:
+        return error.rejection.kind
 
 
 def test_a_whole_market_comes_through_json():
@@ -105,7 +105,7 @@ def test_each_wrong_json_message_has_its_class(value, kind):
     assert (status[0], status[2]) == (OK, OK)
     assert rows["symbol"][2] == b"SPY"
     assert decoder.reason(1).kind is kind
-    assert str(decoder.reason(1))
+    assert decoder.reason(1).text
 
 
 def test_json_times_have_units_and_may_be_text():
@@ -200,7 +200,7 @@ def test_a_raw_message_of_another_size_is_no_frame():
     found = decoded(decoder, [good, good[:-1], None, good + b"x", good])
     assert found[1:4] == [ErrorClass.FRAME] * 3
     assert found[0] == found[4]
-    assert "16" in str(decoder.reason(1))
+    assert "16" in decoder.reason(1).text
 
 
 def test_a_format_that_cannot_be_read_is_a_problem_of_the_configuration(tmp_path):

@@ -300,7 +300,7 @@ def test_plan_and_fastavro_agree(case, data):
     """Any pair of schemas, any value, any damage: the same row from both, or both reject."""
     writer, reader, mapping = case
     fast, slow, has_plan = both(writer, reader, mapping)
-    event("plan" if has_plan else "verdict" if slow._verdicts else "fastavro alone")
+    event("plan" if has_plan else "rejection" if slow._rejections else "fastavro alone")
     for _ in range(4):
         body = written(writer, data.draw)
         for candidate in (body, broken(body, data.draw)):

@@ -1,7 +1,7 @@
 """Messages in Confluent's framing to rows, with a status for each.
 
-A schema id leads once to a compiled plan, which then decodes in C; to fastavro, where a plan
-cannot be made; or to a verdict on every message that names it.
+Each schema id is resolved once: to a compiled plan, which then decodes in C; to fastavro, where no
+plan can be made; or to a rejection of every message that names it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import confluent_kafka
 import fastavro
 import fastavro.read
 import fastavro.repository
@@ -25,7 +26,13 @@ from workers.ingest.decode import plan
 from workers.ingest.decode._avro import _native
 from workers.ingest.decode.mapping import Column, Nanoseconds, RowMapping, Rows
 from workers.ingest.decode.wellformed import BodyCheck
-from workers.ingest.errors import ErrorClass, Poison, RegistryUnavailable, SchemaUnknown
+from workers.ingest.errors import (
+    ErrorClass,
+    MessageRejected,
+    RegistryUnavailable,
+    Rejection,
+    SchemaUnknown,
+)
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -43,34 +50,53 @@ SCHEMA_ERRORS = (
 _BODY_ERRORS = (EOFError, ValueError, IndexError, KeyError, OverflowError, TypeError)
 
 
+_STAMPS: Final = ("topic", "partition", "offset")
+#: releases of confluent-kafka on which direct calls were tested (its Message is an internal)
+_KNOWN_RELEASES: Final = frozenset({(2, 16)})
+
+
+def calls_are_known(version: str) -> bool:
+    """Whether the C functions behind Message's methods may be called directly.
+
+    A batch then calls `value()`, `offset()` and so on without an argument tuple, and borrows the
+    bytes that the message holds. Both are internals of confluent-kafka; with an untested release
+    the methods are called by name, and the batch keeps the bytes itself (slower, same rows).
+    """
+    major, _, rest = version.partition(".")
+    minor = rest.partition(".")[0]
+    return major.isdigit() and minor.isdigit() and (int(major), int(minor)) in _KNOWN_RELEASES
+
+
+CALLS_ARE_KNOWN: Final = calls_are_known(str(confluent_kafka.__version__))
+
 for _name in ("long-timestamp-nanos", "long-local-timestamp-nanos"):
     fastavro.read.LOGICAL_READERS[_name] = lambda data, *_: Nanoseconds(data)
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A writer's schema beside ours, for messages that take the slow way."""
+    """A writer's schema and ours, for messages that fastavro decodes."""
 
     schema: Any
     reader: Any
     check: BodyCheck
 
     def record(self, body: bytes) -> Any:
-        """Read one body with fastavro. Raises Poison."""
+        """Read one body with fastavro. Raises MessageRejected."""
         self.check(body)
         try:
             return fastavro.schemaless_reader(io.BytesIO(body), self.schema, self.reader)
         except SchemaResolutionError as error:
-            raise Poison(ErrorClass.SCHEMA_INCOMPATIBLE, str(error)) from error
+            raise MessageRejected(ErrorClass.SCHEMA_INCOMPATIBLE, str(error)) from error
         except _BODY_ERRORS as error:
-            raise Poison(ErrorClass.BODY, f"{type(error).__name__}: {error}") from error
+            raise MessageRejected(ErrorClass.BODY, f"{type(error).__name__}: {error}") from error
 
 
 class _Pruning:
-    """A parsed schema without the fields that no column wants.
+    """A parsed schema without the fields that no column needs.
 
-    Named types become one copy a use (aliases keep what they match): two uses may want other
-    fields of the same record, and the use that held the definition may be gone.
+    Each use of a named type becomes a copy of its own (aliases keep what it matches), because two
+    uses may need different fields of one record, and the use with the definition may be removed.
     """
 
     def __init__(self, names: Mapping[str, Any]) -> None:
@@ -103,68 +129,98 @@ class _Pruning:
 
 
 class BatchDecoder(ABC):
-    """What the formats have in common: a batch of messages, a row and a status for each."""
+    """Common part of the formats: a batch of messages, with a row and a status for each.
 
-    def __init__(self, mapping: RowMapping, *, capacity: int) -> None:
-        """Make room for `capacity` messages at once."""
+    Attributes (arrays have one element a message, `capacity` of them, reused by every batch):
+        rows: of the mapping's dtype.
+        status: uint8, the codes of `plan` (OK, FRAME, ...).
+        schema_ids: uint32.
+        offsets: int64, in Kafka.
+        partitions: int32, indices into the list given to `assign`.
+        origins: int32, indices into the list given to `load`.
+        fallback_decoded: messages decoded by fastavro.
+        unavailable: why schemas were missing in the last decode.
+    """
+
+    def __init__(
+        self, mapping: RowMapping, *, capacity: int, is_direct: bool = CALLS_ARE_KNOWN
+    ) -> None:
+        """Allocate room for `capacity` messages a batch.
+
+        `is_direct`: whether the C functions of confluent-kafka's messages may be called without
+        going through Python (see `calls_are_known`).
+        """
         self._mapping = mapping
+        self._is_direct = is_direct
         self._capacity = capacity
         self.rows = np.zeros(capacity, mapping.dtype)
         self.status = np.zeros(capacity, np.uint8)
         self.schema_ids = np.zeros(capacity, np.uint32)
         self.offsets = np.zeros(capacity, np.int64)
-        self.places = np.zeros(capacity, np.int32)
+        self.partitions = np.zeros(capacity, np.int32)
         self.origins = np.zeros(capacity, np.int32)
         self.fallback_decoded = 0
-        self.unavailable = ""  # why schemas could not be had in the last decode
+        self.unavailable = ""
         self._bodies: Sequence[Any] = ()
         self.assign([])
 
-    def assign(self, places: list[tuple[str, int, int]]) -> None:
-        """Say which (topic, its index in rows, partition) messages come from, by place."""
+    def assign(self, partitions: list[tuple[str, int, int]]) -> None:
+        """Set the partitions that messages come from: (topic, its number in rows, partition)."""
         arrays = (
             self.rows,
             self.status,
             self.schema_ids,
             self.offsets,
-            self.places,
+            self.partitions,
             self.origins,
         )
         fields: Mapping[str, Any] = self._mapping.dtype.fields or {}
-        at = [
-            fields[name][1] if name in fields else -1 for name in ("topic", "partition", "offset")
-        ]
-        self._batch = _native.Batch(arrays, places, *at)
+        at = {name: fields[name][1] if name in fields else -1 for name in _STAMPS}
+        self._batch = _native.Batch(
+            arrays,
+            partitions,
+            at_topic=at["topic"],
+            at_partition=at["partition"],
+            at_offset=at["offset"],
+            is_direct=self._is_direct,
+        )
 
-    # --- taking ---------------------------------------------------------------------------
+    # --- loading --------------------------------------------------------------------------
 
-    def take(self, messages: list[Message], following: Rows) -> tuple[list[Message], int]:
-        """Take messages that are not before `following` (next offset by place, moved behind them).
+    def load(self, messages: list[Message], next_offsets: Rows) -> tuple[list[Message], int]:
+        """Load the messages that were not consumed before.
 
-        Gives the events among them (messages with an error) and how many were passed before.
+        Args:
+            messages: as Kafka's consumer returns them, at most `capacity`.
+            next_offsets: int64, next offset to consume by partition; moved behind the messages.
+
+        Returns:
+            The events among the messages (those with an error), and how many messages lie before
+            `next_offsets`: they are left out.
+
         """
-        found = self._batch.take(messages, following)
+        events, stale = self._batch.load(messages, next_offsets)
         self._bodies = messages
-        return found
+        return events, stale
 
     @property
     def count(self) -> int:
-        """Messages taken."""
+        """Messages loaded."""
         return self._batch.count
 
     @property
     def registry_requests(self) -> int:
-        """How often a registry was asked."""
+        """Requests sent to a schema registry."""
         return 0
 
     def value(self, index: int) -> bytes | None:
-        """Give the value of a taken message."""
-        found = self._bodies[self.origins[index]]
-        value: bytes | None = found if found is None or isinstance(found, bytes) else found.value()
+        """Return the value of a loaded message."""
+        body = self._bodies[self.origins[index]]
+        value: bytes | None = body if body is None or isinstance(body, bytes) else body.value()
         return value
 
     def clear(self) -> None:
-        """Let the messages go."""
+        """Release the messages."""
         self._bodies = ()
         self._batch.clear()
 
@@ -172,29 +228,33 @@ class BatchDecoder(ABC):
 
     @abstractmethod
     def decode(self) -> tuple[Rows, Rows]:
-        """Give rows and status of what was taken, views of shape (count,); a row where OK."""
+        """Return rows and status of the loaded messages, views of shape (count,).
+
+        A row is valid where its status is OK. PENDING is the status of messages whose schema is
+        not available now.
+        """
 
     def decode_values(self, values: list[bytes | None]) -> tuple[Rows, Rows]:
-        """Decode values that come from no place; as `decode`."""
-        self._batch.take_values(values)
+        """Decode values that belong to no partition; returns what `decode` does."""
+        self._batch.load_values(values)
         self._bodies = values
         return self.decode()
 
-    def reason(self, index: int) -> Poison:
-        """Say what is wrong with a taken message whose status is not OK."""
+    def reason(self, index: int) -> Rejection:
+        """Return why a loaded message, whose status is not OK, is rejected."""
         kind = plan.STATUS_CLASS[int(self.status[index])]
         try:
-            self._slowly(index)
-        except Poison as poison:
-            return Poison(kind, str(poison))
-        return Poison(kind, "refused in a batch and not alone")
+            self._decode_one(index)
+        except MessageRejected as error:
+            return Rejection(kind, str(error))
+        return Rejection(kind, "rejected in a batch, accepted alone")
 
     @abstractmethod
-    def _slowly(self, index: int) -> Rows:
-        """Give the row of one message that is not OK, to hear what is wrong. Raises Poison."""
+    def _decode_one(self, index: int) -> Rows:
+        """Decode one message alone, for the text of its error. Raises MessageRejected."""
 
-    def _begin(self) -> tuple[Rows, Rows]:
-        """Give rows and status of what was taken, as if all of it were fine and framed."""
+    def _views(self) -> tuple[Rows, Rows]:
+        """Return views of rows and status of the loaded messages, all OK and without a schema."""
         n = self._batch.count
         self.status[:n], self.schema_ids[:n] = plan.OK, 0
         return self.rows[:n], self.status[:n]
@@ -208,68 +268,71 @@ class Decoder(BatchDecoder):
     """
 
     def __init__(
-        self, registry: SchemaRegistry, mapping: RowMapping, reader: Any, *, capacity: int
+        self,
+        registry: SchemaRegistry,
+        mapping: RowMapping,
+        reader: Any,
+        *,
+        capacity: int,
+        is_direct: bool = CALLS_ARE_KNOWN,
     ) -> None:
-        """Make room for `capacity` messages at once. Raises ValueError for an unusable reader."""
+        """Allocate room for `capacity` messages a batch. Raises ValueError for a bad reader."""
         self._registry = registry
         self._reader = None if reader is None else _parsed(reader)
         self._plans: dict[int, _native.Plan] = {}
         self._writers: dict[int, Writer] = {}
-        self._verdicts: dict[int, Poison] = {}
-        super().__init__(mapping, capacity=capacity)
+        self._rejections: dict[int, Rejection] = {}
+        super().__init__(mapping, capacity=capacity, is_direct=is_direct)
 
     @property
     def registry_requests(self) -> int:
-        """How often the registry was asked."""
+        """Requests sent to the schema registry."""
         return self._registry.requests
 
     def decode(self) -> tuple[Rows, Rows]:
-        """Give rows and status of what was taken, views of shape (count,); a row where OK.
-
-        PENDING is the status of those whose schema cannot be had now; `unavailable` says why.
-        """
+        """Decode what is loaded; `unavailable` says why messages stay PENDING."""
         n = self._batch.count
         status = self.status[:n]
         self.unavailable = ""
         if self._batch.decode(self._plans):
             pending = self.schema_ids[:n][status == plan.PENDING]
-            waiting = {i for i in sorted(set(pending.tolist())) if not self._learn(i)}
+            missing = {i for i in sorted(set(pending.tolist())) if not self._learn(i)}
             self._batch.decode(self._plans)
-            self._judge(status, waiting)
+            self._resolve_pending(status, missing)
         if plan.FALLBACK in status.tobytes():
             for index in np.flatnonzero(status == plan.FALLBACK).tolist():
                 self._fall_back(index)
         return self.rows[:n], status
 
-    def reason(self, index: int) -> Poison:
-        """Say what is wrong with a taken message whose status is not OK."""
+    def reason(self, index: int) -> Rejection:
+        """Return why a loaded message, whose status is not OK, is rejected."""
         value, status = self.value(index), int(self.status[index])
         kind = plan.STATUS_CLASS[status]
         if value is None or status == plan.FRAME:
-            return Poison(kind, _frame_problem(value))
+            return Rejection(kind, _frame_problem(value))
         schema_id = int(self.schema_ids[index])
-        if schema_id in self._verdicts:
-            return self._verdicts[schema_id]
+        if schema_id in self._rejections:
+            return self._rejections[schema_id]
         if status == plan.UNKNOWN:
-            return Poison(kind, f"schema id {schema_id} is not known to the registry")
+            return Rejection(kind, f"schema id {schema_id} is not known to the registry")
         try:
-            self._slowly(index)
-        except Poison as poison:
-            return Poison(kind, str(poison))
-        return Poison(kind, f"refused by the plan of schema id {schema_id}")
+            self._decode_one(index)
+        except MessageRejected as error:
+            return Rejection(kind, str(error))
+        return Rejection(kind, f"rejected by the plan of schema id {schema_id}")
 
     def _fall_back(self, index: int) -> None:
         self.fallback_decoded += 1
         try:
-            row = self._slowly(index)
-        except Poison as poison:
-            self.status[index] = plan.STATUS_OF[poison.kind]
+            row = self._decode_one(index)
+        except MessageRejected as error:
+            self.status[index] = plan.STATUS_OF[error.rejection.kind]
         else:
             self.rows[index] = row[0]
             self.status[index] = plan.OK
             self._batch.stamp(index)
 
-    def _slowly(self, index: int) -> Rows:
+    def _decode_one(self, index: int) -> Rows:
         value = self.value(index)
         if value is None:
             raise AssertionError("a message without value was framed")
@@ -278,24 +341,24 @@ class Decoder(BatchDecoder):
 
     # --- schemas --------------------------------------------------------------------------
 
-    def _judge(self, status: Rows, waiting: set[int]) -> None:
-        """Give the messages that have no plan their verdict, or to fastavro."""
+    def _resolve_pending(self, status: Rows, missing: set[int]) -> None:
+        """Set the status of messages that have no plan; the ids in `missing` stay PENDING."""
         ids = self.schema_ids[: status.size]
         for schema_id in set(ids[status == plan.PENDING].tolist()):
             mine = (ids == schema_id) & (status == plan.PENDING)
-            if schema_id in self._verdicts:
+            if schema_id in self._rejections:
                 status[mine] = plan.INCOMPATIBLE
             elif schema_id in self._writers:
                 status[mine] = plan.FALLBACK
-            elif schema_id not in waiting:
+            elif schema_id not in missing:
                 status[mine] = plan.UNKNOWN
 
     def _learn(self, schema_id: int) -> bool:
-        """Get and compile a schema; False where it cannot be had now.
+        """Fetch and compile a schema; False where it is not available now.
 
-        What cannot be read at all becomes a verdict.
+        A schema that cannot be read as ours becomes a rejection of all its messages.
         """
-        if schema_id in self._writers or schema_id in self._verdicts:
+        if schema_id in self._writers or schema_id in self._rejections:
             return True
         try:
             text = self._registry.schema(schema_id)
@@ -312,15 +375,17 @@ class Decoder(BatchDecoder):
         except plan.Unplannable:
             return True
         except (plan.Incompatible, RecursionError, *SCHEMA_ERRORS) as error:
-            self._verdicts[schema_id] = Poison(
+            self._rejections[schema_id] = Rejection(
                 ErrorClass.SCHEMA_INCOMPATIBLE, f"schema id {schema_id}: {error}"
             )
         return True
 
     def _reader_for(self, writer: Any) -> Any:
-        """Give the reader's schema with the writer's record name, and only what is wanted."""
+        """Return the reader's schema with the writer's record name and the needed fields alone."""
         if plan.kind_of(writer) != "record":
-            raise plan.Incompatible(f"the writer's schema is no record but {plan.kind_of(writer)}")
+            raise plan.Incompatible(
+                f"the writer's schema is a {plan.kind_of(writer)}, not a record"
+            )
         reader = writer if self._reader is None else {**self._reader, "name": writer["name"]}
         tree = self._mapping.tree
         wanted = _parsed(_Pruning(plan.named_types(reader)).outermost(reader, tree))
@@ -333,12 +398,12 @@ class Decoder(BatchDecoder):
 
 
 def _parsed(schema: Any) -> Any:
-    """Parse a copy: fastavro marks what it has parsed, and would not look at it again."""
+    """Parse a copy: fastavro marks a schema that it has parsed and does not parse it again."""
     return fastavro.parse_schema(json.loads(json.dumps(schema), object_hook=_unmarked))
 
 
-def _unmarked(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if not key.startswith("__")}
+def _unmarked(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if not key.startswith("__")}
 
 
 def _frame_problem(value: bytes | None) -> str:

@@ -23,7 +23,7 @@ from workers.ingest.decode import plan
 from workers.ingest.decode.decoder import SCHEMA_ERRORS, BatchDecoder, Decoder
 from workers.ingest.decode.mapping import TIMES, Column, RowMapping, Rows, tick_mapping
 from workers.ingest.decode.registry import SchemaRegistry
-from workers.ingest.errors import ErrorClass, Poison
+from workers.ingest.errors import ErrorClass, MessageRejected
 
 if TYPE_CHECKING:
     from config.ingest import IngestConfig
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 _TYPES: Final[dict[str, Any]] = {"S": str | None, "f": float | None}
 _TIME: Final = int | float | datetime | None
 _WHOLE: Final = int | float | None
-_MOST: Final = (1 << 63) - 1
+_INT64_MAX: Final = (1 << 63) - 1
 _LETTERS: Final = {"f8": "d", "i8": "q", "i4": "i", "u4": "I", "u8": "Q"}  # of the struct module
 
 
 def decoder_for(config: IngestConfig, registry: SchemaRegistry, *, capacity: int) -> BatchDecoder:
-    """Give the decoder that is configured. Raises as `check_format` says."""
+    """Return the configured decoder, for `capacity` messages a batch. Raises as `check_format`."""
     mapping = tick_mapping(config.fields, config.time_units)
     if config.format == "json":
         return JsonDecoder(mapping, capacity=capacity)
@@ -57,7 +57,7 @@ def check_format(config: IngestConfig) -> None:
 
 
 def _reader_schema(chosen: str) -> Any:
-    """Give the Avro schema through which messages are read; None: each writer's own."""
+    """Return the Avro schema through which messages are read; None: each writer's own."""
     if chosen == "writer":
         return None
     if chosen == "shipped":
@@ -69,7 +69,7 @@ class JsonDecoder(BatchDecoder):
     """One JSON object a message; a number may be sent as text, a time as RFC 3339."""
 
     def __init__(self, mapping: RowMapping, *, capacity: int) -> None:
-        """Make room for `capacity` messages at once."""
+        """Allocate room for `capacity` messages a batch."""
         super().__init__(mapping, capacity=capacity)
         struct, self._paths = _struct(mapping.tree, "Message")
         self._decoder = msgspec.json.Decoder(struct, strict=False)
@@ -86,14 +86,14 @@ class JsonDecoder(BatchDecoder):
         ]
 
     def decode(self) -> tuple[Rows, Rows]:
-        """Give rows and status of what was taken, views of shape (count,)."""
-        rows, status = self._begin()
+        """Decode what is loaded; see `BatchDecoder.decode`."""
+        rows, status = self._views()
         made: list[bytes] = []
         for index in range(status.size):
             try:
                 made.append(self._packed(self.value(index)))
-            except Poison as poison:
-                status[index] = plan.STATUS_OF[poison.kind]
+            except MessageRejected as error:
+                status[index] = plan.STATUS_OF[error.rejection.kind]
         fit = np.flatnonzero(status == plan.OK)
         rows[fit] = np.frombuffer(b"".join(made), rows.dtype)
         for index in fit.tolist():
@@ -101,7 +101,7 @@ class JsonDecoder(BatchDecoder):
         return rows, status
 
     def _packed(self, value: bytes | None) -> bytes:
-        """Give the bytes of a row, by one call for all columns: numpy takes one for each."""
+        """Return the bytes of a row, by one call for all columns: numpy takes one for each."""
         cells = self._blank.copy()
         values = self._values(self._record(value))
         for column, at, found in zip(self._mapping.columns, self._at, values, strict=True):
@@ -111,16 +111,16 @@ class JsonDecoder(BatchDecoder):
             column.check(cells[at])
         return self._row.pack(*cells)
 
-    def _slowly(self, index: int) -> Rows:
+    def _decode_one(self, index: int) -> Rows:
         return self._mapping.filled(self._values(self._record(self.value(index))))
 
     def _record(self, value: bytes | None) -> Any:
         if not value:
-            raise Poison(ErrorClass.FRAME, "no value, expected a JSON object")
+            raise MessageRejected(ErrorClass.FRAME, "no value, expected a JSON object")
         try:
             return self._decoder.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Poison(ErrorClass.BODY, str(error)) from error
+            raise MessageRejected(ErrorClass.BODY, str(error)) from error
 
     def _values(self, record: Any) -> Iterator[Any]:
         for path in self._paths:
@@ -165,8 +165,8 @@ class RawDecoder(BatchDecoder):
             raise ConfigProblems(problems)
 
     def decode(self) -> tuple[Rows, Rows]:
-        """Give rows and status of what was taken, views of shape (count,)."""
-        rows, status = self._begin()
+        """Decode what is loaded; see `BatchDecoder.decode`."""
+        rows, status = self._views()
         values = [self.value(index) or b"" for index in range(status.size)]
         whole = np.fromiter(map(len, values), np.int64, len(values)) == self.dtype.itemsize
         status[~whole] = plan.FRAME
@@ -184,11 +184,11 @@ class RawDecoder(BatchDecoder):
             self._batch.stamp(index)
         return rows, status
 
-    def _slowly(self, index: int) -> Rows:
+    def _decode_one(self, index: int) -> Rows:
         value = self.value(index) or b""
         if len(value) != self.dtype.itemsize:
             text = f"{len(value)} bytes, a record of ingest.raw_fields has {self.dtype.itemsize}"
-            raise Poison(ErrorClass.FRAME, text)
+            raise MessageRejected(ErrorClass.FRAME, text)
         record = np.frombuffer(value, self.dtype)[0]
         given = {_name(column) for column in self._columns}
         names = map(_name, self._mapping.columns)
@@ -216,7 +216,7 @@ def _problems(
 
 
 def _cells(column: Column, found: Rows) -> tuple[Rows, Rows]:
-    """Give what a column holds for each value, and where it holds none: Column.cell for many."""
+    """Return what a column holds for each value, and where it holds none: Column.cell for many."""
     if column.kind == "S":
         cells, wrong = _texts(column, found)
         return cells, wrong | (column.required & (cells == b""))
@@ -231,7 +231,7 @@ def _cells(column: Column, found: Rows) -> tuple[Rows, Rows]:
                 wrong |= scaled != np.trunc(scaled)
         whole = np.where(wrong, 0.0, np.rint(scaled)).astype(np.int64)
     else:
-        wrong = (found > _MOST // scale) | (found < -(_MOST // scale))
+        wrong = (found > _INT64_MAX // scale) | (found < -(_INT64_MAX // scale))
         whole = np.where(wrong, 0, found).astype(np.int64) * scale
     bits = column.size * 8 - (column.kind == "i")
     if bits < 63:

@@ -1,7 +1,7 @@
-"""Which value of a message fills which column of a row, and how.
+"""Which value of a message fills which column of a row, and how it is converted.
 
-One rule for both ways of decoding: the compiled plan (`plan`) does in C what `Column.cell` does
-to a value that fastavro has read.
+Both decoders follow one rule: the compiled plan (`plan`) does in C what `Column.cell` does to a
+value that fastavro has read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from workers.contract.dtypes import TICK_DTYPE
-from workers.ingest.errors import ErrorClass, Poison
+from workers.ingest.errors import ErrorClass, MessageRejected
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,7 +52,7 @@ ABSENT: Final[dict[str, int]] = {"sequence": -1}
 
 
 class Nanoseconds(int):
-    """A value of Avro's timestamp-nanos, which fastavro would give as a plain number."""
+    """A value of Avro's timestamp-nanos, which fastavro would return as a plain int."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Column:
     cut: bool = False  # a longer text is cut, else refused
 
     def cell(self, value: Any) -> float | int | bytes:
-        """Give what the column holds for `value` (as fastavro reads it). Raises Poison."""
+        """Return the cell for `value` (as fastavro reads it). Raises MessageRejected."""
         if value is None:
             return self.absent
         if self.kind == "S":
@@ -80,19 +80,21 @@ class Column:
         return self._integer(value)
 
     def check(self, cell: float | bytes) -> None:
-        """Raise Poison where a required column holds nothing."""
+        """Raise MessageRejected where a required column holds nothing."""
         if not cell or (isinstance(cell, int) and cell < 0):
-            raise Poison(ErrorClass.VALUE, f"{self.name}: {cell!r}; it is required")
+            raise MessageRejected(ErrorClass.VALUE, f"{self.name}: {cell!r}; it is required")
 
     def _text(self, value: Any) -> bytes:
         if not isinstance(value, str | bytes):
             raise self._unfit(value)
         data = value.encode() if isinstance(value, str) else value
         if b"\0" in data:
-            raise Poison(ErrorClass.VALUE, f"{self.name}: a zero byte in {data[:64]!r}")
+            raise MessageRejected(ErrorClass.VALUE, f"{self.name}: a zero byte in {data[:64]!r}")
         if len(data) > self.size:
             if not self.cut:
-                raise Poison(ErrorClass.VALUE, f"{self.name}: {len(data)} bytes, {self.size} fit")
+                raise MessageRejected(
+                    ErrorClass.VALUE, f"{self.name}: {len(data)} bytes, {self.size} fit"
+                )
             data = data[: self.size]
             if isinstance(value, str):
                 data = data.decode(errors="ignore").encode()
@@ -118,18 +120,20 @@ class Column:
         bits = self.size * 8
         low, high = (0, 1 << bits) if self.kind == "u" else (-(1 << (bits - 1)), 1 << (bits - 1))
         if not low <= whole < min(high, 1 << 63):
-            raise Poison(ErrorClass.VALUE, f"{self.name}: {whole} does not fit {bits} bits")
+            raise MessageRejected(
+                ErrorClass.VALUE, f"{self.name}: {whole} does not fit {bits} bits"
+            )
         return whole
 
     def _whole(self, value: float) -> int:
         scaled = value * self.unit_ns if self.unit_ns > 1 else value
         if not math.isfinite(scaled) or (self.unit_ns <= 1 and scaled != int(scaled)):
-            raise Poison(ErrorClass.VALUE, f"{self.name}: {value} is no whole number")
+            raise MessageRejected(ErrorClass.VALUE, f"{self.name}: {value} is no whole number")
         return round(scaled)
 
-    def _unfit(self, value: Any) -> Poison:
+    def _unfit(self, value: Any) -> MessageRejected:
         text = f"{self.name}: a {type(value).__name__} cannot fill a column of kind {self.kind!r}"
-        return Poison(ErrorClass.SCHEMA_INCOMPATIBLE, text)
+        return MessageRejected(ErrorClass.SCHEMA_INCOMPATIBLE, text)
 
 
 class RowMapping:
@@ -151,11 +155,11 @@ class RowMapping:
             node[column.path[-1]] = column
 
     def row(self, record: Any) -> Rows:
-        """Give the row, shape (1,), of a record as fastavro reads it. Raises Poison."""
+        """Return the row, shape (1,), of a record as fastavro reads it. Raises MessageRejected."""
         return self.filled(_at(record, column.path) for column in self.columns)
 
     def filled(self, values: Iterable[Any]) -> Rows:
-        """Give the row, shape (1,), of a value for each of `columns`. Raises Poison."""
+        """Return the row, shape (1,), of a value for each of `columns`. Raises MessageRejected."""
         row = np.frombuffer(bytearray(self.template), self.dtype)
         for column, value in zip(self.columns, values, strict=True):
             cell = column.cell(value)
@@ -174,7 +178,7 @@ def _at(value: Any, path: tuple[str, ...]) -> Any:
 def tick_mapping(
     fields: Mapping[str, str] | None = None, units: Mapping[Any, str] | None = None
 ) -> RowMapping:
-    """Give the mapping to TICK_DTYPE: FIELDS, with `fields` put over them.
+    """Return the mapping to TICK_DTYPE: FIELDS, with `fields` put over them.
 
     `fields` has paths ("a.b") by column, an empty one for a column that is not filled; `units`
     has what a time counts (s, ms, us, ns) where the writer sends a plain number.
@@ -189,18 +193,18 @@ def tick_mapping(
 
 
 def _column(dtype: np.dtype[Any], name: str, path: tuple[str, ...], unit_ns: int) -> Column:
-    found, at = dtype.fields[name][:2]  # type: ignore[index] # a record dtype has fields
+    field, at = dtype.fields[name][:2]  # type: ignore[index] # a record dtype has fields
     absent: float | bytes = ABSENT.get(name, 0)
-    if found.kind == "f":
+    if field.kind == "f":
         absent = math.nan
-    elif found.kind == "S":
+    elif field.kind == "S":
         absent = b""
     return Column(
         name,
         path,
-        found.kind,
+        field.kind,
         at,
-        found.itemsize,
+        field.itemsize,
         unit_ns=unit_ns if name in TIMES else 0,
         absent=absent,
         required=name in REQUIRED,

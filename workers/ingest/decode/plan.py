@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from workers.ingest.decode._avro import _native
 from workers.ingest.decode.mapping import Column, RowMapping
-from workers.ingest.errors import ErrorClass, Poison
+from workers.ingest.errors import ErrorClass, MessageRejected
 
 Node = Any  # a Column, a dict of nodes by field name, or None where nothing is wanted
 OP_DTYPE: Final = np.dtype(
@@ -30,30 +31,14 @@ OP_DTYPE: Final = np.dtype(
         ("scale", "<i8"),
     ]
 )
-(
-    END,
-    FAIL,
-    JUMP,
-    UNION,
-    NULLABLE,
-    SET,
-    SKIP,
-    SKIP_BOOL,
-    SKIP_INT,
-    SKIP_LONG,
-    SKIP_BYTES,
-    SKIP_TEXT,
-    SKIP_ENUM,
-    COPY,
-    NUMBER,
-    TEXT,
-    FIXED,
-    ENUM,
-    DECIMAL,
-    REQUIRE_TEXT,
-    REQUIRE_POSITIVE,
-) = range(21)
-OK, FRAME, UNKNOWN, INCOMPATIBLE, BODY, VALUE, FALLBACK, PENDING = range(8)
+OK: Final = _native.OK
+FRAME: Final = _native.FRAME
+UNKNOWN: Final = _native.UNKNOWN
+INCOMPATIBLE: Final = _native.INCOMPATIBLE
+BODY: Final = _native.BODY
+VALUE: Final = _native.VALUE
+FALLBACK: Final = _native.FALLBACK
+PENDING: Final = _native.PENDING
 STATUS_CLASS: Final = {
     FRAME: ErrorClass.FRAME,
     UNKNOWN: ErrorClass.SCHEMA_UNKNOWN,
@@ -62,27 +47,32 @@ STATUS_CLASS: Final = {
     VALUE: ErrorClass.VALUE,
 }
 STATUS_OF: Final = {kind: status for status, kind in STATUS_CLASS.items()}
-_WIRE: Final = {"boolean": 0, "int": 1, "long": 2, "float": 3, "double": 4}
+_WIRE: Final = {
+    "boolean": _native.WIRE_BOOL,
+    "int": _native.WIRE_INT,
+    "long": _native.WIRE_LONG,
+    "float": _native.WIRE_FLOAT,
+    "double": _native.WIRE_DOUBLE,
+}
 _ROW: Final = {
-    "f8": 0,
-    "f4": 1,
-    "i8": 2,
-    "i4": 3,
-    "i2": 4,
-    "i1": 5,
-    "u8": 6,
-    "u4": 7,
-    "u2": 8,
-    "u1": 9,
+    "f8": _native.ROW_F8,
+    "f4": _native.ROW_F4,
+    "i8": _native.ROW_I8,
+    "i4": _native.ROW_I4,
+    "i2": _native.ROW_I2,
+    "i1": _native.ROW_I1,
+    "u8": _native.ROW_U8,
+    "u4": _native.ROW_U4,
+    "u2": _native.ROW_U2,
+    "u1": _native.ROW_U1,
 }
 _SKIPS: Final = {
-    "boolean": SKIP_BOOL,
-    "int": SKIP_INT,
-    "long": SKIP_LONG,
-    "bytes": SKIP_BYTES,
-    "string": SKIP_BYTES,
+    "boolean": _native.OP_SKIP_BOOL,
+    "int": _native.OP_SKIP_INT,
+    "long": _native.OP_SKIP_LONG,
+    "bytes": _native.OP_SKIP_BYTES,
+    "string": _native.OP_SKIP_BYTES,
 }
-_FLAG_UTF8, _FLAG_CUT = 1, 2
 _NAMED: Final = {"record", "error", "enum", "fixed"}
 _PRIMITIVE: Final = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
 _PROMOTIONS: Final = {
@@ -115,7 +105,7 @@ _LOGICAL: Final = {
     "fixed-decimal",
 }
 _NO_SYMBOL: Final = 0xFFFFFFFF
-_MOST_OPS: Final = 20_000
+_MAX_OPS: Final = 20_000
 
 
 class Unplannable(Exception):
@@ -127,7 +117,7 @@ class Incompatible(Exception):
 
 
 def named_types(schema: Any, found: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Give the named types of a parsed schema by full name."""
+    """Return the named types of a parsed schema by full name."""
     found = {} if found is None else found
     if isinstance(schema, list):
         for branch in schema:
@@ -144,7 +134,7 @@ def named_types(schema: Any, found: dict[str, Any] | None = None) -> dict[str, A
 
 
 def kind_of(schema: Any) -> str:
-    """Give the type name of a resolved schema; `union` for a list."""
+    """Return the type name of a resolved schema; `union` for a list."""
     if isinstance(schema, list):
         return "union"
     return str(schema["type"] if isinstance(schema, dict) else schema)
@@ -166,13 +156,33 @@ def plan_parts(writer: Any, reader: Any, mapping: RowMapping) -> tuple[bytes, by
     return _Compiler(writer, reader, mapping).compile()
 
 
+@dataclass(slots=True)
+class _Op:
+    """One operation, its fields as OP_DTYPE has them."""
+
+    code: int
+    source: int
+    to: int
+    flags: int
+    at: int
+    size: int
+    jump: int
+    scale: int
+
+    def is_continued(self, at: int) -> bool:
+        """Whether bytes for the row position `at` may be appended to this operation."""
+        if self.code == _native.OP_COPY:
+            return self.at + self.size == at
+        return self.code == _native.OP_SKIP
+
+
 class _Compiler:
     """Walks both schemas in the order of the writer's bytes and appends operations."""
 
     def __init__(self, writer: Any, reader: Any, mapping: RowMapping) -> None:
         self._writer, self._reader, self._mapping = writer, reader, mapping
         self._writer_names, self._reader_names = named_types(writer), named_types(reader)
-        self._ops: list[list[int]] = []
+        self._ops: list[_Op] = []
         self._pool = bytearray()
         self._template = bytearray(mapping.template)
         self._label = 0  # operations before this one are jumped to: not to be merged with
@@ -180,14 +190,15 @@ class _Compiler:
         self._branches = 0  # how many unions deep
 
     def compile(self) -> tuple[bytes, bytes, bytes]:
-        """Give the parts of the plan."""
+        """Return the parts of the plan."""
         self._value(self._writer, self._reader, self._mapping.tree)
         for column in self._mapping.columns:
             if column.required:
-                code = REQUIRE_TEXT if column.kind == "S" else REQUIRE_POSITIVE
+                is_text = column.kind == "S"
+                code = _native.OP_REQUIRE_TEXT if is_text else _native.OP_REQUIRE_POSITIVE
                 self._emit(code, at=column.at)
-        self._emit(END)
-        ops = np.array([tuple(op) for op in self._ops], OP_DTYPE)
+        self._emit(_native.OP_END)
+        ops = np.array([astuple(op) for op in self._ops], OP_DTYPE)
         return ops.tobytes(), bytes(self._pool), bytes(self._template)
 
     # --- the list -------------------------------------------------------------------------
@@ -206,17 +217,16 @@ class _Compiler:
     ) -> int:
         """Append an operation and give its number; runs of plain bytes become one."""
         last = self._ops[-1] if len(self._ops) > self._label else None
-        runs = last is not None and (code == SKIP or (code == COPY and last[4] + last[5] == at))
-        if last is not None and last[0] == code and runs:
-            last[5] += size
+        if last is not None and last.code == code and last.is_continued(at):
+            last.size += size
             return len(self._ops) - 1
-        if len(self._ops) >= _MOST_OPS:
-            raise Unplannable(f"more than {_MOST_OPS} operations")
-        self._ops.append([code, source, to, flags, at, size, jump, scale])
+        if len(self._ops) >= _MAX_OPS:
+            raise Unplannable(f"more than {_MAX_OPS} operations")
+        self._ops.append(_Op(code, source, to, flags, at, size, jump, scale))
         return len(self._ops) - 1
 
     def _here(self) -> int:
-        """Give the number of the next operation, as a place to jump to."""
+        """Return the number of the next operation, as a place to jump to."""
         self._label = len(self._ops)
         return self._label
 
@@ -244,7 +254,7 @@ class _Compiler:
             self._unread(writer, reader)
 
     def _match(self, writer: Any, reader: Any) -> Any:
-        """Give the reader's type, or branch, that `writer` (no union) is read as, else None."""
+        """Return the reader's type, or branch, that `writer` (no union) is read as, else None."""
         reader = self._resolved(reader, self._reader_names)
         if isinstance(reader, list):
             matches = (self._match(writer, branch) for branch in reader)
@@ -304,13 +314,13 @@ class _Compiler:
         elif node is not None and value is not None:
             try:
                 cell = node.cell(value)
-            except Poison as poison:
-                raise Unplannable(f"default of {node.name}: {poison}") from poison
+            except MessageRejected as error:
+                raise Unplannable(f"default of {node.name}: {error}") from error
             data = np.array([cell], f"{node.kind}{node.size}").tobytes()
             if self._branches == 0:
                 self._template[node.at : node.at + node.size] = data
             else:
-                self._emit(SET, at=node.at, size=node.size, scale=self._store(data))
+                self._emit(_native.OP_SET, at=node.at, size=node.size, scale=self._store(data))
 
     # --- unions ---------------------------------------------------------------------------
 
@@ -323,17 +333,17 @@ class _Compiler:
             self._branches -= 1
             return
         table = self._store(bytes(4 * len(branches)))
-        self._emit(UNION, size=len(branches), scale=table)
+        self._emit(_native.OP_UNION, size=len(branches), scale=table)
         jumps = []
         for number, branch in enumerate(branches):
             start = self._here()
             struct.pack_into("<I", self._pool, table + 4 * number, start)
             if not self._try(branch, walk):
-                self._emit(FAIL, INCOMPATIBLE)
-            jumps.append(self._emit(JUMP))
+                self._emit(_native.OP_FAIL, INCOMPATIBLE)
+            jumps.append(self._emit(_native.OP_JUMP))
         end = self._here()
         for jump in jumps:
-            self._ops[jump][6] = end
+            self._ops[jump].jump = end
         self._branches -= 1
 
     def _nullable(self, branches: list[Any], walk: Callable[[Any], None]) -> bool:
@@ -343,11 +353,11 @@ class _Compiler:
             del self._ops[start:]
             return False
         null = branches.index("null")
-        test = self._emit(NULLABLE, null)
+        test = self._emit(_native.OP_NULLABLE, null)
         self._here()
         if not self._try(branches[1 - null], walk):
-            self._emit(FAIL, INCOMPATIBLE)
-        self._ops[test][6] = self._here()
+            self._emit(_native.OP_FAIL, INCOMPATIBLE)
+        self._ops[test].jump = self._here()
         return True
 
     def _try(self, branch: Any, walk: Callable[[Any], None]) -> bool:
@@ -374,11 +384,11 @@ class _Compiler:
         elif kind in _SKIPS:
             self._emit(_SKIPS[kind])
         elif kind == "enum":
-            self._emit(SKIP_ENUM, size=len(writer["symbols"]))
+            self._emit(_native.OP_SKIP_ENUM, size=len(writer["symbols"]))
         elif kind != "null":
             if kind in {"array", "map"}:
                 raise Unplannable(f"an {kind}")
-            self._emit(SKIP, size={"float": 4, "double": 8}.get(kind) or writer["size"])
+            self._emit(_native.OP_SKIP, size={"float": 4, "double": 8}.get(kind) or writer["size"])
 
     def _unread(self, writer: Any, reader: Any) -> None:
         """Pass over a value that the reader has and no column wants: it must still be readable."""
@@ -386,7 +396,7 @@ class _Compiler:
         if logical_of(writer) or kind == "enum":
             raise Unplannable(f"{kind} that no column wants")
         if "string" in {kind, kind_of(reader)}:
-            self._emit(SKIP_TEXT)
+            self._emit(_native.OP_SKIP_TEXT)
         else:
             self._skip(writer)
 
@@ -410,29 +420,37 @@ class _Compiler:
             raise Incompatible(f"{column.name}: {logical or kind} cannot fill it")
         if column.kind == "f":
             if (kind, column.size) in {("double", 8), ("float", 4)}:
-                self._emit(COPY, at=column.at, size=column.size)
+                self._emit(_native.OP_COPY, at=column.at, size=column.size)
                 return
         elif kind in {"int", "long"} and wanted in {"float", "double"}:
             raise Unplannable(f"{column.name}: {kind} as {wanted} as an integer")
         scale = _LOGICAL_NS.get(logical, column.unit_ns if column.unit_ns > 1 else 0)
         to = _ROW[f"{column.kind}{column.size}"]
-        self._emit(NUMBER, _WIRE[kind], to, at=column.at, scale=0 if column.kind == "f" else scale)
+        self._emit(
+            _native.OP_NUMBER,
+            _WIRE[kind],
+            to,
+            at=column.at,
+            scale=0 if column.kind == "f" else scale,
+        )
 
     def _text(self, writer: Any, reader: Any, column: Column) -> None:
         kind, wanted = kind_of(writer), kind_of(reader)
         if column.kind != "S":
             raise Incompatible(f"{column.name}: {kind} cannot fill it")
-        flags = _FLAG_CUT if column.cut else 0
+        flags = _native.FLAG_CUT if column.cut else 0
         if kind == "enum":
             self._enum(writer, reader, column)
         elif kind == "fixed":
-            self._emit(FIXED, flags=flags, at=column.at, size=column.size, jump=writer["size"])
+            self._emit(
+                _native.OP_FIXED, flags=flags, at=column.at, size=column.size, jump=writer["size"]
+            )
         else:
             if kind != wanted and column.cut:
                 raise Unplannable(f"{column.name}: {kind} as {wanted}, to be cut")
             if "string" in {kind, wanted}:
-                flags |= _FLAG_UTF8
-            self._emit(TEXT, flags=flags, at=column.at, size=column.size)
+                flags |= _native.FLAG_UTF8
+            self._emit(_native.OP_TEXT, flags=flags, at=column.at, size=column.size)
 
     def _enum(self, writer: Any, reader: Any, column: Column) -> None:
         """A table of what each of the writer's symbols is to the reader."""
@@ -445,7 +463,7 @@ class _Compiler:
             size = len(data) if known else _NO_SYMBOL
             entries += struct.pack("<II", self._store(data), size)
         table = self._store(bytes(entries))
-        self._emit(ENUM, at=column.at, size=len(writer["symbols"]), scale=table)
+        self._emit(_native.OP_ENUM, at=column.at, size=len(writer["symbols"]), scale=table)
 
     def _decimal(self, writer: Any, column: Column) -> None:
         scale, precision = writer.get("scale", 0), writer["precision"]
@@ -454,7 +472,7 @@ class _Compiler:
             raise Incompatible(f"{column.name}: a decimal cannot fill it")
         if scale > 22 or column.size != 8 or (kind_of(writer) == "fixed" and fixed == 0):
             raise Unplannable(f"{column.name}: a decimal of scale {scale}")
-        self._emit(DECIMAL, at=column.at, size=precision, jump=fixed, scale=scale)
+        self._emit(_native.OP_DECIMAL, at=column.at, size=precision, jump=fixed, scale=scale)
 
 
 class _Nesting:

@@ -1,7 +1,7 @@
 """Writer schemas by id: memory, then disk, then the registry over HTTP.
 
-What was seen once is kept on disk, so that a restart needs no registry. An id that the registry
-does not know is remembered for a while: fifty poison messages cost one request, not fifty.
+A schema that was fetched once is kept on disk, so a restart needs no registry. An id that the
+registry does not know is remembered for a while: fifty malformed messages cost one request, not 50.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from workers.ingest.errors import RegistryUnavailable, SchemaUnknown
 from workers.runtime.atomic_file import write_whole
 
 NOT_FOUND: Final = 404
-LARGEST_BYTES: Final = 4 << 20
-LONGEST_S: Final = 30.0  # between two tries
+MAX_SCHEMA_BYTES: Final = 4 << 20
+MAX_BACKOFF_S: Final = 30.0  # between two requests after failures
 
 
 def _unannounced(_: float) -> AbstractContextManager[None]:
@@ -46,10 +46,19 @@ class SchemaRegistry:
         backoff_s: float = 0.0,
         expect: Callable[[float], AbstractContextManager[None]] = _unannounced,
     ) -> None:
-        """Use `cache` as the folder of known schemas; times in seconds.
+        """Set up the client; nothing is requested yet.
 
-        After a failure nothing is asked for `backoff_s`, doubled with each further one, with
-        jitter. `expect(seconds)` is entered for a request: its time is announced, it is no hang.
+        Args:
+            url: of the registry.
+            cache: folder of the schemas that are known.
+            unknown_s: how long an id that the registry does not know is not requested again, s.
+            clock: monotonic, s.
+            timeout: of a request, s.
+            auth: "user:password" for basic authentication; empty: no authentication.
+            backoff_s: pause after a failure, doubled with each further failure, with jitter, s.
+            expect: entered with the seconds that a request may take, so that the supervisor does
+                not take it for a hang.
+
         """
         self.url = url
         self.requests = 0
@@ -62,12 +71,18 @@ class SchemaRegistry:
         self._backoff_s = backoff_s
         self._failures = 0
         self._not_before = 0.0
-        self._why = ""
+        self._last_failure = ""
         self._texts: dict[int, str] = {}
         self._unknown: dict[int, float] = {}
 
     def schema(self, schema_id: int) -> str:
-        """Give the schema text. Raises SchemaUnknown, RegistryUnavailable."""
+        """Return the text of a schema.
+
+        Raises:
+            SchemaUnknown: the registry does not know `schema_id`, or did not a short while ago.
+            RegistryUnavailable: the registry does not answer, or did not a short while ago.
+
+        """
         if text := self._texts.get(schema_id):
             return text
         path = self._cache / f"{schema_id}.json"
@@ -77,25 +92,25 @@ class SchemaRegistry:
         since = self._unknown.get(schema_id)
         if since is not None and self._clock() - since < self._unknown_s:
             raise SchemaUnknown(f"schema id {schema_id} is not in {self.url}")
-        text = self._ask(schema_id)
+        text = self._request(schema_id)
         self._texts[schema_id] = text
         with contextlib.suppress(OSError):  # without room for it the next start asks once more
             write_whole(path, text.encode(), durable=False)
         return text
 
-    def _ask(self, schema_id: int) -> str:
-        """Ask the registry, unless it failed a moment ago."""
+    def _request(self, schema_id: int) -> str:
+        """Request a schema, unless a request failed within the backoff."""
         now = self._clock()
         if now < self._not_before:
-            raise RegistryUnavailable(self._why)
+            raise RegistryUnavailable(self._last_failure)
         try:
             with self._expect(2 * self._timeout + 1.0):
                 text = self._fetch(schema_id)
         except RegistryUnavailable as error:
-            delay = min(self._backoff_s * 2**self._failures, LONGEST_S)
-            delay = max(delay * random.uniform(0.5, 1.0), min(error.retry_after_s, LONGEST_S))  # noqa: S311 - jitter
+            delay = min(self._backoff_s * 2**self._failures, MAX_BACKOFF_S)
+            delay = max(delay * random.uniform(0.5, 1.0), min(error.retry_after_s, MAX_BACKOFF_S))  # noqa: S311 - jitter
             self._failures = min(self._failures + 1, 10)
-            self._not_before, self._why = self._clock() + delay, str(error)
+            self._not_before, self._last_failure = self._clock() + delay, str(error)
             raise
         except SchemaUnknown:
             self._failures = 0
@@ -124,16 +139,16 @@ class SchemaRegistry:
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
             raise RegistryUnavailable(f"{url}: {type(error).__name__}: {error}") from error
         if not isinstance(text, str):
-            raise RegistryUnavailable(f"{url}: an answer without a schema")
+            raise RegistryUnavailable(f"{url}: the answer has no schema")
         return text
 
     def _body(self, answer: http.client.HTTPResponse) -> bytes:
-        """Read an answer that comes in time and is no larger than a schema may be."""
+        """Read an answer within the timeout, up to the size that a schema may have."""
         deadline, body = self._clock() + self._timeout, b""
         while piece := answer.read1(1 << 16):
             body += piece
-            if len(body) > LARGEST_BYTES or self._clock() > deadline:
-                raise ValueError(f"{len(body)} bytes and no end in {self._timeout} s")
+            if len(body) > MAX_SCHEMA_BYTES or self._clock() > deadline:
+                raise ValueError(f"{len(body)} bytes, incomplete after {self._timeout} s")
         return body
 
 

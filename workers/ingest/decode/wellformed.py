@@ -1,8 +1,8 @@
-"""Does a body obey its writer's schema, byte by byte? What is wrong, and where.
+"""Check a body against its writer's schema, byte by byte, and name the first error.
 
 fastavro is lenient with malformed bytes (it takes negative indices, numbers beyond 64 bits and
-fields that are cut short); the compiled plan is not. This walk holds messages that go through
-fastavro to the same rules, and puts into words what the plan only gives a status for.
+fields that are cut short); the compiled plan is not. This walk applies the plan's rules to messages
+that fastavro decodes, and describes errors for which the plan only has a status.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from workers.ingest.decode.plan import kind_of, named_types
-from workers.ingest.errors import ErrorClass, Poison
+from workers.ingest.errors import ErrorClass, MessageRejected
 
-MOST_ITEMS: Final = 100_000  # of arrays and maps in one message: items may take no bytes at all
-MOST_NESTED: Final = 64
+MAX_ITEMS: Final = 100_000  # of arrays and maps in one message: items may take no bytes at all
+MAX_NESTING: Final = 64
 _LONG_BITS: Final = 63
 _SIZES: Final = {"float": 4, "double": 8}
 
@@ -23,20 +23,27 @@ class BodyCheck:
     """The rules of one writer's schema."""
 
     def __init__(self, writer: Any) -> None:
-        """Take a parsed schema."""
+        """Check bodies of `writer`, a parsed schema."""
         self._writer = writer
         self._names = named_types(writer)
 
     def __call__(self, body: bytes) -> None:
-        """Walk one body. Raises Poison (body), saying what is wrong at which byte."""
+        """Walk one body.
+
+        Raises:
+            MessageRejected: (BODY) with the field and byte of the first error.
+
+        """
         walk = _Walk(body, self._names)
         walk.value(self._writer)
         if walk.at != len(body):
-            raise _poison(f"{len(body) - walk.at} bytes behind the record, which ends at {walk.at}")
+            raise _body_error(
+                f"{len(body) - walk.at} bytes after the record, which ends at {walk.at}"
+            )
 
 
-def _poison(text: str) -> Poison:
-    return Poison(ErrorClass.BODY, text)
+def _body_error(text: str) -> MessageRejected:
+    return MessageRejected(ErrorClass.BODY, text)
 
 
 class _Walk:
@@ -48,13 +55,13 @@ class _Walk:
         self._field = ""
 
     def value(self, schema: Any) -> None:
-        """Pass over one value."""
+        """Walk over one value."""
         if isinstance(schema, str):
             schema = self._names.get(schema, schema)
         kind = kind_of(schema)
         self._depth += 1
-        if self._depth > MOST_NESTED:
-            raise self._wrong(f"nested more than {MOST_NESTED} deep")
+        if self._depth > MAX_NESTING:
+            raise self._wrong(f"nested more than {MAX_NESTING} deep")
         if kind == "union":
             self.value(schema[self._index(len(schema), "branch")])
         elif kind in {"record", "error"}:
@@ -73,7 +80,7 @@ class _Walk:
         if kind == "enum":
             self._index(len(schema["symbols"]), "symbol")
         elif kind == "boolean":
-            if self._take(1) not in {b"\0", b"\1"}:
+            if self._read(1) not in {b"\0", b"\1"}:
                 raise self._wrong("a boolean that is neither 0 nor 1")
         elif kind == "int":
             if not -(1 << 31) <= (number := self._long()) < 1 << 31:
@@ -81,12 +88,12 @@ class _Walk:
         elif kind == "long":
             self._long()
         elif kind in {"string", "bytes"}:
-            self._take(self._long())
+            self._read(self._long())
         elif kind != "null":
-            self._take(_SIZES.get(kind) or schema["size"])
+            self._read(_SIZES.get(kind) or schema["size"])
 
     def _pair(self, values: Any) -> None:
-        self._take(self._long())
+        self._read(self._long())
         self.value(values)
 
     def _blocks(self, item: Callable[[], None]) -> None:
@@ -95,8 +102,8 @@ class _Walk:
                 count = -count
                 self._long()  # bytes of the block
             self._items += count
-            if self._items > MOST_ITEMS:
-                raise self._wrong(f"{self._items} items, {MOST_ITEMS} are allowed")
+            if self._items > MAX_ITEMS:
+                raise self._wrong(f"{self._items} items, {MAX_ITEMS} are allowed")
             for _ in range(count):
                 item()
 
@@ -109,7 +116,7 @@ class _Walk:
     def _long(self) -> int:
         value = shift = 0
         while True:
-            byte = self._take(1)[0]
+            byte = self._read(1)[0]
             if shift > _LONG_BITS or (shift == _LONG_BITS and byte > 1):
                 raise self._wrong("a number of more than 64 bits")
             value |= (byte & 0x7F) << shift
@@ -117,12 +124,12 @@ class _Walk:
                 return (value >> 1) ^ -(value & 1)
             shift += 7
 
-    def _take(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         left = len(self._body) - self.at
         if not 0 <= size <= left:
             raise self._wrong(f"{size} bytes wanted, {left} are left")
         self.at += size
         return self._body[self.at - size : self.at]
 
-    def _wrong(self, text: str) -> Poison:
-        return _poison(f"field {self._field!r}, byte {self.at}: {text}")
+    def _wrong(self, text: str) -> MessageRejected:
+        return _body_error(f"field {self._field!r}, byte {self.at}: {text}")

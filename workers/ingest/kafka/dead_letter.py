@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from workers.ingest.errors import Poison, SinkFull
+from workers.ingest.errors import Rejection, SinkFull
 from workers.runtime.atomic_file import replacing, sync_directory
 
 PIECE: Final = 1000  # letters of the spool that are under way at once
@@ -51,7 +51,7 @@ class DeadLetter:
     repeated: bool = False  # may have been delivered before
 
     @classmethod
-    def of(cls, message: Message, poison: Poison, schema_id: int | None) -> DeadLetter:
+    def of(cls, message: Message, rejection: Rejection, schema_id: int | None) -> DeadLetter:
         """Give the letter of a message."""
         headers = message.headers()
         return cls(
@@ -61,8 +61,8 @@ class DeadLetter:
             _raw(message.key()),
             _raw(message.value()),
             list(headers) if isinstance(headers, list) else [],
-            poison.kind.value,
-            str(poison)[:1000],
+            rejection.kind.value,
+            rejection.text[:1000],
             schema_id,
         )
 

@@ -1,20 +1,20 @@
-"""Quality gates: one bit a doubt, set on whole batches at once. Nothing is changed silently.
+"""Quality checks: one bit for each check that a row fails, set on whole batches at once.
 
-Bits go into the row's `flags`; what happens to a flagged row is configuration: `flag` (published),
-`hold` (published with the last good numbers of its symbol and the bit HELD), `drop`,
-`dead_letter`; of several the last in this order counts. The judgement is in C (`_gates/gates.h`);
-the memory of each symbol is a table of the mesh, so that a restart changes no verdict.
+Bits go into the row's `flags`. What happens to a flagged row is configured (`ingest.gates`):
+`flag` (published), `hold` (published with the last good numbers of its symbol and the bit HELD),
+`drop`, `dead_letter`; of several policies the last in this order counts. The rules are in C
+(`_checks/checks.h`). The memory of each symbol is a table of the mesh, so a restart changes no
+result.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from config.ingest import GATES
 from workers.contract.dtypes import SYMBOL_BYTES, TICK_DTYPE
 from workers.ingest.quality._checks import _native
 from workers.trading_env.errors import UnknownSymbol
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from config.ingest import IngestConfig
     from workers.ingest.decode.mapping import Rows
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BIT: Final = {name: np.uint32(1 << position) for position, name in enumerate(GATES)}
-HELD: Final = np.uint32(1 << 31)
-PUBLISH, DROP, DEAD = range(3)
+NAMES: Final = _native.NAMES
+BIT: Final = {name: np.uint32(1 << position) for position, name in enumerate(NAMES)}
+HELD: Final = np.uint32(_native.HELD)
+PUBLISH: Final = _native.PUBLISH
+DROP: Final = _native.DROP
+DEAD_LETTER: Final = _native.DEAD_LETTER
 NEVER: Final = (1 << 63) - 1
 _PAST: Final = np.dtype(
     [
@@ -45,7 +47,7 @@ _PAST: Final = np.dtype(
         ("held", "<f8", (14,)),
     ]
 )
-#: what the gates know of a symbol (`_gates/gates.h`): `now` was written by batch number `batch`
+#: what the checks remember of a symbol (`_checks/checks.h`): batch number `batch` wrote `now`
 MEMORY_DTYPE: Final = np.dtype(
     [
         ("symbol", f"S{SYMBOL_BYTES}"),
@@ -60,30 +62,36 @@ MEMORY_DTYPE: Final = np.dtype(
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What became of the rows of a batch."""
+class CheckResult:
+    """Result of the checks for the rows of a batch."""
 
-    fates: Rows  # by row: PUBLISH, DROP, DEAD
+    dispositions: Rows  # uint8 by row: PUBLISH, DROP, DEAD_LETTER
     published: int
-    latest: Rows  # rows that are the newest published of their symbol
-    roomless: Rows  # published rows of symbols that there is no room for
+    latest: Rows  # indices of the rows that are the newest published of their symbol
+    untracked: Rows  # indices of published rows whose symbols the table has no room for
     memory: Rows  # memories that the batch has changed, MEMORY_DTYPE
-    counts: dict[str, int]  # rows by gate, those that occur
+    counts: dict[str, int]  # rows by check, where above 0
 
 
-_NOBODY: Final = np.zeros(0, np.int64)
+_NO_ROWS: Final = np.zeros(0, np.int64)
 
 
-class Gates:
-    """Flags rows and says which of them may be published."""
+class QualityChecks:
+    """Flags rows and decides which of them are published."""
 
-    def __init__(self, config: IngestConfig, *, most: int) -> None:
-        """Start with no memory of any symbol; for batches of up to `most` rows."""
+    def __init__(self, config: IngestConfig, *, max_rows: int) -> None:
+        """Start with an empty memory.
+
+        Args:
+            config: thresholds, policies (`gates`), and room for `quotes` symbols.
+            max_rows: rows of the largest batch.
+
+        """
         self._config = config
         self._memory = np.zeros(config.quotes, MEMORY_DTYPE)
-        self._known, self._most = 0, config.quotes  # symbols
+        self._symbols = 0
         bits = {policy: _mask(config, policy) for policy in ("hold", "drop", "dead_letter")}
-        self._native = _native.Gates(
+        self._native = _native.QualityChecks(
             self._memory,
             config.wide_share,
             config.iv_max,
@@ -94,59 +102,84 @@ class Gates:
             bits["drop"],
             bits["dead_letter"],
         )
-        self._numbers = np.zeros(most, np.int32)
-        self._fates = np.zeros(most, np.uint8)
+        self._indices = np.zeros(max_rows, np.int32)
+        self._dispositions = np.zeros(max_rows, np.uint8)
         self._latest = np.zeros(config.quotes, np.int32)
 
     @property
     def clock(self) -> tuple[int, int]:
-        """Newest believable event time, and a leap not yet believed, ns; part of the memory."""
+        """Newest believable event time, and a leap not yet confirmed, ns; part of the memory."""
         return self._native.clock
 
     def restore(self, memory: Rows, *, batch: int, clock: tuple[int, int]) -> None:
-        """Go on from the memory in the mesh as of the committed `batch` and its clock."""
+        """Continue from the memory in the mesh.
+
+        Args:
+            memory: MEMORY_DTYPE, one row a symbol, in the order of the table.
+            batch: number of the last committed batch; what a later one wrote is undone.
+            clock: `clock` as committed with that batch, ns.
+
+        """
         self._native.clock = clock
         memory = memory[: self._config.quotes].copy()
         undone = memory["batch"] > batch  # written by a batch that was never committed
         memory["now"][undone] = memory["before"][undone]
-        self._number(memory["symbol"])
+        self._add_symbols(memory["symbol"])
         self._memory[: memory.size] = memory
 
     def adopt(self, symbols: Rows) -> None:
-        """Have room for symbols that are in the quotes already."""
-        self._number(symbols)
+        """Reserve memory for symbols that are in the table `quotes` already."""
+        self._add_symbols(symbols)
 
-    def _number(self, symbols: Rows) -> None:
+    def _add_symbols(self, symbols: Rows) -> None:
         rows = np.zeros(symbols.size, TICK_DTYPE)
         rows["symbol"] = symbols
-        known = self._native.find(rows, np.zeros(symbols.size, np.int32))
-        self._describe(slice(self._known, known))
-        self._known = known
+        self._index(rows, np.zeros(symbols.size, np.int32))
 
-    def judge(self, rows: Rows, *, now_ns: int, batch: int) -> Judgement:
-        """Set the bits of `rows` (TICK_DTYPE, in the order of the stream) and give their fates."""
+    def _index(self, rows: Rows, indices: Rows) -> None:
+        """Write the memory index of each row's symbol into `indices`; -1 where there is no room."""
+        symbols = self._native.index_symbols(rows, indices)
+        if symbols > self._symbols:
+            self._describe(slice(self._symbols, symbols))
+            self._symbols = symbols
+
+    def evaluate(self, rows: Rows, *, now_ns: int, batch: int) -> CheckResult:
+        """Set the flags of `rows` and decide about each.
+
+        Args:
+            rows: TICK_DTYPE, in the order of the stream; `flags` (and numbers on hold) change.
+            now_ns: wall clock, for rows without a time of receipt.
+            batch: number of the batch that the rows are committed with.
+
+        Returns:
+            The result; its arrays are valid until the next call.
+
+        """
         n = rows.size
-        numbers, fates = self._numbers[:n], self._fates[:n]
-        known = self._native.find(rows, numbers)
-        if known > self._known:
-            self._describe(slice(self._known, known))
-            self._known = known
-        counts = np.zeros(len(GATES), np.int64)
-        published, seen = self._native.judge(
-            rows, numbers, fates, self._latest, counts, now_ns, batch
+        indices, dispositions = self._indices[:n], self._dispositions[:n]
+        self._index(rows, indices)
+        counts = np.zeros(len(NAMES), np.int64)
+        published, flags = self._native.evaluate(
+            rows, indices, dispositions, self._latest, counts, now_ns, batch
         )
-        latest = self._latest[:known]
-        return Judgement(
-            fates,
-            published,
-            latest[latest >= 0],
-            np.flatnonzero((numbers < 0) & (fates == PUBLISH)) if known == self._most else _NOBODY,
-            self._memory[:known].take((latest >= -1).nonzero()[0]),  # a mask takes twice as long
-            {name: int(c) for name, c in zip(GATES, counts, strict=True) if c} if seen else {},
+        latest = self._latest[: self._symbols]
+        is_full = self._symbols == self._config.quotes
+        return CheckResult(
+            dispositions=dispositions,
+            published=published,
+            latest=latest[latest >= 0],
+            untracked=(
+                np.flatnonzero((indices < 0) & (dispositions == PUBLISH)) if is_full else _NO_ROWS
+            ),
+            # a mask takes twice as long
+            memory=self._memory[: self._symbols].take((latest >= -1).nonzero()[0]),
+            counts=(
+                {name: int(c) for name, c in zip(NAMES, counts, strict=True) if c} if flags else {}
+            ),
         )
 
     def _describe(self, new: slice) -> None:
-        """Say of new symbols whether they are ours, when they expire, and which right they give."""
+        """Fill in what a new symbol's text says: whether it is configured, its expiry and right."""
         patterns = self._config.symbols
         for memory in self._memory[new]:
             symbol = memory["symbol"].decode("utf-8", "replace")
@@ -160,7 +193,7 @@ class Gates:
 
 
 def flag_names(flags: int) -> str:
-    """Give the names of the gates whose bits are set."""
+    """Return the names of the checks whose bits are set, separated by commas."""
     return ", ".join(name for name, bit in BIT.items() if flags & bit)
 
 

@@ -52,7 +52,7 @@ static inline int avro_bool(avro_bytes *in, int64_t *out) {
 }
 
 /* The next `size` bytes; NULL when there are fewer. */
-static inline const uint8_t *avro_take(avro_bytes *in, uint64_t size) {
+static inline const uint8_t *avro_read_bytes(avro_bytes *in, uint64_t size) {
     if (avro_left(in) < size) return NULL;
     const uint8_t *start = in->at;
     in->at += size;
@@ -60,34 +60,34 @@ static inline const uint8_t *avro_take(avro_bytes *in, uint64_t size) {
 }
 
 /* A length and that many bytes; NULL when there are fewer. */
-static inline const uint8_t *avro_take_long(avro_bytes *in, uint64_t *size) {
+static inline const uint8_t *avro_read_sized(avro_bytes *in, uint64_t *size) {
     int64_t length;
     if (!avro_long(in, &length) || length < 0) return NULL;
     *size = (uint64_t)length;
-    return avro_take(in, *size);
+    return avro_read_bytes(in, *size);
 }
 
 /* Store an integer where it fits. */
 static inline int avro_store_integer(uint8_t *row, uint8_t to, int64_t value) {
     switch (to) {
-    case ROW_I8:
+    case AVRO_ROW_I8:
         break;
-    case ROW_I4:
+    case AVRO_ROW_I4:
         if (value < INT32_MIN || value > INT32_MAX) return AVRO_VALUE;
         break;
-    case ROW_I2:
+    case AVRO_ROW_I2:
         if (value < INT16_MIN || value > INT16_MAX) return AVRO_VALUE;
         break;
-    case ROW_I1:
+    case AVRO_ROW_I1:
         if (value < INT8_MIN || value > INT8_MAX) return AVRO_VALUE;
         break;
-    case ROW_U8:
+    case AVRO_ROW_U8:
         if (value < 0) return AVRO_VALUE;
         break;
-    case ROW_U4:
+    case AVRO_ROW_U4:
         if (value < 0 || value > UINT32_MAX) return AVRO_VALUE;
         break;
-    case ROW_U2:
+    case AVRO_ROW_U2:
         if (value < 0 || value > UINT16_MAX) return AVRO_VALUE;
         break;
     default:
@@ -100,7 +100,7 @@ static inline int avro_store_integer(uint8_t *row, uint8_t to, int64_t value) {
 
 static inline void avro_store_float(uint8_t *row, uint8_t to, double value) {
     float narrow = (float)value;
-    if (to == ROW_F8)
+    if (to == AVRO_ROW_F8)
         memcpy(row, &value, sizeof value);
     else
         memcpy(row, &narrow, sizeof narrow);
@@ -120,26 +120,26 @@ static inline int avro_number(avro_bytes *in, const avro_op *op, uint8_t *row) {
     float narrow;
     const uint8_t *p;
     switch (op->from) {
-    case WIRE_BOOL:
+    case AVRO_WIRE_BOOL:
         if (!avro_bool(in, &whole)) return AVRO_BODY;
         break;
-    case WIRE_INT:
+    case AVRO_WIRE_INT:
         if (!avro_int(in, &whole)) return AVRO_BODY;
         break;
-    case WIRE_LONG:
+    case AVRO_WIRE_LONG:
         if (!avro_long(in, &whole)) return AVRO_BODY;
         break;
-    case WIRE_FLOAT:
-        if ((p = avro_take(in, sizeof narrow)) == NULL) return AVRO_BODY;
+    case AVRO_WIRE_FLOAT:
+        if ((p = avro_read_bytes(in, sizeof narrow)) == NULL) return AVRO_BODY;
         memcpy(&narrow, p, sizeof narrow);
         real = (double)narrow;
         break;
     default:
-        if ((p = avro_take(in, sizeof real)) == NULL) return AVRO_BODY;
+        if ((p = avro_read_bytes(in, sizeof real)) == NULL) return AVRO_BODY;
         memcpy(&real, p, sizeof real);
     }
-    int is_whole = op->from <= WIRE_LONG;
-    if (op->to <= ROW_F4) {
+    int is_whole = op->from <= AVRO_WIRE_LONG;
+    if (op->to <= AVRO_ROW_F4) {
         avro_store_float(row + op->at, op->to, is_whole ? (double)whole : real);
         return AVRO_OK;
     }
@@ -154,12 +154,12 @@ static inline int avro_number(avro_bytes *in, const avro_op *op, uint8_t *row) {
 /* `size` bytes into a text column, which is already zero. */
 static inline int avro_store_text(const avro_op *op, uint8_t *row, const uint8_t *p,
                                   uint64_t size) {
-    if ((op->flags & FLAG_UTF8) && !utf8_is_valid(p, size)) return AVRO_BODY;
+    if ((op->flags & AVRO_FLAG_UTF8) && !avro_utf8_is_valid(p, size)) return AVRO_BODY;
     if (memchr(p, 0, size) != NULL) return AVRO_VALUE;
     if (size > op->size) {
-        if (!(op->flags & FLAG_CUT)) return AVRO_VALUE;
+        if (!(op->flags & AVRO_FLAG_CUT)) return AVRO_VALUE;
         size = op->size;
-        if (op->flags & FLAG_UTF8)
+        if (op->flags & AVRO_FLAG_UTF8)
             while (size > 0 && (p[size] & 0xc0) == 0x80) size--; /* not within a character */
     }
     memcpy(row + op->at, p, size);
@@ -172,7 +172,7 @@ static inline int avro_decimal(avro_bytes *in, const avro_op *op, uint8_t *row) 
                                     1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
                                     1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
     uint64_t size = op->jump;
-    const uint8_t *p = size != 0 ? avro_take(in, size) : avro_take_long(in, &size);
+    const uint8_t *p = size != 0 ? avro_read_bytes(in, size) : avro_read_sized(in, &size);
     if (p == NULL) return AVRO_BODY;
     if (size > 8) return AVRO_FALLBACK;
     uint64_t bits = size > 0 && (p[0] & 0x80) ? UINT64_MAX : 0;
@@ -180,7 +180,7 @@ static inline int avro_decimal(avro_bytes *in, const avro_op *op, uint8_t *row) 
     int64_t value = (int64_t)bits;
     double limit = op->size <= 15 ? tens[op->size] : 9007199254740992.0; /* 2^53 */
     if ((double)value >= limit || (double)value <= -limit) return AVRO_FALLBACK;
-    avro_store_float(row + op->at, ROW_F8, (double)value / tens[op->scale]);
+    avro_store_float(row + op->at, AVRO_ROW_F8, (double)value / tens[op->scale]);
     return AVRO_OK;
 }
 
@@ -188,7 +188,7 @@ static inline int avro_enum(avro_bytes *in, const avro_plan *plan, const avro_op
                             uint8_t *row) {
     uint32_t index;
     if (!avro_index(in, op->size, &index)) return AVRO_BODY;
-    symbol_entry symbol = avro_symbol(plan, op, index);
+    avro_symbol_entry symbol = avro_symbol(plan, op, index);
     if (symbol.size == UINT32_MAX) return AVRO_INCOMPATIBLE;
     memcpy(row + op->at, plan->pool + symbol.at, symbol.size);
     return AVRO_OK;
@@ -202,38 +202,38 @@ static inline int avro_rare(avro_bytes *in, const avro_plan *plan, const avro_op
     int64_t whole;
     const uint8_t *p;
     switch (op->code) {
-    case OP_FIXED:
-        if ((p = avro_take(in, op->jump)) == NULL) return AVRO_BODY;
+    case AVRO_OP_FIXED:
+        if ((p = avro_read_bytes(in, op->jump)) == NULL) return AVRO_BODY;
         return avro_store_text(op, row, p, op->jump);
-    case OP_ENUM:
+    case AVRO_OP_ENUM:
         return avro_enum(in, plan, op, row);
-    case OP_DECIMAL:
+    case AVRO_OP_DECIMAL:
         return avro_decimal(in, op, row);
-    case OP_SET:
+    case AVRO_OP_SET:
         memcpy(row + op->at, plan->pool + op->scale, op->size);
         return AVRO_OK;
-    case OP_SKIP:
-        return avro_take(in, op->size) != NULL ? AVRO_OK : AVRO_BODY;
-    case OP_SKIP_BOOL:
+    case AVRO_OP_SKIP:
+        return avro_read_bytes(in, op->size) != NULL ? AVRO_OK : AVRO_BODY;
+    case AVRO_OP_SKIP_BOOL:
         return avro_bool(in, &whole) ? AVRO_OK : AVRO_BODY;
-    case OP_SKIP_INT:
+    case AVRO_OP_SKIP_INT:
         return avro_int(in, &whole) ? AVRO_OK : AVRO_BODY;
-    case OP_SKIP_LONG:
+    case AVRO_OP_SKIP_LONG:
         return avro_long(in, &whole) ? AVRO_OK : AVRO_BODY;
-    case OP_SKIP_BYTES:
-        return avro_take_long(in, &size) != NULL ? AVRO_OK : AVRO_BODY;
-    case OP_SKIP_TEXT:
-        p = avro_take_long(in, &size);
-        return p != NULL && utf8_is_valid(p, size) ? AVRO_OK : AVRO_BODY;
-    case OP_SKIP_ENUM:
+    case AVRO_OP_SKIP_BYTES:
+        return avro_read_sized(in, &size) != NULL ? AVRO_OK : AVRO_BODY;
+    case AVRO_OP_SKIP_TEXT:
+        p = avro_read_sized(in, &size);
+        return p != NULL && avro_utf8_is_valid(p, size) ? AVRO_OK : AVRO_BODY;
+    case AVRO_OP_SKIP_ENUM:
         return avro_index(in, op->size, &index) ? AVRO_OK : AVRO_BODY;
-    case OP_REQUIRE_TEXT:
+    case AVRO_OP_REQUIRE_TEXT:
         return row[op->at] != 0 ? AVRO_OK : AVRO_VALUE;
-    case OP_REQUIRE_POSITIVE:
+    case AVRO_OP_REQUIRE_POSITIVE:
         memcpy(&whole, row + op->at, sizeof whole);
         return whole > 0 ? AVRO_OK : AVRO_VALUE;
     default:
-        return op->from; /* OP_FAIL */
+        return op->from; /* AVRO_OP_FAIL */
     }
 }
 
@@ -248,27 +248,27 @@ static inline int avro_decode(const avro_plan *plan, const uint8_t *body, uint64
     memcpy(row, plan->template, plan->row_size);
     for (const avro_op *op = plan->ops;; op++) {
         switch (op->code) {
-        case OP_END:
+        case AVRO_OP_END:
             return in.at == in.end ? AVRO_OK : AVRO_BODY;
-        case OP_JUMP:
+        case AVRO_OP_JUMP:
             op = plan->ops + op->jump - 1;
             break;
-        case OP_COPY:
-            if ((p = avro_take(&in, op->size)) == NULL) return AVRO_BODY;
+        case AVRO_OP_COPY:
+            if ((p = avro_read_bytes(&in, op->size)) == NULL) return AVRO_BODY;
             memcpy(row + op->at, p, op->size);
             break;
-        case OP_NUMBER:
+        case AVRO_OP_NUMBER:
             if ((status = avro_number(&in, op, row)) != AVRO_OK) return status;
             break;
-        case OP_TEXT:
-            if ((p = avro_take_long(&in, &size)) == NULL) return AVRO_BODY;
+        case AVRO_OP_TEXT:
+            if ((p = avro_read_sized(&in, &size)) == NULL) return AVRO_BODY;
             if ((status = avro_store_text(op, row, p, size)) != AVRO_OK) return status;
             break;
-        case OP_NULLABLE:
+        case AVRO_OP_NULLABLE:
             if (!avro_index(&in, 2, &index)) return AVRO_BODY;
             if (index == op->from) op = plan->ops + op->jump - 1;
             break;
-        case OP_UNION:
+        case AVRO_OP_UNION:
             if (!avro_index(&in, op->size, &index)) return AVRO_BODY;
             op = plan->ops + avro_pool_u32(plan, (uint64_t)op->scale + index * 4u) - 1;
             break;

@@ -32,47 +32,54 @@ enum avro_status {
     AVRO_PENDING,      /* framed, not decoded yet */
 };
 
-enum avro_code {
-    OP_END,
-    OP_FAIL,     /* status `from` */
-    OP_JUMP,     /* to `jump` */
-    OP_UNION,    /* `size` branches; pool[scale]: uint32 targets */
-    OP_NULLABLE, /* two branches, null is number `from`; null goes to `jump` */
-    OP_SET,      /* row[at .. at + size] = pool[scale ..] */
-    OP_SKIP,     /* `size` bytes */
-    OP_SKIP_BOOL,
-    OP_SKIP_INT,
-    OP_SKIP_LONG,
-    OP_SKIP_BYTES,
-    OP_SKIP_TEXT,        /* a string that the reader sees: it must be UTF-8 */
-    OP_SKIP_ENUM,        /* `size` symbols */
-    OP_COPY,             /* row[at .. at + size] = the next bytes (doubles, floats as they are) */
-    OP_NUMBER,           /* wire type `from`, row type `to`, times `scale` where that is not 0 */
-    OP_TEXT,             /* string or bytes to row[at .. at + size]; `flags` */
-    OP_FIXED,            /* `jump` bytes to row[at .. at + size]; `flags` */
-    OP_ENUM,             /* `size` symbols, pool[scale]: symbol_entry each; row[at ..] */
-    OP_DECIMAL,          /* bytes (jump 0) or fixed of `jump` bytes / 10^scale to a double;
+enum avro_op_code {
+    AVRO_OP_END,
+    AVRO_OP_FAIL,     /* status `from` */
+    AVRO_OP_JUMP,     /* to `jump` */
+    AVRO_OP_UNION,    /* `size` branches; pool[scale]: uint32 targets */
+    AVRO_OP_NULLABLE, /* two branches, null is number `from`; null goes to `jump` */
+    AVRO_OP_SET,      /* row[at .. at + size] = pool[scale ..] */
+    AVRO_OP_SKIP,     /* `size` bytes */
+    AVRO_OP_SKIP_BOOL,
+    AVRO_OP_SKIP_INT,
+    AVRO_OP_SKIP_LONG,
+    AVRO_OP_SKIP_BYTES,
+    AVRO_OP_SKIP_TEXT,    /* a string that the reader sees: it must be UTF-8 */
+    AVRO_OP_SKIP_ENUM,    /* `size` symbols */
+    AVRO_OP_COPY,         /* row[at .. at + size] = the next bytes (doubles, floats as they are) */
+    AVRO_OP_NUMBER,       /* wire type `from`, row type `to`, times `scale` where that is not 0 */
+    AVRO_OP_TEXT,         /* string or bytes to row[at .. at + size]; `flags` */
+    AVRO_OP_FIXED,        /* `jump` bytes to row[at .. at + size]; `flags` */
+    AVRO_OP_ENUM,         /* `size` symbols, pool[scale]: avro_symbol_entry each; row[at ..] */
+    AVRO_OP_DECIMAL,      /* bytes (jump 0) or fixed of `jump` bytes / 10^scale to a double;
                           * more than `size` digits are beyond the plan */
-    OP_REQUIRE_TEXT,     /* row[at] is not 0 */
-    OP_REQUIRE_POSITIVE, /* the int64 in row[at] is above 0 */
-    OP_CODES,
+    AVRO_OP_REQUIRE_TEXT, /* row[at] is not 0 */
+    AVRO_OP_REQUIRE_POSITIVE, /* the int64 in row[at] is above 0 */
+    AVRO_OP_COUNT,
 };
 
-enum avro_wire { WIRE_BOOL, WIRE_INT, WIRE_LONG, WIRE_FLOAT, WIRE_DOUBLE, WIRE_TYPES };
-enum avro_row {
-    ROW_F8,
-    ROW_F4,
-    ROW_I8,
-    ROW_I4,
-    ROW_I2,
-    ROW_I1,
-    ROW_U8,
-    ROW_U4,
-    ROW_U2,
-    ROW_U1,
-    ROW_TYPES
+enum avro_wire_type {
+    AVRO_WIRE_BOOL,
+    AVRO_WIRE_INT,
+    AVRO_WIRE_LONG,
+    AVRO_WIRE_FLOAT,
+    AVRO_WIRE_DOUBLE,
+    AVRO_WIRE_COUNT
 };
-enum avro_flag { FLAG_UTF8 = 1, FLAG_CUT = 2 }; /* must be UTF-8; may be cut to fit */
+enum avro_row_type {
+    AVRO_ROW_F8,
+    AVRO_ROW_F4,
+    AVRO_ROW_I8,
+    AVRO_ROW_I4,
+    AVRO_ROW_I2,
+    AVRO_ROW_I1,
+    AVRO_ROW_U8,
+    AVRO_ROW_U4,
+    AVRO_ROW_U2,
+    AVRO_ROW_U1,
+    AVRO_ROW_COUNT
+};
+enum avro_flag { AVRO_FLAG_UTF8 = 1, AVRO_FLAG_CUT = 2 }; /* must be UTF-8; may be cut to fit */
 
 typedef struct {
     uint8_t code, from, to, flags;
@@ -84,7 +91,7 @@ _Static_assert(sizeof(avro_op) == 24, "Python builds the list with this layout")
 typedef struct {
     uint32_t at,
         size; /* of the symbol in the pool; size UINT32_MAX: the reader has no such symbol */
-} symbol_entry;
+} avro_symbol_entry;
 
 typedef struct {
     const avro_op *ops;
@@ -95,7 +102,7 @@ typedef struct {
     uint32_t row_size;
 } avro_plan;
 
-static const uint8_t avro_row_bytes[ROW_TYPES] = {8, 4, 8, 4, 2, 1, 8, 4, 2, 1};
+static const uint8_t avro_row_bytes[AVRO_ROW_COUNT] = {8, 4, 8, 4, 2, 1, 8, 4, 2, 1};
 
 static inline int avro_within(uint64_t at, uint64_t size, uint64_t limit) {
     return at <= limit && size <= limit - at;
@@ -107,8 +114,9 @@ static inline uint32_t avro_pool_u32(const avro_plan *plan, uint64_t at) {
     return value;
 }
 
-static inline symbol_entry avro_symbol(const avro_plan *plan, const avro_op *op, uint64_t index) {
-    symbol_entry entry;
+static inline avro_symbol_entry avro_symbol(const avro_plan *plan, const avro_op *op,
+                                            uint64_t index) {
+    avro_symbol_entry entry;
     memcpy(&entry, plan->pool + op->scale + index * sizeof entry, sizeof entry);
     return entry;
 }
@@ -116,15 +124,15 @@ static inline symbol_entry avro_symbol(const avro_plan *plan, const avro_op *op,
 /* Are the tables of a branching operation whole, and do they lead forward? */
 static inline int avro_table_is_sound(const avro_plan *plan, uint32_t index) {
     const avro_op *op = &plan->ops[index];
-    uint64_t entry = op->code == OP_UNION ? sizeof(uint32_t) : sizeof(symbol_entry);
+    uint64_t entry = op->code == AVRO_OP_UNION ? sizeof(uint32_t) : sizeof(avro_symbol_entry);
     if (op->scale < 0 || !avro_within((uint64_t)op->scale, op->size * entry, plan->pool_size))
         return 0;
     for (uint64_t i = 0; i < op->size; i++) {
-        if (op->code == OP_UNION) {
+        if (op->code == AVRO_OP_UNION) {
             uint32_t target = avro_pool_u32(plan, (uint64_t)op->scale + i * entry);
             if (target <= index || target >= plan->count) return 0;
         } else {
-            symbol_entry symbol = avro_symbol(plan, op, i);
+            avro_symbol_entry symbol = avro_symbol(plan, op, i);
             if (symbol.size != UINT32_MAX &&
                 (!avro_within(symbol.at, symbol.size, plan->pool_size) ||
                  !avro_within(op->at, symbol.size, plan->row_size)))
@@ -139,39 +147,39 @@ static inline int avro_op_is_sound(const avro_plan *plan, uint32_t index) {
     int in_row = avro_within(op->at, op->size, plan->row_size);
     int forward = op->jump > index && op->jump < plan->count;
     switch (op->code) {
-    case OP_FAIL:
+    case AVRO_OP_FAIL:
         return op->from > AVRO_OK && op->from < AVRO_PENDING;
-    case OP_JUMP:
+    case AVRO_OP_JUMP:
         return forward;
-    case OP_NULLABLE:
+    case AVRO_OP_NULLABLE:
         return forward && op->from < 2;
-    case OP_UNION:
-    case OP_ENUM:
+    case AVRO_OP_UNION:
+    case AVRO_OP_ENUM:
         return avro_table_is_sound(plan, index);
-    case OP_SET:
+    case AVRO_OP_SET:
         return in_row && op->scale >= 0 &&
                avro_within((uint64_t)op->scale, op->size, plan->pool_size);
-    case OP_COPY:
-    case OP_TEXT:
-    case OP_FIXED:
+    case AVRO_OP_COPY:
+    case AVRO_OP_TEXT:
+    case AVRO_OP_FIXED:
         return in_row;
-    case OP_NUMBER:
-        return op->from < WIRE_TYPES && op->to < ROW_TYPES && op->scale >= 0 &&
+    case AVRO_OP_NUMBER:
+        return op->from < AVRO_WIRE_COUNT && op->to < AVRO_ROW_COUNT && op->scale >= 0 &&
                avro_within(op->at, avro_row_bytes[op->to], plan->row_size);
-    case OP_DECIMAL:
+    case AVRO_OP_DECIMAL:
         return op->scale >= 0 && op->scale <= 22 && avro_within(op->at, 8, plan->row_size);
-    case OP_REQUIRE_TEXT:
+    case AVRO_OP_REQUIRE_TEXT:
         return avro_within(op->at, 1, plan->row_size);
-    case OP_REQUIRE_POSITIVE:
+    case AVRO_OP_REQUIRE_POSITIVE:
         return avro_within(op->at, 8, plan->row_size);
     default:
-        return op->code < OP_CODES;
+        return op->code < AVRO_OP_COUNT;
     }
 }
 
 /* May this plan be run? Afterwards only the message has to be mistrusted. */
 static inline int avro_plan_is_sound(const avro_plan *plan) {
-    if (plan->count == 0 || plan->ops[plan->count - 1].code != OP_END) return 0;
+    if (plan->count == 0 || plan->ops[plan->count - 1].code != AVRO_OP_END) return 0;
     for (uint32_t i = 0; i < plan->count; i++)
         if (!avro_op_is_sound(plan, i)) return 0;
     return 1;

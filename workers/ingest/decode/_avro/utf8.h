@@ -18,7 +18,7 @@ static inline uint64_t utf8_character(const uint8_t *p, uint64_t left) {
     return size;
 }
 
-static inline int utf8_is_valid(const uint8_t *p, uint64_t size) {
+static inline int avro_utf8_is_valid(const uint8_t *p, uint64_t size) {
     uint64_t i = 0;
     while (i < size) {
         uint64_t word;

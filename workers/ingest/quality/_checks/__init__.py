@@ -1,1 +1,1 @@
-"""The C part of the quality gates."""
+"""The C part of the quality checks."""

@@ -1,8 +1,13 @@
 from typing import Any
 
 LAYOUT: dict[str, int]
+NAMES: tuple[str, ...]
+PUBLISH: int
+DROP: int
+DEAD_LETTER: int
+HELD: int
 
-class Gates:
+class QualityChecks:
     def __init__(
         self,
         memory: Any,
@@ -13,15 +18,15 @@ class Gates:
         stale_ns: int,
         hold: int,
         drop: int,
-        dead: int,
+        dead_letter: int,
     ) -> None: ...
     clock: tuple[int, int]
-    def find(self, rows: Any, numbers: Any, /) -> int: ...
-    def judge(
+    def index_symbols(self, rows: Any, indices: Any, /) -> int: ...
+    def evaluate(
         self,
         rows: Any,
-        numbers: Any,
-        fates: Any,
+        indices: Any,
+        dispositions: Any,
         latest: Any,
         counts: Any,
         now_ns: int,

@@ -1,4 +1,4 @@
-/* A row of the ring `ticks` as C sees it: TICK_DTYPE of workers/contract/statuses.py, which is its home.
+/* A row of the ring `ticks` as C sees it: TICK_DTYPE of workers/contract/dtypes.py, which is its home.
  * A test compares the two field by field. */
 #ifndef INGEST_TICK_H
 #define INGEST_TICK_H
@@ -6,10 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SYMBOL_BYTES = 32 };
+enum { TICK_SYMBOL_BYTES = 32 };
 
 typedef struct {
-    char symbol[SYMBOL_BYTES];
+    char symbol[TICK_SYMBOL_BYTES];
     int64_t ts_event, ts_recv, ts_ingest;
     double bid, ask, last, bid_size, ask_size;
     int64_t volume, open_interest;
