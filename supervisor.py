@@ -47,7 +47,7 @@ from workers.supervision.control_server import ControlServer
 from workers.supervision.event_log import EventLog
 from workers.supervision.executor import WorkerExecutor
 from workers.supervision.fd_budget import raise_limit
-from workers.supervision.fork_server import adopt_orphans
+from workers.supervision.fork_server import become_subreaper
 from workers.supervision.safe_state import why_unsafe
 from workers.supervision.spawn import end_children, end_strays
 from workers.supervision.state_machine import ALIVE, Event, State
@@ -132,7 +132,7 @@ class Supervisor:
             logs=str(self.logs),
             configuration=settings.fingerprint(),
         )
-        adopt_orphans()
+        become_subreaper()
         self.executor = WorkerExecutor(
             settings,
             self.mesh,
@@ -200,7 +200,7 @@ class Supervisor:
         now = self.clock()
         self.executor.watch(now)
         self.executor.timers(now)
-        self.executor.fork_servers.tend()
+        self.executor.fork_servers.maintain()
         self._roll()
         self.executor.start_what_is_free()
         self.executor.catch_up()

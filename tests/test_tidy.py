@@ -39,14 +39,14 @@ for each in WORKERS:
     ALLOWED[f"workers.{each}"] = {f"workers.{each}", "workers.runtime"} | LIBRARIES
 #: Heavy libraries, and the only places that may load them.
 CONFINED = {
-    "torch": ("workers.trainer", "workers.supervision.fork_server"),
+    "torch": ("workers.trainer", "workers.supervision.fork_server_child"),
     "stable_baselines3": (
         "workers.trainer",
-        "workers.supervision.fork_server",
+        "workers.supervision.fork_server_child",
         "workers.trading_env.env.sb3",  # imported by one call, TradingVectorEnv.as_sb3
         "workers.trading_env.env.vector",  # for its return type alone
     ),
-    "mlflow": ("workers.shipper", "workers.supervision.fork_server"),
+    "mlflow": ("workers.shipper", "workers.supervision.fork_server_child"),
     "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
     "pydantic": ("config",),
 }

@@ -1,7 +1,8 @@
 """The common life of a worker process: signals, heartbeat, crash report, orderly end.
 
-The heartbeat is written from this loop and by no helper thread, so that a beat means that a step
-came back: liveness is progress.
+The heartbeat is written by this loop and by no helper thread, so a beat means that a step returned:
+liveness is progress. A stop is orderly at any instant: signals are blocked from the fork until the
+handlers are there, and a handler does no more than set a flag that the loop checks.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from config.worker_spec import WorkerSpec
 
+#: Ask a worker to end. Blocked in a new process of a daemon until it has handlers for them.
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 EXIT_CRASHED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_MESH = 73  # EX_CANTCREAT: the mesh refused
 
@@ -45,11 +48,17 @@ def run_worker(
     generation: int = 0,
     incident: int = 0,
 ) -> NoReturn:
-    """Be the worker of `spec` in this process until its end; exits with a code that says how.
+    """Be the worker of `spec` in this process until its end.
 
-    `title` is the process title that a daemon gives (empty: started by hand), `generation` counts
-    the worker's starts, `incident` is the number of the one that this start follows; both are in
-    every line of the log.
+    The exit code is 0 after a stop, 70 after an error, 73 where the mesh refused, and 78 where the
+    configuration is at fault.
+
+    Args:
+        spec: Which worker.
+        settings: What it works with.
+        title: Process title that a daemon gives; empty: the worker was started by hand.
+        generation: Counts the worker's starts; in every line of the log.
+        incident: Number of the incident that this start follows; in every line of the log.
     """
     code = EXIT_CRASHED
     setproctitle(title or f"tradingmesh alone: {spec.name}")
@@ -72,7 +81,7 @@ def run_worker(
         _report(spec, settings, error, {})
         code = EXIT_CONFIGURATION
     finally:
-        with contextlib.suppress(OSError):  # nobody asks any more for the stacks of this process
+        with contextlib.suppress(OSError):  # no longer needed
             stack_file(settings.run_directory / "crashes", spec.name, os.getpid()).unlink()
         with contextlib.suppress(OSError, ValueError):  # the worker closed its descriptors
             sys.stdout.flush()
@@ -99,9 +108,10 @@ def _live(
     try:
         worker = resolve(spec.worker)(context)
         worker.setup()
-        log.info("ready")
-        heartbeat.ready()
-        _loop(worker, context, service)
+        if not context.stopping():
+            log.info("ready")
+            heartbeat.ready()
+            _loop(worker, context, service)
         heartbeat.beat(progress=heartbeat.progress, expect=spec.stop_grace_s + 1.0)
         worker.teardown()
     except (MeshError, ConfigProblems):
@@ -132,7 +142,10 @@ def _loop(worker: Worker, context: WorkerContext, service: Systemd | None) -> No
 
 
 def _listen(context: WorkerContext) -> None:
-    """Signals only set a flag; SIGUSR2 dumps the stacks, in C, even of a hung interpreter."""
+    """Let signals set a flag, and let in those that were held back since the fork.
+
+    SIGUSR2 dumps the stacks, in C, even of a hung interpreter.
+    """
 
     def stop(number: int, _frame: object) -> None:
         context.stop(number)
@@ -147,6 +160,7 @@ def _listen(context: WorkerContext) -> None:
         stacks = 2
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
     faulthandler.enable()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _report(
@@ -167,9 +181,9 @@ def _report(
 
 
 def rehearse(settings: Settings) -> None:
-    """Walk, without effect, through what every worker does first: a child that waits does so.
+    """Do, without effect, what every worker does first; an idle child calls this.
 
-    A page that a fork shares costs a fault when it is first used; it is paid for here, ahead.
+    A page that a fork shares costs a fault when it is first written; the fault is taken early.
     """
     stderr = sys.stderr
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
@@ -189,10 +203,13 @@ def rehearse(settings: Settings) -> None:
 
 
 def resolve(where: str) -> type[Worker]:
-    """Import `package.module:Class`; in the worker's own process, or in its fork server."""
+    """Import the worker class at `package.module:Class`.
+
+    Called in the worker's own process or in its fork server, never in the daemon.
+    """
     module, _, name = where.partition(":")
-    found: type[Worker] = getattr(importlib.import_module(module), name)
-    return found
+    worker: type[Worker] = getattr(importlib.import_module(module), name)
+    return worker
 
 
 def main(kind: str, argv: Sequence[str] | None = None) -> NoReturn:

@@ -7,6 +7,7 @@ the worker runs again. Both outlive the daemon: the ring goes on, open incidents
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,12 +19,12 @@ from workers.runtime.logging import LEVELS
 from workers.supervision.managed_worker import REASON_CHARACTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import structlog
 
     from mesh import Ring
     from workers.supervision.managed_worker import ManagedWorker
+
+EmitEvent = Callable[[str, str, str], None]  # kind, severity, text of an event
 
 _TEXT_BYTES = EVENT_DTYPE["text"].itemsize
 

@@ -30,7 +30,7 @@ from workers.supervision.log_rotation import LogFiles
 from workers.supervision.managed_worker import NEVER, ManagedWorker
 from workers.supervision.process_memory import private_bytes
 from workers.supervision.restart_policy import Death, Quarantine, decide, remembered
-from workers.supervision.spawn import SpawnRequest, end_strays, spawn, told, watch_child
+from workers.supervision.spawn import SpawnRequest, describe_exit, end_strays, open_child, spawn
 from workers.supervision.state_machine import ALIVE, Action, Event, State, transition
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class WorkerExecutor:
             pid = self.fork_servers.spawn(worker.spec.nursery, request) or spawn(
                 request, self.settings
             )
-            identity, pidfd = watch_child(pid)
+            identity, pidfd = open_child(pid)
         except OSError as error:
             self._put_off(worker, error.strerror or str(error))
             return
@@ -198,7 +198,7 @@ class WorkerExecutor:
         code = _exit_code(pid)
         worker.report, error = own_report(self._crashes, worker.name, pid)
         if not worker.fault:
-            how = "ended; an earlier daemon started it" if code is None else told(code)
+            how = "ended; an earlier daemon started it" if code is None else describe_exit(code)
             worker.reason = f"{how}: {error}" if error else how
             worker.fault = "exited"
         worker.hopeless = code == EXIT_CONFIGURATION

@@ -13,24 +13,28 @@ import resource
 import select
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from mesh import ProcessIdentity
-from workers.runtime.process import run_worker
+from workers.runtime.process import STOP_SIGNALS, run_worker
 
 if TYPE_CHECKING:
     from config import Settings
     from config.worker_spec import WorkerSpec
 
 _DEFAULT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
+#: Blocked from before a fork until the child has its own handlers: before, a signal to the child
+#: would run the daemon's handlers there and write into the daemon's wake-up pipe.
+HELD_SIGNALS = frozenset(_DEFAULT)
 _BACKSTOP = 2  # the kernel's limit on private memory, in memory limits beyond what there is
 
 
 class SpawnRequest(msgspec.Struct, frozen=True):
-    """What a new process is told: which worker it is, where its output goes, and why it is born."""
+    """What a new process is to be: which worker, where its output goes, and why it starts."""
 
     worker: str
     log: str
@@ -39,23 +43,43 @@ class SpawnRequest(msgspec.Struct, frozen=True):
 
 
 def title(worker: str) -> str:
-    """Give the process title of a worker that a daemon started."""
+    """Return the process title of a worker that a daemon started."""
     return f"tradingmesh: {worker}"
 
 
-def spawn(request: SpawnRequest, settings: Settings) -> int:
-    """Start the worker and give its pid."""
-    pid = os.fork()
-    if pid != 0:
-        return pid
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back the signals that the daemon handles; a child forked meanwhile starts so, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
-        become(request, settings)
+        yield
     finally:
-        os._exit(70)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def watch_child(pid: int) -> tuple[ProcessIdentity, int]:
-    """Give a new child's identity and a pidfd; raises OSError, and no such process lives on."""
+def spawn(request: SpawnRequest, settings: Settings) -> int:
+    """Fork the worker from this process and return its pid.
+
+    Args:
+        request: What the child is to be.
+        settings: The settings that it works with.
+    """
+    with signals_held():
+        pid = os.fork()
+        if pid != 0:
+            return pid
+        try:
+            become(request, settings)
+        finally:
+            os._exit(70)
+
+
+def open_child(pid: int) -> tuple[ProcessIdentity, int]:
+    """Return the identity of a new child and a pidfd of it.
+
+    Raises:
+        OSError: No descriptor or process is to be had; the child was killed.
+    """
     try:
         return ProcessIdentity.of(pid), os.pidfd_open(pid)
     except OSError:
@@ -66,7 +90,7 @@ def watch_child(pid: int) -> tuple[ProcessIdentity, int]:
 def become(request: SpawnRequest, settings: Settings) -> NoReturn:
     """Be the worker in this process, within its limits."""
     gc.freeze()  # a collection would write to every page that is shared with the parent
-    leave_parent(Path(request.log))
+    leave_parent(Path(request.log), held=STOP_SIGNALS)
     spec = next(s for s in settings.workers if s.name == request.worker)
     _apply_limits(spec)
     run_worker(
@@ -78,13 +102,21 @@ def become(request: SpawnRequest, settings: Settings) -> NoReturn:
     )
 
 
-def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
-    """Leave the parent's group, signals and descriptors (but `keep`); output goes to `log`."""
+def leave_parent(
+    log: Path, keep: tuple[int, ...] = (), held: frozenset[signal.Signals] = frozenset()
+) -> None:
+    """Leave the parent's process group, signal handlers and descriptors.
+
+    Args:
+        log: File to which standard output and error are appended from now on.
+        keep: Descriptors that stay open.
+        held: Signals that stay blocked until the process can handle them.
+    """
     os.setpgid(0, 0)  # a Ctrl-C on the daemon's terminal is the daemon's business
     signal.set_wakeup_fd(-1)
     for number in _DEFAULT:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
     low = 3
     for fd in sorted(keep):
         os.closerange(low, fd)
@@ -101,23 +133,30 @@ def leave_parent(log: Path, keep: tuple[int, ...] = ()) -> None:
 
 
 def _open_log(log: Path) -> int:
-    """Open it for appending; where the disk takes no file, that costs the log, not the worker."""
+    """Open it for appending; where the disk takes no file, only the log is lost."""
     with contextlib.suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)  # somebody may have cleared up
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     return os.open(os.devnull, os.O_WRONLY)
 
 
-def told(code: int) -> str:
-    """Say an exit code for people; negative: the signal."""
+def describe_exit(code: int) -> str:
+    """Return an exit code as text for people; a negative code is a signal."""
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def end_strays(known: set[int], groups: set[int]) -> list[int]:
-    """Reap and kill children that nobody tracks, and give those that were killed.
+    """Reap and kill children that are not managed.
 
     A subreaper becomes the parent of what its workers left behind: processes that forked away
-    from their worker, or children of a dead one. Not strays: `known` and the process `groups`.
+    from their worker, or children of a dead one.
+
+    Args:
+        known: Pids that are no strays.
+        groups: Process groups whose members are no strays.
+
+    Returns:
+        The pids that were killed.
     """
     killed = []
     try:
@@ -135,10 +174,9 @@ def end_strays(known: set[int], groups: set[int]) -> list[int]:
 
 
 def end_children(patience_s: float) -> None:
-    """Kill and reap every child, and what its end makes a child of ours, within `patience_s`.
+    """Kill and reap every child, and the orphans that then become children, within `patience_s`.
 
-    To be called when nothing of it is wanted any more: who sees the end of this process finds
-    none of the others.
+    Called at the end of the daemon, so that none of its processes outlives it.
     """
     due = time.monotonic() + patience_s
     while time.monotonic() < due:
@@ -157,7 +195,7 @@ def _apply_limits(spec: WorkerSpec) -> None:
     if spec.cpu_affinity:
         os.sched_setaffinity(0, spec.cpu_affinity)
     if spec.memory_limit_bytes is not None:
-        # Between two looks of the daemon a process can grow a lot: the kernel refuses in the end.
+        # Between two checks of the daemon a process can grow a lot: the kernel sets the last limit.
         now = Path("/proc/self/statm").read_text(encoding="ascii").split()
         data = int(now[5]) * resource.getpagesize() + _BACKSTOP * spec.memory_limit_bytes
         _set_limit(resource.RLIMIT_DATA, data)
@@ -166,7 +204,7 @@ def _apply_limits(spec: WorkerSpec) -> None:
 
 
 def _set_limit(which: int, value: int) -> None:
-    """Set the soft limit, and the hard one as far as it is above; more than allowed: what is."""
+    """Set the soft and the hard limit to `value`, or to the hard limit where that is lower."""
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, value))

@@ -27,7 +27,7 @@ nursery = "plain"
 FORK_SAFETY = """
 import gc, os, sys
 import config  # sets the environment that keeps libraries from starting threads
-from workers.supervision.fork_server import _throw_away_learner, warm_up
+from workers.supervision.fork_server_child import _throw_away_learner, warm_up
 warm_up("learner")
 warm_up("tracker")
 from config.trainer import TrainerConfig
