@@ -1,23 +1,51 @@
-"""What a production host refuses to start with."""
+"""What a production host refuses to start with.
+
+Three things are refused whatever runs; the rest is declared by the enabled workers' packages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from config.problems import Problem, shown
 
 if TYPE_CHECKING:
-    from config.settings import Settings
+    from config.declaration import Refusal
+    from config.logging import LoggingConfig
+    from config.mesh import MeshConfig
+    from config.worker_spec import WorkerSpec
 
 _OTHERS = 0o007
-_KAFKA = ("workers.ingest.", "workers.replayer.")
-_BROKER = "workers.broker."
-_SHIPPER = "workers.shipper."
 
 
-def refusals(settings: Settings) -> Iterator[Problem]:
-    """Every setting that is fine on a desk and a danger in production (none elsewhere)."""
+class ProductionSettings(Protocol):
+    """What the check reads itself; refusals of workers read further sections by key."""
+
+    @property
+    def environment(self) -> str:
+        """Where this runs."""
+
+    @property
+    def debug(self) -> bool:
+        """Whether errors show internals."""
+
+    @property
+    def logging(self) -> LoggingConfig:
+        """Section `logging`."""
+
+    @property
+    def mesh(self) -> MeshConfig:
+        """Section `mesh`."""
+
+    @property
+    def workers(self) -> Sequence[WorkerSpec]:
+        """All workers, enabled or not."""
+
+
+
+def refusals(settings: ProductionSettings) -> Iterator[Problem]:
+    """Every setting that suits a desk and endangers production; nothing in other environments."""
     if settings.environment != "production":
         return
     if settings.debug:
@@ -28,32 +56,36 @@ def refusals(settings: Settings) -> Iterator[Problem]:
     if settings.mesh.permissions & _OTHERS:
         reason = "every user of the host could read the mesh"
         yield _refused("mesh.mode", settings.mesh.mode, reason, "use 0700, or 0750 with a group")
-    if any(spec.enabled and spec.worker.startswith(_KAFKA) for spec in settings.workers):
-        yield from _plain_kafka(settings)
-    if any(spec.enabled and spec.worker.startswith(_BROKER) for spec in settings.workers):
-        reason = "the embedded broker keeps nothing on disk"
-        yield _refused("workers", "broker", reason, "take it out and name real brokers")
-    ships = any(spec.enabled and spec.worker.startswith(_SHIPPER) for spec in settings.workers)
-    if ships and settings.tracking.uri.partition(":")[0] in {"", "sqlite"}:
-        reason = "SQLite is a desk's database"
-        yield _refused("tracking.uri", settings.tracking.uri, reason, "name an MLflow server")
+    declared = [
+        problem
+        for spec in settings.workers
+        if spec.enabled
+        for refusal in spec.declaration.refuses
+        for problem in _declared(refusal, settings, spec)
+    ]
+    yield from dict.fromkeys(declared)  # several workers may refuse the same value
 
 
-def _plain_kafka(settings: Settings) -> Iterator[Problem]:
-    """What would let market data travel unencrypted, or come from the embedded broker."""
-    kafka = settings.kafka
-    for key in ("bootstrap_servers", "registry_url"):
-        if (value := getattr(kafka, key)) == "mesh":
-            reason = "`mesh` is the embedded broker"
-            yield _refused(f"kafka.{key}", value, reason, "name the real one")
-    if kafka.registry_url.startswith("http://"):
-        reason = "schemas would travel unencrypted"
-        yield _refused("kafka.registry_url", kafka.registry_url, reason, "use https")
-    protocol = kafka.options.get("security.protocol", "plaintext")
-    if protocol.lower() not in {"ssl", "sasl_ssl"}:
-        reason = "messages would travel unencrypted"
-        key = "kafka.options.security.protocol"
-        yield _refused(key, protocol, reason, "use SSL or SASL_SSL")
+def _declared(
+    refusal: Refusal, settings: ProductionSettings, spec: WorkerSpec
+) -> Iterator[Problem]:
+    value = spec.name if refusal.key == "workers" else value_at(settings, refusal.key)
+    if refusal.refuses(value):
+        yield _refused(refusal.key, value, refusal.reason, refusal.remedy)
+
+
+def value_at(settings: object, key: str) -> Any:
+    """The value of a dotted key; None where a free table lacks it.
+
+    Raises:
+        AttributeError: no section has such a key.
+    """
+    value: Any = settings
+    rest = key
+    while rest and not isinstance(value, Mapping):
+        part, _, rest = rest.partition(".")
+        value = getattr(value, part)
+    return value.get(rest) if rest else value
 
 
 def _refused(key: str, value: object, reason: str, remedy: str) -> Problem:

@@ -30,25 +30,28 @@ own. Later sources win, key by key:
 | profile | TOML | `[kafka]` `group = "desk-1"` |
 | `.env` in the working directory | `NAME=value` | `MESH__KAFKA__GROUP=desk-1` |
 | environment | `MESH__SECTION__KEY` | `MESH__WORKERS__TD3_0__NICE=5` |
-| systemd credentials | file named `section.key` | `LoadCredential=kafka.sasl_password:FILE` |
+| systemd credentials | file named `section.key` | `LoadCredential=kafka.registry_password:FILE` |
 | command line | `--set section.key=value` | `--set logging.level=warning` |
 
-Values given as text are read as the key's kind: lists as JSON or separated by commas, tables as
-JSON. In a table of free keys (librdkafka's own settings) the rest of the path is the key:
-`--set kafka.extra.sasl.username=mesh`. A worker is addressed by its name:
-`--set workers.ingest.memory_limit_bytes=...`; its `settings` lie over the section of its kind, for
+A value given as text is converted to the key's type: a list is JSON or separated by commas, a table
+is JSON. Below a table of free keys (`kafka.options`: librdkafka's own options) the rest of the path
+is one key: `--set kafka.options.sasl.username=mesh`, or a credential file named
+`kafka.options.sasl.password`. A worker is addressed by its name:
+`--set workers.ingest.memory_limit_bytes=...`. Its `settings` override keys of its own section, for
 that worker alone: `--set workers.td3-1.settings.seed=7`.
 
-Everything is read before anything is judged: one report names **every** problem with key, value
-(secrets masked), origin and remedy, and the exit code is 78. `meshd --check` does only that.
+All sources are read and checked before anything starts: one report names **every** problem with
+key, value (secrets masked), origin and remedy, and the exit code is 78. `meshd --check` does only
+that.
 
-With `ENVIRONMENT=prod` (the same as `environment = "production"`) the daemon refuses what is fit
-for a desk only: `debug`, debug logs, a mesh that every user can read, plaintext Kafka or the
-embedded broker, SQLite, signing keys that nobody chose.
+With `ENVIRONMENT=prod` (the same as `environment = "production"`) the daemon refuses what is safe
+on a desk only: `debug`, debug logs and a mesh that every user can read; and what the packages of
+the enabled workers declare to refuse: unencrypted Kafka or registry connections, the embedded
+broker, an MLflow server on SQLite.
 
 pydantic-settings offers the same sources. It is not used: it stops at the first malformed source,
 forgets where a value came from, and reads the environment at every construction of a model, also
-in a forked worker that only wants a copy with another seed.
+in a forked worker that only needs a copy with another seed.
 """
 
 

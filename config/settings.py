@@ -7,6 +7,7 @@ One pass reports every problem; nothing starts on a configuration that has one.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,10 +171,12 @@ def build(gathered: Gathered, profile: str = "") -> Settings:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         for each in error.errors():
-            problems += _problems(each, gathered)
+            path = _path(each["loc"], gathered.tree)
+            problems += _problems(each, gathered, path, Settings)
         settings = _without_faults(gathered.tree, error)
     if settings is not None:
         problems += refusals(settings)
+        problems += _own_settings(settings, gathered)
     if problems or settings is None:
         raise ConfigProblems(problems, profile)
     return settings
@@ -206,6 +209,29 @@ def _without_faults(tree: dict[str, Any], error: ValidationError) -> Settings | 
         return None
 
 
+def _own_settings(settings: Settings, gathered: Gathered) -> Iterator[Problem]:
+    """What is wrong with `[workers.NAME.settings]` where its package brings a model for it."""
+    named = gathered.tree.get(sources.WORKERS, {})
+    checked = set()
+    for spec in settings.workers:
+        name = spec.name if spec.name in named else spec.group  # one of several instances
+        where = spec.declaration.settings
+        if not where or name in checked:
+            continue
+        checked.add(name)
+        above = (sources.WORKERS, name, "settings")
+        try:
+            module, _, model_name = where.partition(":")
+            model: type[BaseModel] = getattr(importlib.import_module(module), model_name)
+            model.model_validate(spec.settings)
+        except ValidationError as error:
+            for each in error.errors():
+                path = (*above, *(str(part) for part in each["loc"]))
+                yield from _problems(each, gathered, path, model)
+        except (ImportError, AttributeError) as error:
+            yield Problem(".".join(above), "", f"{where} cannot be imported: {error}", "correct it")
+
+
 def _path(location: Sequence[int | str], tree: Mapping[str, Any]) -> KeyPath:
     """Where an error lies, with a worker's name instead of its position."""
     parts = [str(part) for part in location]
@@ -215,10 +241,11 @@ def _path(location: Sequence[int | str], tree: Mapping[str, Any]) -> KeyPath:
     return tuple(parts)
 
 
-def _problems(error: ErrorDetails, gathered: Gathered) -> Iterator[Problem]:
-    """One pydantic error as Problems: an unknown table is one for each value given in it."""
-    path = _path(error["loc"], gathered.tree)
-    known, description = _surroundings(error["loc"])
+def _problems(
+    error: ErrorDetails, gathered: Gathered, path: KeyPath, model: type[BaseModel]
+) -> Iterator[Problem]:
+    """One pydantic error of `model` as Problems: an unknown table is one for each value in it."""
+    known, description = _surroundings(error["loc"], model)
     given = [path]
     if error["type"] == "extra_forbidden":
         given = [each for each in gathered.origins if each[: len(path)] == path] or given
@@ -241,9 +268,9 @@ def _value(tree: Any, path: KeyPath) -> Any:
     return tree
 
 
-def _surroundings(location: Sequence[int | str]) -> tuple[list[str], str]:
-    """The keys beside the one at `location`, and its description."""
-    model: type[BaseModel] | None = Settings
+def _surroundings(location: Sequence[int | str], top: type[BaseModel]) -> tuple[list[str], str]:
+    """The keys beside the one at `location` below `top`, and its description."""
+    model: type[BaseModel] | None = top
     known: list[str] = []
     description = ""
     for part in location:

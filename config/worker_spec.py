@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from config.declaration import WorkerDeclaration, declaration_of, fork_server_groups
 from config.section import Section
 
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
@@ -49,10 +60,11 @@ class WorkerSpec(Section):
     worker: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(
         description="Where its class is: package.module:Class; imported in its own process only."
     )
-    nursery: Literal["", "learner", "tracker", "plain"] = Field(
+    nursery: str = Field(
         default="",
-        description="Warm process it is forked from: learner has torch and stable-baselines3, "
-        "tracker has MLflow; empty: from the daemon.",
+        description="Fork server it is forked from: learner has torch and stable-baselines3, "
+        "tracker has MLflow, plain has numpy. Not given: the one that the worker's package "
+        "declares; empty: forked from the daemon.",
     )
     instances: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
@@ -120,8 +132,42 @@ class WorkerSpec(Section):
         description="Values for this worker alone, by key of its section (another seed, say).",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_declared_fork_server(cls, values: Any) -> Any:
+        """Where the profile names no fork server, the one that the package declares."""
+        if not isinstance(values, dict) or "nursery" in values:
+            return values
+        with contextlib.suppress(ValueError):  # the validator of `worker` reports it
+            group = _declaration(str(values.get("worker", ""))).fork_server
+            return {**values, "nursery": group.name} if group is not None else values
+        return values
+
+    @field_validator("worker")
+    @classmethod
+    def _declaration_is_readable(cls, value: str) -> str:
+        _declaration(value)
+        return value
+
+    @field_validator("nursery")
+    @classmethod
+    def _fork_server_is_declared(cls, value: str, info: ValidationInfo) -> str:
+        if value and "worker" in info.data:
+            known = fork_server_groups([info.data["worker"]])
+            expected = ", ".join(repr(name) for name in ["", *sorted(known)])
+            if value not in known:
+                raise PydanticCustomError(
+                    "literal_error", "input should be {expected}", {"expected": expected}
+                )
+        return value
+
+    @property
+    def declaration(self) -> WorkerDeclaration:
+        """What the package of the worker declares."""
+        return declaration_of(self.worker)
+
     def expanded(self) -> tuple[WorkerSpec, ...]:
-        """Give one specification for each instance; itself where there is one."""
+        """One specification for each instance; this one itself where there is one instance."""
         if self.instances == 1:
             return (self,)
         return tuple(
@@ -142,3 +188,15 @@ def _seeded(settings: dict[str, Any], number: int) -> dict[str, Any]:
     if not isinstance(settings.get("seed"), int):
         return settings
     return {**settings, "seed": settings["seed"] + number}
+
+
+def _declaration(class_path: str) -> WorkerDeclaration:
+    """The declaration of a worker class.
+
+    Raises:
+        ValueError: the package declares a worker, but cannot be imported.
+    """
+    try:
+        return declaration_of(class_path)
+    except Exception as error:
+        raise ValueError(f"its package cannot be imported: {error!r}") from error

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from config.declaration import shipped
+
 ROOT = Path(__file__).parent.parent
 SKIPPED = {".git", ".venv", ".run", "build", "dist", "results", "__pycache__"}
 FUNCTION_LINES = 72
@@ -34,19 +36,17 @@ ALLOWED = {
     "workers.ctl": {"workers.ctl"} | FOUNDATION,
     "supervisor": {"workers.supervision", "workers.runtime"} | FOUNDATION,
 }
-WORKERS = {"broker", "feeder", "ingest", "replayer", "shipper", "trainer"}
-for each in WORKERS:
+for each in shipped():
     ALLOWED[f"workers.{each}"] = {f"workers.{each}", "workers.runtime"} | LIBRARIES
 #: Heavy libraries, and the only places that may load them.
 CONFINED = {
-    "torch": ("workers.trainer", "workers.supervision.fork_server_child"),
+    "torch": ("workers.trainer",),
     "stable_baselines3": (
         "workers.trainer",
-        "workers.supervision.fork_server_child",
         "workers.trading_env.env.sb3",  # imported by one call, TradingVectorEnv.as_sb3
         "workers.trading_env.env.vector",  # for its return type alone
     ),
-    "mlflow": ("workers.shipper", "workers.supervision.fork_server_child"),
+    "mlflow": ("workers.shipper",),
     "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
     "pydantic": ("config",),
 }

@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.declaration import StatusSummary, declaration_of, kind_of, shipped
 from mesh.errors import MeshError, NotWritten
 from mesh.heartbeats import Heartbeats
 from mesh.plain import PlainCell
@@ -43,10 +44,14 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
         if name.startswith(STATUS)
     }
     daemon = _daemon(said)
-    workers = [_worker(row, rows.get(row["name"]), doing) for row in said.get("workers", [])]
+    classes = [row["kind"] for row in said.get("workers", [])]
+    summaries = status_summaries(classes)
+    texts = {name: _describe(*status, summaries) for name, status in doing.items()}
+    workers = [_worker(row, rows.get(row["name"]), texts) for row in said.get("workers", [])]
     known = {worker["name"] for worker in workers}
+    board = read_cell(mesh, LEADERBOARD) if LEADERBOARD in infos else {}
     foreign = [row for row in rows.values() if row.worker not in known and row.identity.is_alive()]
-    workers += [_foreign(row, doing) for row in foreign]
+    workers += [_foreign(row, texts) for row in foreign]
     return {
         "mesh": str(mesh.path),
         "state": _state(daemon, said),
@@ -58,7 +63,7 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
         "foreign": said.get("foreign", []),
         "rolling": sorted(said.get("rolling", {})),
         "locks": [lock for lock in locks(mesh, infos) if lock["owner"] is not None],
-        "flow": _flow(doing, infos, read_cell(mesh, LEADERBOARD) if LEADERBOARD in infos else {}),
+        "flow": _flow(doing, summaries, infos, board),
     }
 
 
@@ -140,13 +145,13 @@ def _state(daemon: Mapping[str, Any], said: Mapping[str, Any]) -> str:
 
 
 def _worker(
-    row: Mapping[str, Any], heart: HeartbeatRow | None, doing: Mapping[str, tuple[str, Any]]
+    row: Mapping[str, Any], heart: HeartbeatRow | None, texts: Mapping[str, str]
 ) -> dict[str, Any]:
     """Join what the daemon, the heartbeat and the worker itself say."""
     mine = heart is not None and heart.pid == row["pid"]
     return {
         "name": row["name"],
-        "kind": short_kind(row["kind"]),
+        "kind": kind_of(row["kind"]),
         "pid": row["pid"],
         "state": row["state"],
         **_beat(heart if mine else None),
@@ -157,12 +162,12 @@ def _worker(
         "required": row["required"],
         "group": row.get("group", ""),
         "generation": row.get("generation", 0),
-        "doing": (heart.detail if mine and heart else "") or _doing(row["name"], doing),
+        "doing": (heart.detail if mine and heart else "") or texts.get(row["name"], ""),
         "class": row["kind"],
     }
 
 
-def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+def _foreign(row: HeartbeatRow, texts: Mapping[str, str]) -> dict[str, Any]:
     """A process that attached without being the daemon's: a notebook's trainer, say."""
     return {
         "name": row.worker,
@@ -176,7 +181,7 @@ def _foreign(row: HeartbeatRow, doing: Mapping[str, tuple[str, Any]]) -> dict[st
         "required": False,
         "group": "",
         "generation": 0,
-        "doing": row.detail or _doing(row.worker, doing) or "foreign",
+        "doing": row.detail or texts.get(row.worker, "") or "foreign",
         "class": "",
     }
 
@@ -202,60 +207,73 @@ def _beat(heart: HeartbeatRow | None) -> dict[str, Any]:
     }
 
 
-def short_kind(where: str) -> str:
-    """Give `ingest` for workers.ingest.worker:IngestWorker, the class for others."""
-    parts = where.partition(":")[0].split(".")
-    return parts[1] if parts[0] == "workers" and len(parts) > 1 else where.partition(":")[2]
+def status_summaries(class_paths: Iterable[str]) -> dict[str, StatusSummary]:
+    """How each type of status is summed up: by the shipped workers and those of `class_paths`.
+
+    A package of a user's own that cannot be imported here is left out: its workers have no sums.
+    """
+    declared = list(shipped().values())
+    for class_path in class_paths:
+        with contextlib.suppress(Exception):
+            declared.append(declaration_of(class_path))
+    found: dict[str, StatusSummary] = {}
+    for summary in (each.status for each in declared):
+        if summary is not None:
+            found.setdefault(summary.struct, summary)
+    return found
 
 
-def _doing(name: str, doing: Mapping[str, tuple[str, Any]]) -> str:
+def _describe(
+    struct: str, status: Mapping[str, Any], summaries: Mapping[str, StatusSummary]
+) -> str:
     """What the worker says of itself, in a line."""
-    kind, said = doing.get(name, ("", {}))
-    if kind == "ReplayerStatus" and said:
-        finished = "finished" if said["finished"] else f"{said['speed']:g}x"
-        return f"{said['source']}, {finished}"
-    return str(said.get("state", ""))
+    summary = summaries.get(struct)
+    if status and summary is not None and summary.describe is not None:
+        return summary.describe(status)
+    return str(status.get("state", ""))
 
 
 def _flow(
-    doing: Mapping[str, tuple[str, Any]],
+    statuses: Mapping[str, tuple[str, Any]],
+    summaries: Mapping[str, StatusSummary],
     infos: Mapping[str, SegmentInfo],
     board: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Add up what flowed: counters of every worker of a kind, published versions."""
-
-    def total(kind: str, key: str) -> int:
-        return sum(int(said.get(key, 0)) for found, said in doing.values() if found == kind)
-
-    feeders = [said for kind, said in doing.values() if kind == "FeederStatus" and said]
-    gates: dict[str, int] = {}
-    for kind, said in doing.values():
-        for gate, count in (said.get("gates", {}) if kind == "IngestStatus" else {}).items():
-            gates[gate] = gates.get(gate, 0) + count
-    counted = ("consumed", "published", "dead_lettered", "dropped", "conflated", "skipped", "lost")
+    """Add up what flowed: what the packages declare of their statuses, and published versions."""
+    flow: dict[str, Any] = {}
+    for struct, summary in summaries.items():
+        found = [status for name, status in statuses.values() if name == struct and status]
+        for key, field in summary.totals.items():
+            flow[key] = flow.get(key, 0) + sum(int(status.get(field, 0)) for status in found)
+        for key, field in summary.tables.items():
+            table = flow.setdefault(key, {})
+            for name, count in (item for status in found for item in status[field].items()):
+                table[name] = table.get(name, 0) + count
+        for key, field in summary.maxima.items():
+            flow[key] = max((status[field] for status in found), default=None)
     experience = infos.get(EXPERIENCE)
     return {
-        "produced": total("ReplayerStatus", "produced"),
-        **{key: total("IngestStatus", key) for key in counted},
-        "gated": sum(gates.values()),
-        "gates": gates,
+        **flow,
+        "gated": sum(flow["gates"].values()),
         "experience": experience.published if experience else 0,
-        "market_states": total("FeederStatus", "market_steps"),
-        "policies_refused": total("FeederStatus", "gated"),
-        "data_age_s": max((said["data_age_s"] for said in feeders), default=None),
-        "policies": _policies(doing, infos, board),
+        "policies": _policies(statuses, summaries, infos, board),
     }
 
 
 def _policies(
-    doing: Mapping[str, tuple[str, Any]],
+    statuses: Mapping[str, tuple[str, Any]],
+    summaries: Mapping[str, StatusSummary],
     infos: Mapping[str, SegmentInfo],
     board: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every policy: of our trainers as they tell, of others as the leaderboard and segments do."""
-    feeders = [said for kind, said in doing.values() if kind == "FeederStatus" and said]
-    acting = {said["acting_trainer"]: said["acting_version"] for said in feeders}
-    found = {name: said for name, (kind, said) in doing.items() if kind == "TrainerStatus"}
+    """Every policy: of our trainers by their status, of others by leaderboard and segment."""
+    publishing = {name for name, summary in summaries.items() if summary.publishes_policy}
+    acting = {
+        status["acting_trainer"]: status["acting_version"]
+        for _, status in statuses.values()
+        if "acting_trainer" in status
+    }
+    found = {name: status for name, (struct, status) in statuses.items() if struct in publishing}
     ranked = {row["trainer"]: row for row in board.get("rows", ())}
     for segment, info in infos.items():
         name = segment.removeprefix(POLICY)

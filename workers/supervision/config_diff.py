@@ -1,7 +1,7 @@
-"""What a changed configuration means for what runs. Pure: from old and new settings to names.
+"""Compares two configurations: which workers are added, removed or restarted by a reload.
 
-A worker reads the sections of its own package and those it shares; it is started again when its
-specification or one of them changed, and left alone otherwise.
+A worker restarts when its specification changed, or a section that its package declares to read.
+A worker of an undeclared package restarts after a change of any section but the daemon's.
 """
 
 from __future__ import annotations
@@ -13,24 +13,15 @@ if TYPE_CHECKING:
     from config import Settings
     from config.worker_spec import WorkerSpec
 
-#: Sections that each kind of worker reads besides its own; a test compares with the code.
-SECTIONS = {
-    "broker": ("broker", "kafka"),
-    "feeder": ("feeder", "trading"),
-    "ingest": ("ingest", "kafka"),
-    "replayer": ("replayer", "kafka"),
-    "shipper": ("tracking",),
-    "trainer": ("trainer", "trading", "tracking"),
-}
-#: Sections that are the daemon's; the others are every unknown worker's business.
+#: Sections that are the daemon's; an undeclared worker may read every other one.
 _DAEMON = {"workers", "supervisor", "logging"}
-#: What cannot change while workers run: they would be on another mesh than the daemon.
+#: Keys that cannot change while workers run: they would be on another mesh than the daemon.
 _FIXED = ("mesh", "run_directory", "environment")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Workers by name: to be started, to be stopped and forgotten, to be started again."""
+    """Names of the workers to start, to stop and forget, and to restart."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -38,7 +29,7 @@ class Changes:
 
 
 def fixed_fault(old: Settings, new: Settings) -> str:
-    """Say which key cannot change without a stop of the daemon; empty: none did."""
+    """Name the changed key that needs a stop of the daemon; empty: there is no such change."""
     for key in _FIXED:
         before, after = getattr(old, key), getattr(new, key)
         if before != after:
@@ -62,11 +53,7 @@ def changes(old: Settings, new: Settings) -> Changes:
 
 
 def _reads_changed(spec: WorkerSpec, old: Settings, new: Settings) -> bool:
-    sections = SECTIONS.get(kind_of(spec)) or set(type(new).model_fields) - _DAEMON
+    sections = spec.declaration.sections
+    if sections is None:
+        sections = tuple(set(type(new).model_fields) - _DAEMON)
     return any(getattr(old, name) != getattr(new, name) for name in sections)
-
-
-def kind_of(spec: WorkerSpec) -> str:
-    """Give the name of the package of a shipped worker; empty for one of the user's own."""
-    parts = spec.worker.partition(":")[0].split(".")
-    return parts[1] if parts[0] == "workers" and len(parts) > 2 else ""

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 from setproctitle import setproctitle
 
+from config.declaration import ForkServerGroup, fork_server_groups
 from mesh import ProcessIdentity
 from workers.runtime.process import rehearse, resolve
 from workers.supervision.spawn import HELD_SIGNALS, SpawnRequest, become, leave_parent
@@ -41,12 +42,6 @@ if TYPE_CHECKING:
     from config import Settings
     from config.worker_spec import WorkerSpec
 
-#: Modules of each import group.
-GROUPS = {
-    "learner": ("torch", "stable_baselines3", "workers.trainer.worker"),
-    "tracker": ("mlflow", "mlflow.tracking"),
-    "plain": ("numpy",),
-}
 IDLE_CHILDREN = 2
 CODE_CHECK_INTERVAL_S = 2.0  # between two checks for changed source files
 MAX_BYTES = 4096
@@ -69,14 +64,15 @@ def run_fork_server(group: str, settings: Settings, log: Path, daemon: socket.so
         leave_parent(log, keep=(daemon.fileno(),))
         setproctitle(f"tradingmesh: fork server {group}")
         inherited = set(sys.modules)
-        warm_up(group)
+        declared = fork_server_groups(spec.worker for spec in settings.workers)[group]
+        warm_up(declared)
         of_workers = _prepare_workers(group, settings)
         rehearse(settings)  # loads what every worker does first: once for all, not in each child
         threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
             sys.stderr.write(f"fork server {group}: {threads} threads after imports: no forks\n")
             os._exit(1)
-        code = _modification_times({*GROUPS[group], *of_workers}, set(sys.modules) - inherited)
+        code = _modification_times({*declared.imports, *of_workers}, set(sys.modules) - inherited)
         gc.collect()
         gc.freeze()
         for _ in range(IDLE_CHILDREN):
@@ -92,12 +88,13 @@ def run_fork_server(group: str, settings: Settings, log: Path, daemon: socket.so
         os._exit(0)
 
 
-def warm_up(group: str) -> None:
-    """Import what the workers of `group` need; leaves one thread."""
-    for module in GROUPS[group]:
+def warm_up(group: ForkServerGroup) -> None:
+    """Import what the workers of `group` need and run its warm-up; leaves one thread."""
+    for module in group.imports:
         importlib.import_module(module)
-    if group == "learner":
-        _throw_away_learner()
+    if group.warm_up:
+        module, _, function = group.warm_up.partition(":")
+        getattr(importlib.import_module(module), function)()
 
 
 def _prepare_workers(group: str, settings: Settings) -> set[str]:
@@ -141,23 +138,6 @@ def _modification_times(
         with contextlib.suppress(OSError):
             times[file] = Path(file).stat().st_mtime_ns
     return times
-
-
-def _throw_away_learner() -> None:
-    """Learn for a few steps on one thread, so that the lazy imports of a learner are paid."""
-    import stable_baselines3  # noqa: PLC0415 - heavy: only in a fork server of this group
-    import torch  # noqa: PLC0415 - heavy: only in a fork server of this group
-    from stable_baselines3.common.logger import (  # noqa: PLC0415 - as above
-        Logger,
-    )
-
-    torch.set_num_threads(1)
-    learner = stable_baselines3.TD3(
-        "MlpPolicy", "Pendulum-v1", buffer_size=64, learning_starts=16, batch_size=8, device="cpu"
-    )
-    # without one of its own it makes a directory for logs at every start
-    learner.set_logger(Logger(folder=None, output_formats=[]))
-    learner.learn(24)
 
 
 def _fork_idle_child(group: str, settings: Settings, daemon: socket.socket) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from config.declaration import kind_of
 from mesh import Mesh
 from tests.processes import child
 from tests.workers.ctl.conftest import DEAD
-from workers.ctl.report import read_report, short_kind
+from workers.ctl.report import read_report
 
 
 def test_the_flow_adds_up_the_workers(loop):
@@ -81,8 +82,8 @@ def test_rubbish_in_the_directory_is_passed_over(loop):
 
 def test_kinds_are_told_in_a_word():
     """Ours by their package, others by their class."""
-    assert short_kind("workers.ingest.worker:IngestWorker") == "ingest"
-    assert short_kind("mine.code:Special") == "Special"
+    assert kind_of("workers.ingest.worker:IngestWorker") == "ingest"
+    assert kind_of("mine.code:Special") == "Special"
 
 
 def test_what_a_worker_says_in_its_heartbeat_is_told(loop):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from workers.supervision.config_diff import SECTIONS, Changes, changes, fixed_fault
+from config.declaration import shipped
+from workers.supervision.config_diff import Changes, changes, fixed_fault
 
 ROOT = Path(__file__).parents[3]
 #: Read by everybody, and fixed while the daemon runs.
@@ -59,10 +60,10 @@ def test_what_cannot_change_is_named(more):
     assert "stop the daemon" in fixed_fault(settings(), settings(**more))
 
 
-@pytest.mark.parametrize("kind", sorted(SECTIONS))
-def test_sections_are_those_that_the_code_reads(kind):
-    """Every section that a worker's package reads is in the table."""
-    text = "".join(path.read_text() for path in (ROOT / "workers" / kind).rglob("*.py"))
+@pytest.mark.parametrize("worker", sorted(shipped()))
+def test_sections_are_those_that_the_code_reads(worker):
+    """Every section that a worker's package reads is in its declaration."""
+    text = "".join(path.read_text() for path in (ROOT / "workers" / worker).rglob("*.py"))
     known = set(Settings.model_fields) - FIXED
     read = set(re.findall(r"\bsettings\.([a-z_]+)\b", text)) & known
-    assert read <= set(SECTIONS[kind]), f"add to workers.supervision.config_diff.SECTIONS[{kind!r}]"
+    assert read <= set(shipped()[worker].sections), f"declare them in workers/{worker}/__init__.py"

@@ -27,9 +27,12 @@ nursery = "plain"
 FORK_SAFETY = """
 import gc, os, sys
 import config  # sets the environment that keeps libraries from starting threads
-from workers.supervision.fork_server_child import _throw_away_learner, warm_up
-warm_up("learner")
-warm_up("tracker")
+from config.declaration import fork_server_groups
+from workers.supervision.fork_server_child import warm_up
+groups = fork_server_groups()
+warm_up(groups["learner"])
+warm_up(groups["tracker"])
+from workers.trainer.warm_up import warm_up as learn_briefly
 from config.trainer import TrainerConfig
 from workers.trainer.td3 import learner
 own = TrainerConfig(device="cpu", batch=64)
@@ -48,7 +51,7 @@ for number in range(int(sys.argv[1])):
             torch.set_num_threads(2)
             torch.randn(400, 400) @ torch.randn(400, 400)
             torch.nn.Linear(64, 64)(torch.randn(2560, 64)).sum().backward()
-            _throw_away_learner()
+            learn_briefly()
             learner.rehearse(own)
             model, update = learner.take_learner(own)
             learner._learn(model, update, own.batch)
