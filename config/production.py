@@ -43,7 +43,6 @@ class ProductionSettings(Protocol):
         """All workers, enabled or not."""
 
 
-
 def refusals(settings: ProductionSettings) -> Iterator[Problem]:
     """Every setting that suits a desk and endangers production; nothing in other environments."""
     if settings.environment != "production":

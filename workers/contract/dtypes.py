@@ -109,7 +109,7 @@ EXPERIENCE_DTYPE = np.dtype(
     align=True,
 )
 
-# What happened to the system; kept by the daemon, read by meshctl and the recorder.
+# What happened to the system; kept by the daemon, read by meshctl.
 EVENT_DTYPE = np.dtype(
     [
         ("ts", "<i8"),  # wall clock, ns
