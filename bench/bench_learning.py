@@ -63,7 +63,7 @@ from workers.trainer.td3.algorithm import TD3
 from workers.trainer.td3.networks import FrameEncoder
 
 KINDS = {"ours": TD3, "SB3": StockTD3}
-LANES, UPDATES, LOOK_EVERY = 64, 4000, 500
+LANES, UPDATES, CHECK_EVERY = 64, 4000, 500
 CHAIN_UPDATES, EMBARGO_STEPS = 2000, 16
 #: The best policy for a discount of 0.9 is worth 99.98 % of the best one (its closed form says so),
 #: and its critic has a tenth of the values to learn.
@@ -148,7 +148,7 @@ class Look(BaseCallback):
 
     def _on_step(self):
         updates = getattr(self.model, "_n_updates", 0)
-        if updates and updates % LOOK_EVERY == 0:
+        if updates and updates % CHECK_EVERY == 0:
             seconds = self.clock.read()
             with self.clock.stopped():
                 share = self.evaluation.score(acting(self.model)).mean_reward / self.best

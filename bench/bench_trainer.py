@@ -1,6 +1,6 @@
 """The trainer beside stable-baselines3, SBX and a CleanRL-style loop, in one run.
 
-    bench_trainer.py [updates] [products] [networks] [compiled] [state] [action] [publish]
+    bench_trainer.py [updates] [kernels] [products] [networks] [compiled] [state] [action] [publish]
                      [tracking] [kill]
 
 Without arguments everything but `learning` (see bench_learning.py). One thread. SBX is measured
@@ -54,7 +54,7 @@ from workers.trainer.spool import Spool
 from workers.trainer.state import learner_state
 from workers.trainer.td3.algorithm import TD3
 from workers.trainer.td3.learner import make_learner
-from workers.trainer.td3.matmul import Products, products_for
+from workers.trainer.td3.matmul import Matmul, matmul_for
 
 BATCH, ROUNDS, ROUND_S, STORED = 256, 5, 1.0, 20_000
 SIZES = {
@@ -81,12 +81,12 @@ class Spaces(gymnasium.Env):
 def filled(model):
     """Fill a replay buffer of stable-baselines3 with random transitions."""
     model.set_logger(Logger(None, []))
-    buffer, dice = model.replay_buffer, np.random.default_rng(0)
+    buffer, rng = model.replay_buffer, np.random.default_rng(0)
     shape = buffer.observations.shape
-    buffer.observations[:] = dice.standard_normal(shape, dtype=np.float32)
-    buffer.next_observations[:] = dice.standard_normal(shape, dtype=np.float32)
-    buffer.actions[:] = dice.uniform(-1, 1, buffer.actions.shape)
-    buffer.rewards[:] = dice.standard_normal(buffer.rewards.shape)
+    buffer.observations[:] = rng.standard_normal(shape, dtype=np.float32)
+    buffer.next_observations[:] = rng.standard_normal(shape, dtype=np.float32)
+    buffer.actions[:] = rng.uniform(-1, 1, buffer.actions.shape)
+    buffer.rewards[:] = rng.standard_normal(buffer.rewards.shape)
     buffer.full = True
     return model
 
@@ -111,11 +111,11 @@ def from_ring(size, ring, **kwargs):
     """Our learner on the experience ring, as the worker runs it."""
     del size
     model, update = make_learner(TrainerConfig(batch=BATCH, device="cpu", **kwargs))
-    replay, rule = RingReplay(ring, reward_scale=100.0), model.rule()
+    replay, hyperparameters = RingReplay(ring, reward_scale=100.0), model.hyperparameters()
 
     def updates(count):
         for _ in range(count):
-            update.update(replay.sample(BATCH), rule)
+            update.update(replay.sample(BATCH), hyperparameters)
 
     return updates
 
@@ -139,9 +139,9 @@ def clean(size):
     critics, targets = ([network(inputs + actions, 1) for _ in range(2)] for _ in range(2))
     q_optimizer = torch.optim.Adam([p for q in critics for p in q.parameters()], 1e-3)
     optimizer = torch.optim.Adam(actor.parameters(), 1e-3)
-    dice = np.random.default_rng(0)
-    columns = [dice.standard_normal((STORED, n), dtype=np.float32) for n in (inputs, inputs, 1, 1)]
-    columns.append(dice.uniform(-1, 1, (STORED, actions)).astype(np.float32))
+    rng = np.random.default_rng(0)
+    columns = [rng.standard_normal((STORED, n), dtype=np.float32) for n in (inputs, inputs, 1, 1)]
+    columns.append(rng.uniform(-1, 1, (STORED, actions)).astype(np.float32))
     columns[3][:] = 0.0
     made = 0
 
@@ -149,7 +149,7 @@ def clean(size):
         nonlocal made
         for _ in range(count):
             made += 1
-            at = dice.integers(0, STORED, BATCH)
+            at = rng.integers(0, STORED, BATCH)
             now, then, reward, done, action = (torch.from_numpy(column[at]) for column in columns)
             with torch.no_grad():
                 noise = (torch.randn_like(action) * 0.2).clamp(-0.5, 0.5)
@@ -259,6 +259,28 @@ def rates(variants, least=20):
     return {what: median(values) for what, values in found.items()}
 
 
+def bench_kernels(mesh):
+    """The whole update with the kernel of this project and with torch's products, in turn."""
+    del mesh
+    if matmul_for(torch.device("cpu"), half=False).kind == "torch":
+        line("kernels", None, "not measured: this processor has no AVX-512, torch multiplies")
+        return
+    for name, size in SIZES.items():
+        for precision in ("highest", "medium"):
+            variants = {
+                kernel: sb3_kind(TD3, size, device="cpu", precision=precision, kernel=kernel)
+                for kernel in ("own", "torch")
+            }
+            found = rates(variants)
+            line(
+                f"kernels: {name}: {precision}",
+                round(found["own"], 1),
+                "1/s",
+                round(found["torch"], 1),
+                round(found["own"] / found["torch"], 3),
+            )
+
+
 def bench_products(mesh):
     """The product that an update spends most of its time in, GFLOP/s: kernel beside library."""
     del mesh
@@ -268,15 +290,15 @@ def bench_products(mesh):
     variants = {}
     for half in (False, True):
         kind = "bfloat16" if half else "float32"
-        for products in (Products(half=half), products_for(torch.device("cpu"), half=half)):
-            factors = products.factor(left), products.factor(right)
-            place = products.matrix(out)
+        for matmul in (Matmul(half=half), matmul_for(torch.device("cpu"), half=half)):
+            factors = matmul.factor(left), matmul.factor(right)
+            place = matmul.matrix(out)
 
-            def multiply(count, products=products, factors=factors, place=place):
+            def multiply(count, matmul=matmul, factors=factors, place=place):
                 for _ in range(count):
-                    products.into(place, *factors)
+                    matmul.product(place, *factors)
 
-            variants[f"{kind}, {products.kind}"] = multiply
+            variants[f"{kind}, {matmul.kind}"] = multiply
     found = rates(variants)
     for what, rate in found.items():
         peer = found[f"{what.partition(',')[0]}, torch"]
@@ -352,8 +374,8 @@ def bench_state(mesh):
     ring.publish(steps(128, 64))
     replay = RingReplay(ring)
     model, update = make_learner(TrainerConfig(device="cpu"))
-    update.update(replay.sample(BATCH), model.rule())
-    like = learner_state.take(update, replay)
+    update.update(replay.sample(BATCH), model.hyperparameters())
+    like = learner_state.capture(update, replay)
     segment = mesh.tensors("learner/bench", like=like, create=True)
     stock = StockTD3(
         "MlpPolicy",
@@ -369,13 +391,13 @@ def bench_state(mesh):
     shutil.rmtree(path.parent)
 
     def restore():
-        arrays = learner_state.take(update, replay)
+        arrays = learner_state.capture(update, replay)
         segment.read(out=arrays)
-        learner_state.put(update, replay, arrays)
+        learner_state.restore(update, replay, arrays)
 
     size = round(sum(array.nbytes for array in like.values()) / 2**20, 1)
     line("state size", size, "MiB")
-    value = milliseconds(lambda: segment.publish(learner_state.take(update, replay)))
+    value = milliseconds(lambda: segment.publish(learner_state.capture(update, replay)))
     line("state write to shared memory", value, "ms", saving, round(value / saving, 3))
     value = milliseconds(restore)
     line("state restore", value, "ms", loading, round(value / loading, 3))
@@ -393,8 +415,8 @@ def bench_state(mesh):
     peer = stored // STORED
     line("memory of a transition", each, "B", peer, round(each / peer, 4))
     transitions = replay.sample(BATCH)
-    rule = model.rule()
-    whole = milliseconds(lambda: update.update(transitions, rule), 60)
+    hyperparameters = model.hyperparameters()
+    whole = milliseconds(lambda: update.update(transitions, hyperparameters), 60)
 
     def guard():
         for network in (update.critics, update.critics, update.actor):  # two to one, as it runs
@@ -522,6 +544,7 @@ def pss(pid):
 
 BENCHES = {
     "updates": bench_updates,
+    "kernels": bench_kernels,
     "products": bench_products,
     "networks": bench_networks,
     "compiled": bench_compiled,

@@ -141,6 +141,11 @@ class TrainerConfig(BaseModel):
         description="Of matrix products: float32; TF32 where the device has it; factors in "
         "bfloat16 where the device has the units.",
     )
+    kernel: Literal["own", "torch"] = Field(
+        default="own",
+        description="What multiplies matrices on one thread of a processor with AVX-512: a kernel "
+        "of this project, or torch's library. Elsewhere torch multiplies.",
+    )
     compile_networks: bool = Field(
         default=False,
         description="Let torch compile features extractors (frames, transformer) at their first "

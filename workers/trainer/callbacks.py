@@ -75,8 +75,23 @@ class SHMWeightSyncCallback(EveryUpdates):
     A policy that is not finite or acts outside [-1, 1] is withheld: readers keep the last good
     one, `withheld` counts. With `evaluate` each policy is scored first and one that is worse than
     the last published is withheld too; without, set `score` as an evaluation callback would.
-    Raises InvalidPolicy at the start for a learner whose observations VecNormalize changes: who
-    reads the policy does not.
+    Training raises InvalidPolicy at its start for a learner whose observations VecNormalize
+    changes, because readers of the policy do not change theirs.
+
+    Example:
+        >>> import gymnasium, shutil, tempfile
+        >>> from mesh import Mesh
+        >>> from workers.trainer.publish.publisher import policy_arrays
+        >>> from workers.trainer.td3.algorithm import TD3
+        >>> mesh = Mesh(tempfile.mkdtemp(dir="/dev/shm"))
+        >>> model = TD3("MlpPolicy", gymnasium.make("Pendulum-v1"), learning_starts=100, seed=0)
+        >>> arrays = policy_arrays(model.policy)
+        >>> segment = mesh.tensors("policy/mine", like=arrays, create=True)
+        >>> _ = model.learn(200, SHMWeightSyncCallback(segment, every_updates=50))
+        >>> version, weights = mesh.tensors("policy/mine").read()
+        >>> version > 0, sorted(weights) == sorted(arrays)
+        (True, True)
+        >>> shutil.rmtree(mesh.path)
     """
 
     def __init__(

@@ -48,11 +48,11 @@ from workers.trading_env.env.vector import TradingVectorEnv
 from workers.trading_env.errors import TradingEnvError
 from workers.trading_env.providers.files import states_of_file
 from workers.trainer.callbacks import EndBySignal, MLflowCallback, ProgressCallback
-from workers.trainer.evaluation.best_model import KeepBest
+from workers.trainer.evaluation.best_model import BestModelCallback
 from workers.trainer.evaluation.markets import offline_market
 from workers.trainer.replay.frames import FrameReplay
 from workers.trainer.spool import Spool
-from workers.trainer.state import model_files as saved
+from workers.trainer.state import model_files
 from workers.trainer.td3.algorithm import TD3
 from workers.trainer.td3.learner import policy_kwargs
 
@@ -109,9 +109,13 @@ def train_td3(
     early has the experience saved too. The progress bar is shown on a terminal unless told
     otherwise. Every `config.evaluate_every` updates (0: never) it is scored on `evaluate_on`, by
     default the held-out part of `market`, and the best is kept beside the last
-    (`saved.best_path`); scores go to `spool` too. Raises TradingEnvError and MarketDataError for
-    data that is no market, CannotResume for a model that does not fit, ValueError for numbers that
-    are none.
+    (`model_files.best_path`); scores go to `spool` too.
+
+    Raises:
+        TradingEnvError: the data is not a market.
+        MarketDataError: a file cannot be read as market data.
+        CannotResume: the model at `model_path` does not fit the settings.
+        ValueError: a number is out of its range.
     """
     if total_timesteps < 1 or lanes < 1:
         raise ValueError(f"{total_timesteps} timesteps of {lanes} lanes: both must be at least 1")
@@ -129,22 +133,24 @@ def train_td3(
     ).as_sb3()
     model = _learner(env, config, lanes, tensorboard)
     if resume:
-        saved.resume(model, path)
+        model_files.resume(model, path)
     if spool is not None:
         model.run_id = spool.run
     shows = sys.stderr.isatty() if progress_bar is None else progress_bar
     further: list[BaseCallback] = [ProgressCallback()] if shows else []
     if found.held_out is not None:
         every = config.evaluate_every
-        best = KeepBest(found.held_out, path, every_updates=every, resume=resume, spool=spool)
+        best = BestModelCallback(
+            found.held_out, path, every_updates=every, resume=resume, spool=spool
+        )
         further.insert(0, best)
     left = total_timesteps - model.num_timesteps
     if left > 0:
         model.learn(left, callback=[*callbacks, *further], reset_num_timesteps=not resume)
     if model.num_timesteps > 0:
-        saved.save(model, path, with_experience=model.num_timesteps < total_timesteps)
+        model_files.save(model, path, with_experience=model.num_timesteps < total_timesteps)
     if not resume and (found.held_out is None or best.updates_of_best == 0):
-        saved.forget_best(path)  # of another run
+        model_files.forget_best(path)  # of another run
     return model
 
 
@@ -176,7 +182,7 @@ def _learner(env: VecEnv, config: TrainerConfig, lanes: int, tensorboard: str | 
 
 
 def updates_of(model: TD3) -> int:
-    """Give the updates the model has made."""
+    """Return the updates the model has made."""
     return 0 if model.update is None else model.update.updates
 
 
@@ -195,10 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIGURATION
     try:
-        saved.writable(options.model)
+        model_files.writable(options.model)
         with EndBySignal() as end:
             return _train(options, settings, end)
-    except (TradingEnvError, MarketDataError, saved.CannotResume, OSError) as error:
+    except (TradingEnvError, MarketDataError, model_files.CannotResume, OSError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -222,9 +228,9 @@ def _train(options: argparse.Namespace, settings: Settings, end: EndBySignal) ->
         spool = None
         if options.tracking is not None:
             directory, tracking = options.tracking / "tracking", settings.tracking
-            known = saved.run_of(options.model) if options.resume else ""
+            known = model_files.run_of(options.model) if options.resume else ""
             spool = Spool(directory, "train", known or uuid.uuid4().hex, tracking.spool_bytes)
-            stack.enter_context(_told(spool, end))
+            stack.enter_context(_published_at(spool, end))
             tells = MLflowCallback(
                 spool,
                 every_updates=tracking.every_updates,
@@ -246,13 +252,13 @@ def _train(options: argparse.Namespace, settings: Settings, end: EndBySignal) ->
             evaluate_on=options.evaluate_on,
             spool=spool,
         )
-        best = saved.best_arrays(options.model) if settings.trainer.evaluate_every else None
+        best = model_files.best_arrays(options.model) if settings.trainer.evaluate_every else None
         if spool is not None and model.num_timesteps > 0:
             _register(spool, f"{settings.tracking.experiment}-train", options.model, model, best)
     what = f"{options.model}: {updates_of(model)} updates, {model.update_kind}"
     if best is not None:
         score, updates = float(best["score"]), int(best["updates"])
-        path = saved.best_path(options.model)
+        path = model_files.best_path(options.model)
         what += f"\n{path}: {score:.6g} a step on what was held out, after {updates} updates"
     if end.number:
         made = f"{model.num_timesteps} of {options.timesteps} steps"
@@ -268,12 +274,12 @@ def _register(
     """Register the best model by score; the newest where nothing was evaluated."""
     updates, alias = updates_of(model), "newest"
     if best is not None:
-        path, updates, alias = saved.best_path(path), int(best["updates"]), "best"
+        path, updates, alias = model_files.best_path(path), int(best["updates"]), "best"
     spool.model(updates, name, alias, [path.with_suffix(end) for end in (".zip", ".npz")])
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
-    """Give what the options set in the configuration."""
+    """Return what the options set in the configuration."""
     pairs = list(options.set)
     if options.evaluate_every is not None:
         pairs.append(f"evaluate_every={options.evaluate_every}")
@@ -281,7 +287,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def _told(spool: Spool, end: EndBySignal) -> Iterator[None]:
+def _published_at(spool: Spool, end: EndBySignal) -> Iterator[None]:
     """Say at the end of the run how it ended."""
     status = "FAILED"
     try:

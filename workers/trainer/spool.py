@@ -27,7 +27,7 @@ FILE_BYTES = 4 << 20
 
 
 def spool_files(directory: Path, trainer: str) -> list[Path]:
-    """Give the files of a trainer's spool, the oldest first."""
+    """Return the files of a trainer's spool, the oldest first."""
     found = directory.glob(f"{trainer}-*.jsonl")
     return sorted(path for path in found if path.stem.rpartition("-")[0] == trainer)
 
@@ -105,7 +105,7 @@ class Spool:
         self.error = why
 
     def _opened(self) -> IO[bytes]:
-        """Give the open file. Raises OSError."""
+        """Return the open file. Raises OSError."""
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)

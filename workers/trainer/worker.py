@@ -29,11 +29,10 @@ from workers.trainer.publish.leaderboard import LeaderboardKeeper
 from workers.trainer.publish.publisher import Publisher, policy_arrays
 from workers.trainer.replay.ring import NoExperience, RingReplay
 from workers.trainer.spool import Spool
-from workers.trainer.state import checkpoint, learner_state
-from workers.trainer.state import model_files as saved
-from workers.trainer.state.divergence_guard import Guard, NumbersLost
+from workers.trainer.state import checkpoint, learner_state, model_files
+from workers.trainer.state.divergence_guard import DivergenceGuard, NumbersLost
 from workers.trainer.td3 import learner
-from workers.trainer.td3.learner import make_learner, make_priorities, take_learner
+from workers.trainer.td3.learner import make_learner, make_or_take_prepared_learner, make_priorities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +47,7 @@ S = TypeVar("S")
 SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
 BEGINNING_S = 30.0  # restoring, and first updates without a nursery, which make kernels
-TELL_S = 0.2
+STATUS_INTERVAL_S = 0.2
 COMPILE_S = 600.0  # an update that compiles networks may take so long
 MEMORY = "shared memory"  # where a learner was resumed from
 
@@ -74,7 +73,7 @@ class TrainerWorker(Worker):
         torch.set_num_threads(config.threads)
         self._ring: Ring | None = None
         self._replay: RingReplay | None = None
-        self._model, self._update = take_learner(config)
+        self._model, self._update = make_or_take_prepared_learner(config)
         self._cell = self._own(
             status_segment(name), lambda at: mesh.cell(at, TrainerStatus, create=True)
         )
@@ -98,7 +97,7 @@ class TrainerWorker(Worker):
             steps=config.evaluate_steps,
         )
         self._directory = settings.run_directory / "checkpoints" / name
-        self._guard = Guard(
+        self._guard = DivergenceGuard(
             self._update, settings.run_directory / "crashes", name, config.rollbacks
         )
         self._status.run_id = self._status.run_id or uuid.uuid4().hex
@@ -113,7 +112,7 @@ class TrainerWorker(Worker):
             self._status.run_id,
             settings.tracking.spool_bytes,
         )
-        self._told = 0.0
+        self._published_at = 0.0
         self._refused = 0
         self._learned = 0  # updates of this process
         self._rate = time.monotonic(), 0
@@ -145,11 +144,11 @@ class TrainerWorker(Worker):
         """Update for a slice of time."""
         done = 0
         until = time.monotonic() + SLICE_S
-        rule = self._model.rule()
+        hyperparameters = self._model.hyperparameters()
         try:
             while time.monotonic() < until and not self._is_ahead(replay):
                 batch = replay.sample(self._config.batch)
-                self._update.update(batch, rule, replay.weights)
+                self._update.update(batch, hyperparameters, replay.weights)
                 if replay.priorities is not None:
                     replay.learned(self._update.errors)
                 done += 1
@@ -158,21 +157,21 @@ class TrainerWorker(Worker):
         except NoExperience as error:
             if done == 0:
                 return self._wait(str(error))
-        self._tell("training")
+        self._publish_status("training")
         return done
 
     def teardown(self) -> None:
         """Keep the learner, here and on disk."""
         if self._replay is not None and self._update.updates and self._update.is_sound():
-            state = learner_state.take(self._update, self._replay)
+            state = learner_state.capture(self._update, self._replay)
             self._memory.publish(state)
             self._checkpoint(state)
         self._spool.end("KILLED")
         self._spool.close()
-        self._tell("stopped", now=True)
+        self._publish_status("stopped", now=True)
 
     def last_inputs(self) -> dict[str, Any]:
-        """Give the counters and the place of the batch that was lost, for the crash report."""
+        """Return the counters and the place of the batch that was lost, for the crash report."""
         update = self._update
         return {
             "updates": update.updates,
@@ -216,14 +215,14 @@ class TrainerWorker(Worker):
             device=self._model.device,
             priorities=make_priorities(config, ring),
         )
-        fresh = learner_state.take(self._update, replay)
+        fresh = learner_state.capture(self._update, replay)
         self._memory = self._own(
             learner_segment(self.context.name),
             lambda at: mesh.tensors(at, like=fresh, create=True),
         )
         self._status.resumed_from = self._resume(replay)
         if self._status.resumed_from != MEMORY:
-            self._memory.publish(learner_state.take(self._update, replay))
+            self._memory.publish(learner_state.capture(self._update, replay))
         self._spool.begin(self._status.resumed_from)
         self._spool.params(config.model_dump(mode="json"))
         self._status.experience = ring.published
@@ -238,9 +237,9 @@ class TrainerWorker(Worker):
 
     def _restore(self, replay: RingReplay) -> None:
         """Read the stored state straight into the learner's own memory, where it lies here."""
-        arrays = learner_state.take(self._update, replay)
+        arrays = learner_state.capture(self._update, replay)
         self._memory.read(out=arrays)
-        learner_state.put(self._update, replay, arrays)
+        learner_state.restore(self._update, replay, arrays)
 
     def _resume(self, replay: RingReplay) -> str:
         """Go on from shared memory, else from the newest checkpoint that is whole."""
@@ -251,13 +250,13 @@ class TrainerWorker(Worker):
         except (Corrupt, learner_state.StateMismatch) as error:
             self.context.log.warning("state in memory refused", error=str(error))
             _, fresh = make_learner(self._config)  # for what was overwritten with parts of it
-            learner_state.put(self._update, replay, learner_state.take(fresh, replay))
+            learner_state.restore(self._update, replay, learner_state.capture(fresh, replay))
         else:
             return MEMORY
         refused = 0
         for path in checkpoint.paths(self._directory):
             try:
-                learner_state.put(self._update, replay, checkpoint.read(path))
+                learner_state.restore(self._update, replay, checkpoint.read(path))
             except (checkpoint.BadCheckpoint, learner_state.StateMismatch) as error:
                 self.context.log.warning("checkpoint refused", error=str(error))
                 refused += 1
@@ -283,7 +282,7 @@ class TrainerWorker(Worker):
             return
         if keeps:
             self._guard.stored()
-            state = learner_state.take(self._update, replay)
+            state = learner_state.capture(self._update, replay)
             self._memory.publish(state)
             if updates % config.checkpoint_every == 0:
                 self._checkpoint(state)
@@ -303,14 +302,14 @@ class TrainerWorker(Worker):
         skipped = self._update.skipped.clone()  # a count of what happened: it is not rolled back
         self._restore(replay)
         self._update.skipped.copy_(skipped)
-        replay.dice = np.random.default_rng([self._config.seed, self._status.rollbacks])
-        self._tell(f"rolled back: {why}", now=True)
+        replay.rng = np.random.default_rng([self._config.seed, self._status.rollbacks])
+        self._publish_status(f"rolled back: {why}", now=True)
         self._guard.rolled_back(self._config.rollback_learning_rate)
 
     def _evaluate(self) -> None:
         """Score the policy on held-out episodes; the score travels with what is published."""
         status = self._status
-        self._tell("evaluating", now=True)
+        self._publish_status("evaluating", now=True)
         with self.context.expect(120.0):
             found = self._evaluation.score(self._act)
         is_best = not found.mean_reward <= status.best_score
@@ -327,7 +326,7 @@ class TrainerWorker(Worker):
         """Write the model as stable-baselines3 and as arrays; the shipper registers it as best."""
         directory = self.context.settings.run_directory / "models" / self.context.name
         updates, score = self._update.updates, self._status.score
-        contents = saved.model_files(self._model, updates=updates, score=score)
+        contents = model_files.file_contents(self._model, updates=updates, score=score)
         files = [directory / f"best-{updates:012d}{suffix}" for suffix in (".zip", ".npz")]
         try:
             with self.context.expect(30.0):
@@ -390,13 +389,13 @@ class TrainerWorker(Worker):
             "updates_per_s": self._status.updates_per_s,
             "experience": float(self._status.experience),
             "rollbacks": float(self._status.rollbacks),
-            "learning_rate": self._config.learning_rate * self._update.caution,
+            "learning_rate": self._config.learning_rate * self._update.lr_factor,
         }
 
     # --- waiting and telling --------------------------------------------------------------
 
     def _is_ahead(self, replay: RingReplay) -> bool:
-        """Tell whether there were as many updates as the experience allows."""
+        """Return whether there were as many updates as the experience allows."""
         config = self._config
         if config.replay_ratio == 0.0 or self._ring is None:
             return False
@@ -408,11 +407,11 @@ class TrainerWorker(Worker):
         return self._ring.published < needed
 
     def _has_started(self, replay: RingReplay) -> bool:
-        """Tell whether there is enough to begin; a deterministic learner counts from its origin."""
+        """Return whether learning can begin; a deterministic learner counts from its origin."""
         return self._config.deterministic or replay.size() >= self._config.learning_starts
 
     def _wait(self, what: str) -> int:
-        self._tell(f"waiting: for {what}")
+        self._publish_status(f"waiting: for {what}")
         if self._ring is None:
             self.context.pause(WAIT_S)
         else:
@@ -420,11 +419,15 @@ class TrainerWorker(Worker):
             reader.wait_published(WAIT_S)
         return 0
 
-    def _tell(self, state: str, *, now: bool = False) -> None:
+    def _publish_status(self, state: str, *, now: bool = False) -> None:
         moment = time.monotonic()
-        if not now and state == self._status.state and moment - self._told < TELL_S:
+        if (
+            not now
+            and state == self._status.state
+            and moment - self._published_at < STATUS_INTERVAL_S
+        ):
             return
-        self._told = moment
+        self._published_at = moment
         status, update = self._status, self._update
         since, updates = self._rate
         if moment - since >= 1.0:
@@ -433,7 +436,7 @@ class TrainerWorker(Worker):
         status.state, status.updates = state, update.updates
         status.critic_loss, status.actor_loss = update.losses.tolist()
         status.skipped, status.lost_batch = int(update.skipped), self._guard.batch
-        status.learning_rate = self._config.learning_rate * update.caution
+        status.learning_rate = self._config.learning_rate * update.lr_factor
         status.unwritten = self._refused + self._guard.not_kept
         status.faults = self._replay.faults if self._replay is not None else 0
         dropped = self._spool.dropped
@@ -445,6 +448,6 @@ class TrainerWorker(Worker):
 
 
 def _config(spec: WorkerSpec, settings: Settings) -> TrainerConfig:
-    """Give the configuration of one learner: what is of all, and its own."""
+    """Return the configuration of one learner: what is of all, and its own."""
     base = settings.trainer.model_dump()
     return TrainerConfig.model_validate({**base, **spec.settings})

@@ -13,7 +13,7 @@ def steps(count, lanes, *, start=0, seed=0, episode=13):
     A frame's first three features are lane, episode and step; episodes end after `episode` steps,
     shifted by lane, every second one by termination.
     """
-    dice = np.random.default_rng([seed, start])
+    rng = np.random.default_rng([seed, start])
     records = np.zeros((count, lanes), EXPERIENCE_DTYPE)
     lane = np.arange(lanes)
     for row in range(count):
@@ -28,9 +28,9 @@ def steps(count, lanes, *, start=0, seed=0, episode=13):
         ends = place % episode == episode - 1
         record["terminated"] = ends & (record["episode"] % 2 == 0)
         record["truncated"] = ends & (record["episode"] % 2 == 1)
-        record["frame"][:, 3:] = dice.standard_normal((lanes, 97))
+        record["frame"][:, 3:] = rng.standard_normal((lanes, 97))
         record["frame"][:, 0], record["frame"][:, 1] = lane, record["episode"]
         record["frame"][:, 2] = record["step"]
-        record["action"] = dice.uniform(-1, 1, (lanes, 10))
+        record["action"] = rng.uniform(-1, 1, (lanes, 10))
         record["reward"] = record["action"][:, 0]
     return records.reshape(-1)

@@ -161,7 +161,7 @@ def test_a_best_that_is_not_whole_is_none(tmp_path):
 
 
 def test_a_best_that_cannot_be_written_costs_that_file(tmp_path):
-    """Its place is taken: training goes on and the last model is saved."""
+    """Its place is taken: training goes on and the last model is model_files."""
     (tmp_path / "m.best.tmp").mkdir()
     model = train_td3(400, tmp_path / "m", **OPTIONS)
     assert TD3.load(tmp_path / "m.zip", device="cpu")._n_updates == model._n_updates > 20

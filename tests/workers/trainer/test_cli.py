@@ -25,7 +25,7 @@ from workers.trainer.callbacks import EndBySignal
 from workers.trainer.cli import main, train_td3
 from workers.trainer.replay.frames import FrameReplay
 from workers.trainer.spool import spool_files
-from workers.trainer.state import model_files as saved
+from workers.trainer.state import model_files
 from workers.trainer.state.model_files import CannotResume
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -224,7 +224,7 @@ def test_resumed_model_has_everything_of_the_one_that_was_saved(tmp_path):
     other = config.model_copy(update={"hidden": (16, 8)})
     with pytest.raises(CannotResume, match="another network"):
         train_td3(800, tmp_path / "m", resume=True, **{**options, "config": other})
-    saved.save(first, tmp_path / "m.zip", with_experience=True)
+    model_files.save(first, tmp_path / "m.zip", with_experience=True)
     with pytest.raises(CannotResume, match="8 lanes, not of 4"):
         train_td3(800, tmp_path / "m", resume=True, **{**options, "lanes": 4})
     (tmp_path / "m.zip").write_text("no zip")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tests.workers.trainer.batches import batch, learners
-from workers.trainer.state.divergence_guard import RECOVERY, SLOWEST, Guard, NumbersLost
-from workers.trainer.td3.update import Rule
+from workers.trainer.state.divergence_guard import RECOVERY, SLOWEST, DivergenceGuard, NumbersLost
+from workers.trainer.td3.update import UpdateHyperparameters
 
 
 def lost_batch():
@@ -27,13 +27,13 @@ def test_every_vector_of_a_learner_is_looked_at(activation, value):
     ours, _ = learners(policy_kwargs={"net_arch": [16, 8], "activation_fn": activation})
     update = ours.update
     for number in range(2):
-        update.update(batch(number), Rule())
+        update.update(batch(number), UpdateHyperparameters())
     for network in (update.actor, update.critics):
         for name in ("values", "target", "second", "first"):
             before = {key: tensor.clone() for key, tensor in update.state().items()}
             network.state()[name][-1] = value
             if name == "first":
-                update.update(batch(2), Rule(policy_delay=1))
+                update.update(batch(2), UpdateHyperparameters(policy_delay=1))
             assert not update.is_sound(), name
             update.set_state(before)
             assert update.is_sound()
@@ -43,10 +43,10 @@ def test_updates_lost_in_a_row_are_too_many(tmp_path):
     """One is none; three in a row are reported, each batch is kept, the newest three stay."""
     ours, _ = learners()
     update = ours.update
-    guard = Guard(update, tmp_path, "p", 3)
+    guard = DivergenceGuard(update, tmp_path, "p", 3)
 
     def lost(transitions):
-        update.update(transitions, Rule())
+        update.update(transitions, UpdateHyperparameters())
         return guard.lost(transitions)
 
     found = [lost(b) for b in (lost_batch(), batch(1), lost_batch(), lost_batch(), batch(2))]
@@ -64,30 +64,30 @@ def test_learning_goes_on_more_slowly_and_recovers(tmp_path):
     much smaller; as many roll-backs as allowed end it."""
     ours, _ = learners()
     update = ours.update
-    guard = Guard(update, tmp_path, "p", 3)
+    guard = DivergenceGuard(update, tmp_path, "p", 3)
     for wanted in (0.5, 0.25):
         guard.rolled_back(0.5)
-        assert update.caution == wanted
+        assert update.lr_factor == wanted
     with pytest.raises(NumbersLost, match="3 roll-backs in a row"):
         guard.rolled_back(0.5)
     guard.stored()
-    assert update.caution == 0.25 * RECOVERY
+    assert update.lr_factor == 0.25 * RECOVERY
     guard.rolled_back(0.001)
-    assert update.caution == SLOWEST
+    assert update.lr_factor == SLOWEST
     for _ in range(200):
         guard.stored()
-    assert update.caution == 1.0
+    assert update.lr_factor == 1.0
 
 
 def test_the_slower_rate_is_that_of_the_steps():
     """Adam's first step is as long as the rate: a quarter of it at a quarter of the rate."""
     steps = []
-    for caution in (1.0, 0.25):
+    for lr_factor in (1.0, 0.25):
         ours, _ = learners()
         update = ours.update
-        update.caution = caution
+        update.lr_factor = lr_factor
         before = update.critics.values.clone()
         torch.manual_seed(0)
-        update.update(batch(0), Rule(learning_rate=1e-2))
+        update.update(batch(0), UpdateHyperparameters(learning_rate=1e-2))
         steps.append(float((update.critics.values - before).abs().max()))
     assert steps[1] == pytest.approx(0.25 * steps[0], rel=1e-3)

@@ -29,10 +29,10 @@ def test_best_policy_scores_best():
 def test_synthetic_market_punishes_churning():
     """Doing nothing costs nothing; trading at random pays the spread."""
     evaluation = Evaluation("synthetic", TradingConfig(), lanes=4, steps=40)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     idle = evaluation.score(lambda observations: np.zeros((len(observations), 10), np.float32))
     churning = evaluation.score(
-        lambda observations: dice.uniform(-1, 1, (len(observations), 10)).astype(np.float32)
+        lambda observations: rng.uniform(-1, 1, (len(observations), 10)).astype(np.float32)
     )
     assert idle.mean_return == 0.0
     assert churning.mean_return < 0.0

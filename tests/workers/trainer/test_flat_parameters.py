@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from workers.trainer.td3 import _adam
-from workers.trainer.td3.flat_parameters import Flat
+from workers.trainer.td3.flat_parameters import FlatParameters
 
 CONSTANTS = (1e-2, 0.9, 0.999, 1e-8, 0.0, 0.005)
 
@@ -37,8 +37,8 @@ def test_steps_are_those_of_torch(size, decay):
     other = nn.Parameter(own[0].detach().clone())
     goal = target[0].detach().clone()
     settings = {"betas": (0.8, 0.99), "eps": 1e-5, "weight_decay": decay}
-    stock, flat = torch.optim.Adam([other], 1e-2, **settings), Flat(own, target)
-    flat.take_settings(torch.optim.Adam(own, 1e-2, **settings))
+    stock, flat = torch.optim.Adam([other], 1e-2, **settings), FlatParameters(own, target)
+    flat.adopt_settings(torch.optim.Adam(own, 1e-2, **settings))
     for number in range(30):
         other.grad = torch.randn(size, generator=torch.Generator().manual_seed(number))
         flat.gradient.copy_(other.grad)
@@ -63,7 +63,7 @@ def test_steps_are_those_of_torch(size, decay):
 @pytest.mark.usefixtures("threads")
 def test_numbers_that_are_none_change_nothing(where, what):
     """Weights, moments and count stay; the target moves on to weights that are sound."""
-    flat = Flat(parameters(1000, 0), parameters(1000, 1))
+    flat = FlatParameters(parameters(1000, 0), parameters(1000, 1))
     flat.gradient.fill_(1.0)
     flat.step(torch.zeros(()), 1e-2, 0.1)
     before = {name: part.clone() for name, part in flat.state().items()}
@@ -79,7 +79,7 @@ def test_numbers_that_are_none_change_nothing(where, what):
 @pytest.mark.usefixtures("threads")
 def test_moments_do_not_stay_below_the_normal_numbers():
     """Gradients end: the first moment does not end at a number that slows each step."""
-    flat = Flat(parameters(40, 0), parameters(40, 1))
+    flat = FlatParameters(parameters(40, 0), parameters(40, 1))
     flat.gradient.fill_(1e-3)
     flat.step(torch.zeros(()), 1e-3, 0.0)
     flat.gradient.zero_()

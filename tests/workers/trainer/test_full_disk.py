@@ -12,7 +12,7 @@ from tests.workers.trainer.batches import batch, learners
 from tests.workers.trainer.experience import steps
 from workers.contract.dtypes import EXPERIENCE_DTYPE
 from workers.runtime.atomic_file import write_whole
-from workers.trainer.state.divergence_guard import Guard
+from workers.trainer.state.divergence_guard import DivergenceGuard
 
 WORKERS = """
 [workers.td3-0]
@@ -86,7 +86,7 @@ def test_a_lost_batch_that_finds_no_room_is_counted(tmp_path):
     """The guard says why there is no file and goes on; half a file does not stay."""
     ours, _ = learners()
     with small_disk(tmp_path / "crashes", "4k"):
-        guard = Guard(ours.update, tmp_path / "crashes", "td3-0", 3)
+        guard = DivergenceGuard(ours.update, tmp_path / "crashes", "td3-0", 3)
         guard.keep(batch(0))
         assert guard.not_kept == 1
         assert "No space left on device" in guard.batch

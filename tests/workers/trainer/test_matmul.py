@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.trainer.td3._matmul import _native
-from workers.trainer.td3.matmul import NativeProducts, Products, products_for
+from workers.trainer.td3.matmul import Matmul, NativeMatmul, matmul_for
 
 FLOATS, PAIRS = _native.units()
 pytestmark = pytest.mark.skipif(not FLOATS, reason="this processor has no AVX-512")
 sizes = st.integers(1, 70)
 
 
-def placed(dice, rows, columns, *, turned, apart):
+def placed(rng, rows, columns, *, transposed, apart):
     """A random matrix that lies in a larger piece of memory, row by row or column by column."""
-    shape = (columns, rows + apart) if turned else (rows, columns + apart)
-    found = dice.standard_normal(shape).astype(np.float32)
-    return found[:, :rows].T if turned else found[:, :columns]
+    shape = (columns, rows + apart) if transposed else (rows, columns + apart)
+    found = rng.standard_normal(shape).astype(np.float32)
+    return found[:, :rows].T if transposed else found[:, :columns]
 
 
 @settings(max_examples=150, deadline=None)
@@ -43,13 +43,13 @@ def test_product_is_that_of_numpy(
 ):
     """Any shape, either layout, any epilogue; a border of the output stays as it was."""
     half = half and PAIRS
-    dice = np.random.default_rng(seed)
-    left = placed(dice, rows, inner, turned=left_turned, apart=apart)
-    right = placed(dice, inner, columns, turned=right_turned, apart=apart)
-    around = dice.standard_normal((rows + 2, columns + 2)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    left = placed(rng, rows, inner, transposed=left_turned, apart=apart)
+    right = placed(rng, inner, columns, transposed=right_turned, apart=apart)
+    around = rng.standard_normal((rows + 2, columns + 2)).astype(np.float32)
     before, out = around.copy(), around[1:-1, 1:-1]
-    bias = dice.standard_normal(columns).astype(np.float32) if biased else None
-    mask = dice.standard_normal((rows, columns)).astype(np.float32) if masked else None
+    bias = rng.standard_normal(columns).astype(np.float32) if biased else None
+    mask = rng.standard_normal((rows, columns)).astype(np.float32) if masked else None
     factors = [
         torch.from_numpy(np.ascontiguousarray(f)).bfloat16().double().numpy()
         if half
@@ -85,12 +85,12 @@ def test_narrow_products_are_those_of_numpy(
 ):
     """Few rows or few columns, either layout; a border of the output stays as it was."""
     rows, columns = (few, many) if few_rows else (many, few)
-    dice = np.random.default_rng(seed)
-    left = placed(dice, rows, inner, turned=left_turned, apart=apart)
-    right = placed(dice, inner, columns, turned=right_turned, apart=apart)
-    around = dice.standard_normal((rows + 2, columns + 2)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    left = placed(rng, rows, inner, transposed=left_turned, apart=apart)
+    right = placed(rng, inner, columns, transposed=right_turned, apart=apart)
+    around = rng.standard_normal((rows + 2, columns + 2)).astype(np.float32)
     before, out = around.copy(), around[1:-1, 1:-1]
-    bias = dice.standard_normal(columns).astype(np.float32) if biased else None
+    bias = rng.standard_normal(columns).astype(np.float32) if biased else None
     wanted = left.astype(np.float64) @ right + (0 if bias is None else bias)
     _native.product(out, left, right, bias, None, 0)
     assert np.abs(out - wanted).max() < 2e-6 * (10 + inner)
@@ -102,19 +102,19 @@ def test_columns_are_added_up():
     """Sums of columns, by torch and by the kernel, of a part of a matrix too."""
     tensor = torch.randn(300, 77)[:, 5:70]
     wanted = tensor.double().sum(0)
-    for products in (Products(half=False), NativeProducts(half=False), NativeProducts(half=True)):
+    for matmul in (Matmul(half=False), NativeMatmul(half=False), NativeMatmul(half=True)):
         out = torch.zeros(1, 65)
-        products.add_up(products.matrix(out), products.matrix(tensor))
+        matmul.column_sum(matmul.matrix(out), matmul.matrix(tensor))
         assert torch.allclose(out[0].double(), wanted, atol=1e-4)
 
 
 def test_more_rows_than_a_block_and_more_steps_than_a_panel():
     """Sizes beyond every block of the kernel."""
-    dice = np.random.default_rng(0)
-    left = dice.standard_normal((2100, 1700)).astype(np.float32)
-    right = dice.standard_normal((1700, 50)).astype(np.float32)
-    for turned in (False, True):
-        given_left = np.asfortranarray(left) if turned else left
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal((2100, 1700)).astype(np.float32)
+    right = rng.standard_normal((1700, 50)).astype(np.float32)
+    for transposed in (False, True):
+        given_left = np.asfortranarray(left) if transposed else left
         out = np.zeros((2100, 50), np.float32)
         _native.product(out, given_left, right, None, None, 0)
         assert np.abs(out - left @ right).max() < 1e-3
@@ -132,10 +132,10 @@ def test_numbers_that_are_none_come_through(what):
     narrow = np.zeros((3, 1), np.float32)
     _native.product(narrow, left, right[:, :1], None, None, 0)
     assert np.isfinite(narrow[:, 0]).tolist() == [True, False, True]
-    turned = np.zeros((1, 3), np.float32)
-    _native.product(turned, right[:, :1].T, left.T, None, None, 0)
+    transposed = np.zeros((1, 3), np.float32)
+    _native.product(transposed, right[:, :1].T, left.T, None, None, 0)
     _native.product(out[:1], np.ones((1, 3), np.float32), left[:, :20], None, None, 0)
-    assert np.isfinite(turned[0]).tolist() == [True, False, True]
+    assert np.isfinite(transposed[0]).tolist() == [True, False, True]
     assert np.flatnonzero(~np.isfinite(out[0])).tolist() == [7]
     left[1, 7] = np.nan
     _native.product(out, left, right, None, None, _native.RELU)
@@ -169,9 +169,9 @@ def test_several_threads_and_devices_take_the_products_of_torch():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert isinstance(products_for(torch.device("cpu"), half=False), NativeProducts)
-        assert type(products_for(torch.device("meta"), half=False)) is Products
+        assert isinstance(matmul_for(torch.device("cpu"), half=False), NativeMatmul)
+        assert type(matmul_for(torch.device("meta"), half=False)) is Matmul
         torch.set_num_threads(2)
-        assert type(products_for(torch.device("cpu"), half=False)) is Products
+        assert type(matmul_for(torch.device("cpu"), half=False)) is Matmul
     finally:
         torch.set_num_threads(before)

@@ -31,7 +31,7 @@ def test_published_policy_acts_as_the_torch_one(kind, mesh_ring):
     replay, _ = mesh_ring(200, 4)
     model, update = make_learner(TrainerConfig(**SMALL, **kind))
     for _ in range(12):
-        update.update(replay.sample(16), model.rule())
+        update.update(replay.sample(16), model.hyperparameters())
     windows = np.random.default_rng(1).standard_normal((5, 16, 100)).astype(np.float32)
     wanted, _ = model.predict(windows, deterministic=True)
     arrays = policy_arrays(model.policy)
@@ -46,15 +46,15 @@ def test_policy_over_frames_learns_and_is_restored(kind, mesh_ring):
     model, update = make_learner(config)
     losses = []
     for _ in range(150):
-        update.update(replay.sample(64), model.rule())
+        update.update(replay.sample(64), model.hyperparameters())
         losses.append(float(update.losses[0]))
     assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:5])
-    saved = {n: a.copy() for n, a in learner_state.take(update, replay).items()}
+    saved = {n: a.copy() for n, a in learner_state.capture(update, replay).items()}
     other, again = make_learner(config)
     other_replay, _ = mesh_ring(200, 4)
-    learner_state.put(again, other_replay, saved)
+    learner_state.restore(again, other_replay, saved)
     for one, source in ((update, replay), (again, other_replay)):
-        one.update(source.sample(16), model.rule())
+        one.update(source.sample(16), model.hyperparameters())
     assert torch.equal(update.actor.values, again.actor.values)
     assert torch.equal(update.critics.values, again.critics.values)
     assert other.update_kind.startswith("autograd")

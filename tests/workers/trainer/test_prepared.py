@@ -29,7 +29,7 @@ def test_prepared_and_rehearsed_learner_goes_on_as_a_new_one(policy):
     config = TrainerConfig(policy=policy, seed=3, **SMALL, **OTHERS[policy])
     learner.prepare(config)
     learner.rehearse(config)
-    prepared = learner.take_learner(config)
+    prepared = learner.make_or_take_prepared_learner(config)
     made = learner.make_learner(config)
     assert prepared[1].updates == 0
     assert bits(prepared[1]) == bits(made[1])
@@ -46,9 +46,9 @@ def test_another_configuration_gets_a_learner_of_its_own():
     assert len(learner._prepared) == learner.PREPARED_MOST
     kept = learner._prepared[TrainerConfig(seed=1, **SMALL).model_dump_json()]
     wide = TrainerConfig(seed=1, **{**SMALL, "hidden": (32, 8)})
-    assert learner.take_learner(wide)[1].actor.shapes[0] == (32, 1600)
+    assert learner.make_or_take_prepared_learner(wide)[1].actor.shapes[0] == (32, 1600)
     learner.prepare(TrainerConfig(seed=1, **SMALL))
-    assert learner.take_learner(TrainerConfig(seed=1, **SMALL)) is not kept
+    assert learner.make_or_take_prepared_learner(TrainerConfig(seed=1, **SMALL)) is not kept
     assert learner._prepared == {}
 
 

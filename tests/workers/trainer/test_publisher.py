@@ -71,14 +71,14 @@ def test_who_swaps_amid_thousands_of_versions_sees_whole_ones(mesh_directory):
         assert policies.refused == 0
         assert swaps > 2
 
-    dice = random.Random(0)
+    rng = random.Random(0)
     publish()
     with child(body) as reader:
         reader.started()
         while segment.version < PUBLISHED or segment.statistics().retries < OVERTAKEN:
             assert segment.version < 100 * PUBLISHED, "the reader was never overtaken"
             publish()
-            for _ in range(dice.randrange(2000)):  # somewhere amid its copying
+            for _ in range(rng.randrange(2000)):  # somewhere amid its copying
                 pass
             os.kill(reader.pid, signal.SIGSTOP)
             for _ in range(3):  # as many as there are slots

@@ -61,7 +61,7 @@ def shape(one):
 
 def test_killed_learner_reaches_the_weights_of_one_that_was_not(tmp_path):
     """Two learners of one seed and stream, one killed again and again: in the end equal bits."""
-    dice = random.Random(os.getpid())
+    rng = random.Random(os.getpid())
     with daemon(tmp_path, TRAINER.format("td3-0") + TRAINER.format("td3-1"), EXTRA) as one:
         pid = one.running("td3-0")
         one.running("td3-1")
@@ -70,7 +70,7 @@ def test_killed_learner_reaches_the_weights_of_one_that_was_not(tmp_path):
         for _ in range(KILLS):
             ring.publish(steps(50, 4, start=published // 4))
             published += 200
-            point = dice.randrange(max(1, published - 400))
+            point = rng.randrange(max(1, published - 400))
             until("some updates", lambda point=point: updates(one, "td3-0") >= point)
             stored = int(learner(one, "td3-0")["updates"]) if published > 400 else 0
             os.kill(pid, 9)

@@ -16,23 +16,23 @@ ACTIONS = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
 def played(steps, *buffers, seed=0, leave=0.05):
     """Let all buffers see the same episodes, ended by termination, by limits, and by a reset."""
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def frames():
-        return dice.standard_normal((LANES, FRAME)).astype(np.float32)
+        return rng.standard_normal((LANES, FRAME)).astype(np.float32)
 
     observations = np.repeat(frames()[:, None], WINDOW, 1)
     for _ in range(steps):
         following = np.concatenate([observations[:, 1:], frames()[:, None]], 1)
-        done = dice.random(LANES) < 0.15
-        limited = done & (dice.random(LANES) < 0.5)
+        done = rng.random(LANES) < 0.15
+        limited = done & (rng.random(LANES) < 0.5)
         infos = [{"TimeLimit.truncated": bool(flag)} for flag in limited]
-        action = dice.uniform(-1, 1, (LANES, 2)).astype(np.float32)
-        reward = dice.standard_normal(LANES).astype(np.float32)
+        action = rng.uniform(-1, 1, (LANES, 2)).astype(np.float32)
+        reward = rng.standard_normal(LANES).astype(np.float32)
         for buffer in buffers:
             buffer.add(observations, following, action, reward, done, infos)
         started = np.repeat(frames()[:, None], WINDOW, 1)
-        left = dice.random(LANES) < leave  # reset within an episode
+        left = rng.random(LANES) < leave  # reset within an episode
         observations = np.where((done | left)[:, None, None], started, following)
 
 
@@ -71,7 +71,7 @@ def test_full_buffer_gives_whole_windows_only():
 
 
 def test_what_is_no_window_is_refused():
-    """Flat observations, or a buffer that holds no window: both sizes are named."""
+    """FlatParameters observations, or a buffer that holds no window: both sizes are named."""
     flat = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
     with pytest.raises(ValueError, match="window"):
         FrameReplay(100, flat, ACTIONS)

@@ -18,7 +18,7 @@ FRAMES = {
 
 
 def compiling(**settings):
-    """Give `learners`, of which ours compiles what can be."""
+    """Return `learners`, of which ours compiles what can be."""
     ours, stock = learners(**settings)
     ours.compile_networks, ours._update = True, None
     return ours, stock

@@ -17,9 +17,9 @@ from tests.workers.trainer.batches import (
     learners,
 )
 from workers.trainer.td3.autograd_update import AutogradUpdate
-from workers.trainer.td3.matmul import Products, products_for
+from workers.trainer.td3.matmul import Matmul, matmul_for
 from workers.trainer.td3.mlp_update import MlpUpdate
-from workers.trainer.td3.update import Rule
+from workers.trainer.td3.update import UpdateHyperparameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -74,12 +74,12 @@ def test_weights_are_those_of_stable_baselines3(policy_kwargs, kind):
 
 def of_torch(*, half=False):
     """Products by torch."""
-    return Products(half=half)
+    return Matmul(half=half)
 
 
 def the_faster_ones(*, half=False):
-    """Products as they are chosen here: the kernel's where there is AVX-512."""
-    return products_for(torch.device("cpu"), half=half)
+    """Matmul as they are chosen here: the kernel's where there is AVX-512."""
+    return matmul_for(torch.device("cpu"), half=half)
 
 
 MAKERS = pytest.mark.parametrize("made", [of_torch, the_faster_ones])
@@ -91,7 +91,7 @@ MAKERS = pytest.mark.parametrize("made", [of_torch, the_faster_ones])
 def test_gradients_are_those_of_autograd(net_arch, observations, made):
     """The written-out backward pass agrees with autograd's on both losses, discounts given too."""
     ours, other = learners(observations=observations, policy_kwargs={"net_arch": net_arch})
-    written, asked = MlpUpdate(ours.policy, products=made()), AutogradUpdate(other.policy)
+    written, asked = MlpUpdate(ours.policy, matmul=made()), AutogradUpdate(other.policy)
     for discounts in (None, 0.5):
         transitions, noise = batch(3, discounts, observations), 0.1 * torch.ones(B, A)
         with torch.no_grad():
@@ -109,7 +109,7 @@ def test_gradients_are_those_of_autograd(net_arch, observations, made):
 def test_weighted_errors_are_those_of_autograd(made):
     """With weights: the same gradient and the same absolute errors either way."""
     ours, other = learners()
-    written, asked = MlpUpdate(ours.policy, products=made()), AutogradUpdate(other.policy)
+    written, asked = MlpUpdate(ours.policy, matmul=made()), AutogradUpdate(other.policy)
     weights = torch.linspace(0.1, 1.0, B)[:, None]
     with torch.no_grad():
         losses = [
@@ -127,8 +127,8 @@ def test_weighted_errors_are_those_of_autograd(made):
 def test_rounded_factors_stay_close(made):
     """With bfloat16 factors a gradient keeps its direction and size within a few percent."""
     ours, other = learners()
-    exact = MlpUpdate(ours.policy, products=made())
-    rounded = MlpUpdate(other.policy, products=made(half=True))
+    exact = MlpUpdate(ours.policy, matmul=made())
+    rounded = MlpUpdate(other.policy, matmul=made(half=True))
     with torch.no_grad():
         for update in (exact, rounded):
             update.critic_gradients(batch(0), torch.zeros(B, A), 0.99)
@@ -148,12 +148,12 @@ def test_planted_faults_never_reach_the_weights(where, what, kind):
     ours, _ = learners(policy_kwargs={"net_arch": [32, 16], "activation_fn": activation})
     update = ours.update
     for number in range(4):
-        update.update(batch(number), Rule())
+        update.update(batch(number), UpdateHyperparameters())
     before = {name: tensor.clone() for name, tensor in update.state().items()}
     poisoned = batch(9)
     getattr(poisoned, where).view(B, -1)[3, -1] = what
     update.updates = 4
-    update.update(poisoned, Rule(policy_delay=1))
+    update.update(poisoned, UpdateHyperparameters(policy_delay=1))
     assert update.is_sound()
     if float(update.skipped) == 0:  # its tanh made a plain number of an infinite observation
         assert (kind, where, abs(what)) == ("autograd", "next_observations", float("inf"))
@@ -162,7 +162,7 @@ def test_planted_faults_never_reach_the_weights(where, what, kind):
         assert torch.equal(update.critics.state()[name], before[f"critics_{name}"])
     assert update.is_sound()
     weights = update.critics.values.clone()
-    update.update(batch(10), Rule())
+    update.update(batch(10), UpdateHyperparameters())
     assert not torch.equal(update.critics.values, weights)
 
 

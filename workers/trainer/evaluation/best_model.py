@@ -16,7 +16,7 @@ from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy.numpy_policy import PublishedPolicy
 from workers.trainer.callbacks import EveryUpdates
 from workers.trainer.evaluation.evaluation import acting
-from workers.trainer.state import model_files as saved
+from workers.trainer.state import model_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workers.trainer.td3.algorithm import TD3
 
 
-class KeepBest(EveryUpdates):
+class BestModelCallback(EveryUpdates):
     """Scores the policy every N updates and at the end; the best so far lies beside the model.
 
     The score goes to the logger (TensorBoard) and the spool (MLflow) as `evaluation/...`. A disk
@@ -58,7 +58,7 @@ class KeepBest(EveryUpdates):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        arrays = saved.best_arrays(self._path) if self._resumes else None
+        arrays = model_files.best_arrays(self._path) if self._resumes else None
         if arrays is None:
             return
         try:
@@ -85,7 +85,7 @@ class KeepBest(EveryUpdates):
 
     def _keep(self, score: float) -> None:
         try:
-            saved.save_model(self.model, saved.best_path(self._path), score=score)
+            model_files.save_model(self.model, model_files.best_path(self._path), score=score)
         except OSError as error:
             structlog.get_logger().warning("best model not written", error=str(error))
             return

@@ -32,7 +32,7 @@ SYNTHETIC, KNOWN_OPTIMUM = "synthetic", "known_optimum"
 
 
 def acting(model: TD3) -> Policy:
-    """Give the model as an evaluation calls it."""
+    """Return the model as an evaluation calls it."""
 
     def act(observations: Array) -> Array:
         actions, _ = model.predict(observations, deterministic=True)
@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def is_worse(score: float, published: float, tolerance: float) -> bool:
-    """Tell whether a policy of `score` should not replace one of `published`.
+    """Return whether a policy of `score` should not replace one of `published`.
 
     Whoever has no score yet replaces nobody who has one; `tolerance` is a share of |published|.
     """

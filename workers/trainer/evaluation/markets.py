@@ -45,7 +45,7 @@ def offline_market(
     config: TrainerConfig,
     evaluate_on: str | Path | None = None,
 ) -> OfflineMarket:
-    """Give "synthetic", "known_optimum", a recorded file or states, and what is held out of it.
+    """Return "synthetic", "known_optimum", a recorded file or states, and what is held out of it.
 
     Of a simulated market that is one of another seed, of a recorded file its last fifth, after an
     embargo of a window; nothing is held out where `evaluate_on` names another market, or with

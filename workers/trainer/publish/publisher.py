@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def policy_arrays(
     policy: TD3Policy, *, updates: int = 0, score: float = math.nan
 ) -> dict[str, Array]:
-    """Give the actor's arrays, views where it lives in this memory.
+    """Return the actor's arrays, views where it lives in this memory.
 
     `mesh.tensors(policy_segment(name), like=policy_arrays(model.policy), create=True)` makes the
     segment for it. Raises InvalidPolicy for a policy that no reader could compute.

@@ -27,17 +27,15 @@ class Priorities:
         self.values = np.zeros(capacity, np.float32)
         self.marks = np.array([0.0, 1.0])  # next sequence without a priority; the largest so far
 
-    def draw(
-        self, dice: np.random.Generator, low: int, high: int, size: int
-    ) -> tuple[Array, Array]:
-        """Give `size` sequences of [low, high) and their weights float32, not yet scaled."""
+    def draw(self, rng: np.random.Generator, low: int, high: int, size: int) -> tuple[Array, Array]:
+        """Return `size` sequences of [low, high) and their weights float32, not yet scaled."""
         capacity = len(self.values)
         fresh = np.arange(max(low, int(self.marks[0])), high)
         self.values[fresh % capacity] = self.marks[1]
         self.marks[0] = high
         priorities = self.values[np.arange(low, high) % capacity]
         summed = np.cumsum(priorities, dtype=np.float64)
-        at = np.searchsorted(summed, dice.random(size) * summed[-1], side="right")
+        at = np.searchsorted(summed, rng.random(size) * summed[-1], side="right")
         at = np.minimum(at, high - low - 1)
         share = priorities[at] / summed[-1] * (high - low)
         weights = np.maximum(share, 1e-12) ** -self.beta

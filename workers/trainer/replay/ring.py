@@ -62,7 +62,7 @@ class RingReplay(ReplayBuffer):
         self._view = ring.view()
         self._scale = np.float32(reward_scale)
         self._steps, self._gamma = n_steps, gamma
-        self.dice = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         #: Only records before this sequence are drawn; None: all that were published.
         self.limit: int | None = None
         #: Where the learner's experience began: generation of the ring, sequence, updates then.
@@ -81,7 +81,7 @@ class RingReplay(ReplayBuffer):
         self._ones = np.empty(0, np.float32)
 
     def size(self) -> int:
-        """Give how many records can be sampled from."""
+        """Return how many records can be sampled from."""
         return max(0, self._high() - self._oldest())
 
     def add(self, *_args: Any, **_kwargs: Any) -> None:
@@ -175,7 +175,7 @@ class RingReplay(ReplayBuffer):
         return float(flat @ self._ones[: flat.size])
 
     def _returns(self, sequences: Array, rows: Array) -> tuple[Array, dict[str, Array], Array]:
-        """Give rewards over up to n steps of the episode, where they end, and the discount."""
+        """Return rewards over up to n steps of the episode, where they end, and the discount."""
         last = {name: rows[name].copy() for name in ("step", "terminated", "truncated")}
         last["sequence"] = sequences.copy()
         rewards = rows["reward"].astype(np.float32)
@@ -201,7 +201,7 @@ class RingReplay(ReplayBuffer):
         return published if self.limit is None else min(self.limit, published)
 
     def _oldest(self) -> int:
-        """Give the oldest sequence that stays whole while a batch is copied."""
+        """Return the oldest sequence that stays whole while a batch is copied."""
         published = self._ring.published
         if published == 0:
             return 0
@@ -211,11 +211,11 @@ class RingReplay(ReplayBuffer):
         return 0 if oldest == 0 else oldest + (WINDOW + MARGIN) * self._lanes()
 
     def _lanes(self) -> int:
-        """Give the records of a step, as the newest one says."""
+        """Return the records of a step, as the newest one says."""
         return int(self._view["lanes"][(self._ring.published - 1) % self._ring.capacity])
 
     def _draw(self, size: int) -> tuple[Array, Array, Array]:
-        """Give the sequences of B records that end a transition, the records, their weights."""
+        """Return the sequences of B records that end a transition, the records, their weights."""
         low, high = self._oldest(), self._high()
         if high - low < size:
             raise NoExperience(f"{max(0, high - low)} records, a batch has {size}")
@@ -228,9 +228,9 @@ class RingReplay(ReplayBuffer):
         records = np.empty(0, _HEAD)
         for _ in range(TRIES):
             if self.priorities is None:
-                draw, share = self.dice.integers(low, high, size), np.ones(size, np.float32)
+                draw, share = self.rng.integers(low, high, size), np.ones(size, np.float32)
             else:
-                draw, share = self.priorities.draw(self.dice, low, high, size)
+                draw, share = self.priorities.draw(self.rng, low, high, size)
             rows = np.empty(size, _HEAD)
             if not self._ring.gather(draw, "action", rows, "step"):
                 self.retries += 1
@@ -268,7 +268,7 @@ class RingReplay(ReplayBuffer):
 
 
 def _part(dtype: np.dtype[Any], first: str, last: str) -> np.dtype[Any]:
-    """Give the fields from `first` to `last` of `dtype` as a dtype of their own."""
+    """Return the fields from `first` to `last` of `dtype` as a dtype of their own."""
     fields: Any = dtype.fields
     start, (kind, offset) = fields[first][1], fields[last][:2]
     names = [n for n in dtype.names or () if start <= fields[n][1] <= offset]

@@ -36,12 +36,12 @@ def write(directory: Path, updates: int, arrays: dict[str, Array], keep: int) ->
 
 
 def paths(directory: Path) -> list[Path]:
-    """Give the checkpoints of a directory, the newest first."""
+    """Return the checkpoints of a directory, the newest first."""
     return sorted(directory.glob("checkpoint-*"), reverse=True)
 
 
 def read(path: Path) -> dict[str, Array]:
-    """Give the arrays of a checkpoint. Raises BadCheckpoint naming it."""
+    """Return the arrays of a checkpoint. Raises BadCheckpoint naming it."""
     data = path.read_bytes()
     head = len(MAGIC) + DIGEST
     body = data[head:]

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 KEPT_BATCHES = 3
 RECOVERY = 1.05  # of the learning rate, with each stored state
 SLOWEST = 1 / 64
-LOOK_EVERY = 32  # updates between two looks where a look waits for a device
+CHECK_EVERY = 32  # updates between two looks where a look waits for a device
 
 
 class NumbersLost(Exception):
     """NaN or infinity came back after every roll-back."""
 
 
-class Guard:
+class DivergenceGuard:
     """Counts the losses of one learner."""
 
     def __init__(self, update: Update, directory: Path, name: str, limit: int) -> None:
         """Keep lost batches as `<name>-batch-*.npz` in `directory`."""
         self._update = update
         self._directory, self._name, self._limit = directory, name, limit
-        self._look_every = 1 if update.losses.device.type == "cpu" else LOOK_EVERY
+        self._check_every = 1 if update.losses.device.type == "cpu" else CHECK_EVERY
         self._seen = float(update.skipped)
         self._in_a_row = 0
         self._rollbacks_in_a_row = 0
@@ -46,8 +46,8 @@ class Guard:
         self.not_kept = 0
 
     def lost(self, batch: ReplayBufferSamples) -> bool:
-        """Tell whether so many updates in a row were lost that only a roll-back is left."""
-        if self._update.updates % self._look_every:
+        """Return whether so many updates in a row were lost that only a roll-back is left."""
+        if self._update.updates % self._check_every:
             return False
         skipped = float(self._update.skipped)
         if skipped == self._seen:
@@ -88,9 +88,9 @@ class Guard:
                 f"{self.batch or 'not kept: weights were lost without one'}"
             )
         slower = max(SLOWEST, factor**self._rollbacks_in_a_row)
-        self._update.caution = min(self._update.caution, slower)
+        self._update.lr_factor = min(self._update.lr_factor, slower)
 
     def stored(self) -> None:
         """Note that a sound state was stored: speed up again."""
         self._rollbacks_in_a_row = 0
-        self._update.caution = min(1.0, self._update.caution * RECOVERY)
+        self._update.lr_factor = min(1.0, self._update.lr_factor * RECOVERY)

@@ -27,26 +27,26 @@ class StateMismatch(Exception):
     """The arrays are of another network."""
 
 
-def take(update: Update, replay: RingReplay) -> dict[str, Array]:
-    """Give everything: views of what lies in this memory, to be written away at once.
+def capture(update: Update, replay: RingReplay) -> dict[str, Array]:
+    """Return everything: views of what lies in this memory, to be written away at once.
 
     The update has a generator of its own (a worker's has).
     """
     arrays: dict[str, Array] = {n: t.cpu().numpy() for n, t in update.state().items()}
     arrays["updates"] = np.array(update.updates, np.int64)
-    arrays["caution"] = np.array(update.caution, np.float64)
+    arrays["lr_factor"] = np.array(update.lr_factor, np.float64)
     arrays["origin"] = np.array(replay.origin, np.int64)
     if replay.priorities is not None:
         arrays["priorities"], arrays["marks"] = replay.priorities.values, replay.priorities.marks
-    arrays["numpy_random"] = _words(replay.dice)
+    arrays["numpy_random"] = _words(replay.rng)
     return arrays
 
 
-def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None:
+def restore(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None:
     """Make the learner what the arrays say. Raises StateMismatch before anything is changed."""
     present = update.state()
     wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
-    wanted |= {"updates": (), "caution": (), "origin": (3,), "numpy_random": (WORDS,)}
+    wanted |= {"updates": (), "lr_factor": (), "origin": (3,), "numpy_random": (WORDS,)}
     if replay.priorities is not None:
         wanted |= {"priorities": replay.priorities.values.shape, "marks": (MARKS,)}
     for name, shape in wanted.items():
@@ -57,7 +57,7 @@ def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None
                 f"{shape}; remove the state to begin anew"
             )
     update.set_state({name: torch.from_numpy(arrays[name]) for name in present})
-    update.updates, update.caution = int(arrays["updates"]), float(arrays["caution"])
+    update.updates, update.lr_factor = int(arrays["updates"]), float(arrays["lr_factor"])
     generation, base, before = arrays["origin"].tolist()
     if generation == replay.origin[0]:
         replay.origin = (generation, base, before)
@@ -66,12 +66,12 @@ def put(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None
             replay.priorities.marks[:] = arrays["marks"]
     else:  # another ring, as after a reboot: its records earn updates from now on
         replay.origin = (*replay.origin[:2], update.updates)
-    _set_words(replay.dice, arrays["numpy_random"])
+    _set_words(replay.rng, arrays["numpy_random"])
 
 
-def _words(dice: np.random.Generator) -> Array:
+def _words(rng: np.random.Generator) -> Array:
     """PCG64's state as six 64-bit words."""
-    state: dict[str, Any] = dict(dice.bit_generator.state)
+    state: dict[str, Any] = dict(rng.bit_generator.state)
     number, increment = state["state"]["state"], state["state"]["inc"]
     return np.array(
         [
@@ -86,9 +86,9 @@ def _words(dice: np.random.Generator) -> Array:
     )
 
 
-def _set_words(dice: np.random.Generator, words: Array) -> None:
+def _set_words(rng: np.random.Generator, words: Array) -> None:
     low, high, inc_low, inc_high, has, value = (int(word) for word in words)
-    dice.bit_generator.state = {
+    rng.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {"state": high << 64 | low, "inc": inc_high << 64 | inc_low},
         "has_uint32": has,

@@ -58,14 +58,14 @@ def save_model(model: TD3, path: Path, *, score: float = math.nan) -> list[Path]
     """Write `path` (.zip) and the arrays beside it, and give both. Raises OSError."""
     updates = model._n_updates  # noqa: SLF001 - of our own class
     files = [path.with_suffix(".zip"), path.with_suffix(".npz")]
-    contents = model_files(model, updates=updates, score=score)
+    contents = file_contents(model, updates=updates, score=score)
     for file, content in zip(files, contents, strict=True):
         write_whole(file, content, temporary=path.with_suffix(".tmp").name)
     return files
 
 
-def model_files(model: TD3, *, updates: int, score: float) -> tuple[bytes, bytes]:
-    """Give what the zip of stable-baselines3 and the file of arrays hold."""
+def file_contents(model: TD3, *, updates: int, score: float) -> tuple[bytes, bytes]:
+    """Return what the zip of stable-baselines3 and the file of arrays hold."""
     model._n_updates = updates  # noqa: SLF001 - of our own class; a worker counts in its update
     arrays: dict[str, Any] = policy_arrays(model.policy, updates=updates, score=score)
     packed, plain = io.BytesIO(), io.BytesIO()
@@ -80,7 +80,7 @@ def best_path(path: Path) -> Path:
 
 
 def best_arrays(path: Path) -> dict[str, Any] | None:
-    """Give the arrays of the best model beside `path`, score and updates too; None: none whole."""
+    """Return the arrays of the best model beside `path`; None where there is no whole one."""
     file = best_path(path).with_suffix(".npz")
     with (
         suppress(OSError, ValueError, zipfile.BadZipFile, EOFError),
@@ -98,7 +98,7 @@ def forget_best(path: Path) -> None:
 
 
 def run_of(path: Path) -> str:
-    """Give the id under which the model at `path` was tracked; empty: none is known."""
+    """Return the id under which the model at `path` was tracked; empty: none is known."""
     with suppress(OSError, ValueError, pickle.UnpicklingError):
         data, _, _ = load_from_zip_file(path, device="cpu")
         return str((data or {}).get("run_id", ""))

@@ -17,9 +17,10 @@ from stable_baselines3 import TD3 as StockTD3  # noqa: N811 - two classes of one
 
 from workers.trainer.replay.ring import RingReplay
 from workers.trainer.td3.autograd_update import AutogradUpdate, not_bindable
+from workers.trainer.td3.matmul import KERNELS, matmul_for
 from workers.trainer.td3.mlp_update import MlpUpdate, not_plain
 from workers.trainer.td3.torch_compile import compile_extractors
-from workers.trainer.td3.update import Rule, Update
+from workers.trainer.td3.update import Update, UpdateHyperparameters
 
 if TYPE_CHECKING:
     from gymnasium import spaces
@@ -35,7 +36,16 @@ class TD3(StockTD3):
     Further arguments: `precision` of matrix products ("highest": float32; "high": TF32 where the
     device has it; "medium": factors rounded to bfloat16 where the device has the units),
     `generator` for the target noise (default: torch's own, as in stable-baselines3), and
-    `compile_networks` for features extractors compiled by torch (`update_kind` says whether).
+    `compile_networks` for features extractors compiled by torch (`update_kind` says whether), and
+    `kernel` ("own" or "torch") for what multiplies matrices on one thread of a processor with
+    AVX-512; elsewhere torch does.
+
+    Example:
+        >>> import gymnasium
+        >>> model = TD3("MlpPolicy", gymnasium.make("Pendulum-v1"), learning_starts=100, seed=0)
+        >>> _ = model.learn(200)
+        >>> model.num_timesteps
+        200
     """
 
     def __init__(
@@ -44,9 +54,16 @@ class TD3(StockTD3):
         precision: str = "highest",
         generator: torch.Generator | None = None,
         compile_networks: bool = False,
+        kernel: str = "own",
         **kwargs: Any,
     ) -> None:
-        """Raise ValueError for an unknown precision."""
+        """Make the learner.
+
+        Raises:
+            ValueError: `precision` or `kernel` is unknown.
+        """
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel {kernel!r}, expected one of {', '.join(KERNELS)}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
         self.precision = precision
@@ -54,6 +71,7 @@ class TD3(StockTD3):
         self.run_id = ""  # under which it is tracked; in the zip, so that a resumed run is the same
         self.generator = generator
         self.compile_networks = compile_networks
+        self.kernel = kernel
         self._update: Update | None = None
         super().__init__(*args, **kwargs)
 
@@ -78,14 +96,14 @@ class TD3(StockTD3):
 
     @property
     def update(self) -> Update | None:
-        """Give the update that is bound to the policy now; None: the stock one is used."""
+        """Return the update that is bound to the policy now; None: the stock one is used."""
         if self._update is None or not self._update.is_bound():
             self._bind()
         return self._update
 
-    def rule(self) -> Rule:
-        """Give the constants of the next update, the learning rate from its schedule."""
-        return Rule(
+    def hyperparameters(self) -> UpdateHyperparameters:
+        """Return the constants of the next update, the learning rate from its schedule."""
+        return UpdateHyperparameters(
             self.lr_schedule(self._current_progress_remaining),
             self.gamma,
             self.tau,
@@ -102,16 +120,16 @@ class TD3(StockTD3):
             return
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        rule = self.rule()
+        hyperparameters = self.hyperparameters()
         start = update.updates = self._n_updates
         with self._matmul_precision():
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
                 if isinstance(self.replay_buffer, RingReplay) and self.replay_buffer.priorities:
-                    update.update(batch, rule, self.replay_buffer.weights)
+                    update.update(batch, hyperparameters, self.replay_buffer.weights)
                     self.replay_buffer.learned(update.errors)
                 else:
-                    update.update(batch, rule)
+                    update.update(batch, hyperparameters)
         self._n_updates = update.updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":  # elsewhere the numbers are waited for when they are logged
@@ -125,9 +143,9 @@ class TD3(StockTD3):
         super().dump_logs()
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """Give the parameters as stable-baselines3 does, the optimisers' moments included."""
+        """Return the parameters as stable-baselines3 does, the optimisers' moments included."""
         if self._update is not None and self._update.is_bound():
-            self._update.give_moments()
+            self._update.export_moments()
         parameters: dict[str, dict[str, Any]] = super().get_parameters()
         return parameters
 
@@ -149,7 +167,7 @@ class TD3(StockTD3):
     def _bind(self) -> None:
         policy: TD3Policy = self.policy
         if self._update is not None:  # moved or replaced: go on with the moments
-            self._update.give_moments()
+            self._update.export_moments()
         if why := not_bindable(policy):
             self._update, self.update_kind = None, f"stable-baselines3: {why}"
         elif why := not_plain(policy):
@@ -159,9 +177,10 @@ class TD3(StockTD3):
                 self.update_kind += f"; {compile_extractors(policy)}"
         else:
             half = self.precision == "medium" and has_bfloat16_units(self.device)
-            update = self._update = MlpUpdate(policy, self.generator, half=half)
+            matmul = matmul_for(self.device, half=half, kernel=self.kernel)
+            update = self._update = MlpUpdate(policy, self.generator, half=half, matmul=matmul)
             rounded = ", bfloat16 factors" if half else ""
-            self.update_kind = f"mlp{rounded}, products by {update.products.kind}"
+            self.update_kind = f"mlp{rounded}, products by {update.matmul.kind}"
             if self.compile_networks:
                 self.update_kind += "; nothing to compile"
 
@@ -182,13 +201,14 @@ class TD3(StockTD3):
             "compile_networks",
             "update_kind",
             "precision",
+            "kernel",
             "_logged_updates",
         ]
         return super()._excluded_save_params() + ours
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Tell whether products of bfloat16 factors are faster there than those of float32."""
+    """Return whether products of bfloat16 factors are faster there than those of float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     found = torch.cpu.get_capabilities()

@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import Tensor
 from torch.nn import functional
 
-from workers.trainer.td3.update import Rule, Update
+from workers.trainer.td3.update import Update, UpdateHyperparameters
 
 if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def not_bindable(policy: TD3Policy) -> str:
-    """Give why the policy's parameters cannot lie in flat vectors; empty: they can."""
+    """Return why the policy's parameters cannot lie in flat vectors; empty: they can."""
     networks = (policy.actor, policy.critic)
     owners = [{id(parameter) for parameter in network.parameters()} for network in networks]
     if owners[0] & owners[1]:
@@ -59,10 +59,15 @@ class AutogradUpdate(Update):
             )
         ]
 
-    def update(self, batch: ReplayBufferSamples, rule: Rule, weights: Tensor | None = None) -> None:
+    def update(
+        self,
+        batch: ReplayBufferSamples,
+        hyperparameters: UpdateHyperparameters,
+        weights: Tensor | None = None,
+    ) -> None:
         """Learn from one batch; the targets take over running statistics as they are."""
-        super().update(batch, rule, weights)
-        if self.updates % rule.policy_delay == 0:
+        super().update(batch, hyperparameters, weights)
+        if self.updates % hyperparameters.policy_delay == 0:
             for own, other in self._statistics:
                 polyak_update(own, other, 1.0)
 

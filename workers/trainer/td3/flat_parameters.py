@@ -22,7 +22,7 @@ LINE = 16  # floats of a cache line
 
 
 def vectors(count: int, size: int, device: torch.device) -> list[Tensor]:
-    """Give `count` vectors of zeros, (size,) each.
+    """Return `count` vectors of zeros, (size,) each.
 
     On a processor they are one array: NumPy asks for huge pages where it is large enough (4 MiB),
     and products that read weights from memory are 2 % faster then.
@@ -38,7 +38,7 @@ def vectors(count: int, size: int, device: torch.device) -> list[Tensor]:
     return [torch.from_numpy(row) for row in whole[:, :size]]
 
 
-class Flat:
+class FlatParameters:
     """The parameters of one network, their gradients, Adam's moments and the target, all flat."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], targets: Sequence[nn.Parameter]) -> None:
@@ -69,11 +69,11 @@ class Flat:
         return [(p, view.data_ptr()) for p, view in zip(parameters, views, strict=True)]
 
     def is_bound(self) -> bool:
-        """Tell whether the parameters still are the views that were made of them."""
+        """Return whether the parameters still are the views that were made of them."""
         return all(parameter.data_ptr() == place for parameter, place in self._bound)
 
     def views(self, vector: Tensor) -> list[Tensor]:
-        """Give the parameters as views of a flat vector."""
+        """Return the parameters as views of a flat vector."""
         views, start = [], 0
         for shape in self.shapes:
             size = math.prod(shape)
@@ -82,7 +82,7 @@ class Flat:
         return views
 
     def stacked(self, vector: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        """Give views in which runs of `counts` parameters of one shape are one: (n, *shape)."""
+        """Return views in which runs of `counts` parameters of one shape are one: (n, *shape)."""
         views, start, at = [], 0, 0
         for count in counts:
             shape = self.shapes[at]
@@ -143,7 +143,7 @@ class Flat:
         return found_inf
 
     def state(self) -> dict[str, Tensor]:
-        """Give everything that an update changes."""
+        """Return everything that an update changes."""
         return {
             "values": self.values,
             "first": self.first,
@@ -153,10 +153,10 @@ class Flat:
         }
 
     def is_finite(self) -> bool:
-        """Tell whether every value is a number (one pass: NaN and infinity survive a sum)."""
+        """Return whether every value is a number (one pass: NaN and infinity survive a sum)."""
         return bool(torch.isfinite(self.values.sum() + self.second.sum() + self.target.sum()))
 
-    def take_settings(self, optimizer: torch.optim.Optimizer) -> None:
+    def adopt_settings(self, optimizer: torch.optim.Optimizer) -> None:
         """Use betas, epsilon and weight decay of an Adam, and the moments it may have."""
         group = optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
@@ -169,7 +169,7 @@ class Flat:
                 second.copy_(state["exp_avg_sq"])
                 self.steps.fill_(float(state["step"]))
 
-    def give_moments(self, optimizer: torch.optim.Optimizer) -> None:
+    def export_moments(self, optimizer: torch.optim.Optimizer) -> None:
         """Write the moments into the optimiser, as it would hold them had it made the steps."""
         if float(self.steps) == 0.0:
             return

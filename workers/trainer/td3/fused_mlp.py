@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from workers.trainer.td3.matmul import Matrix, Products
+    from workers.trainer.td3.matmul import Matmul, Matrix
 
 NARROW = 16  # inputs of which one exact product with all of them costs next to nothing
 
@@ -27,7 +27,7 @@ class Level:
     """Weights and biases of a layer, of every network, and where their gradients go."""
 
     weights: list[Matrix]  # (out, in) each
-    turned: list[Matrix]  # (in, out)
+    transposed: list[Matrix]  # (in, out)
     biases: list[Matrix]  # (out,)
     gradients: list[Matrix]  # (out, in); empty: nobody wants them
     bias_gradients: list[Matrix]  # (1, out)
@@ -37,7 +37,7 @@ class Level:
 class Input:
     """A part of what the first layer sees, and that part of the first layers of all networks."""
 
-    turned: Matrix  # weights (in, K x out)
+    transposed: Matrix  # weights (in, K x out)
     gradient: Matrix | None  # (K x out, in)
     exact: bool  # its factors are not rounded
 
@@ -46,12 +46,12 @@ class Memory:
     """Matrices that stacks use in turn; what is left in them is lost when the next one writes."""
 
     def __init__(self, device: torch.device, width: int) -> None:
-        """Give matrices of up to `width` columns."""
+        """Return matrices of up to `width` columns."""
         self.device, self._width = device, width
         self._places: dict[str, Tensor] = {}
 
     def matrix(self, place: str, rows: int, columns: int) -> Tensor:
-        """Give (rows, columns) at the start of a place."""
+        """Return (rows, columns) at the start of a place."""
         there = self._places.get(place)
         if there is None or len(there) != rows * self._width:
             there = self._places[place] = torch.zeros(rows * self._width, device=self.device)
@@ -61,21 +61,21 @@ class Memory:
 class Layer:
     """Values of a layer for one size of batch, as a whole and network by network."""
 
-    def __init__(self, products: Products, tensor: Tensor, count: int) -> None:
+    def __init__(self, matmul: Matmul, tensor: Tensor, count: int) -> None:
         """Take (B, K x width)."""
         parts = tensor.chunk(count, 1)
         self.tensor = tensor
-        self.whole, self.turned = products.matrix(tensor), products.matrix(tensor.t())
-        self.parts = [products.matrix(part) for part in parts]
-        self.turned_parts = [products.matrix(part.t()) for part in parts]
+        self.whole, self.transposed = matmul.matrix(tensor), matmul.matrix(tensor.t())
+        self.parts = [matmul.matrix(part) for part in parts]
+        self.transposed_parts = [matmul.matrix(part.t()) for part in parts]
 
 
-class Stack:
+class FusedMlp:
     """K networks over one input, which may come in parts: observations, and actions."""
 
     def __init__(
         self,
-        products: Products,
+        matmul: Matmul,
         memory: Memory,
         place: str,
         parameters: Sequence[Tensor],
@@ -90,11 +90,11 @@ class Stack:
         action. Layers lie in `memory` at `place` and their number, what goes back through them at
         "back". The memory of parameters and gradients is used as it is at each call.
         """
-        self.products = products
+        self.matmul = matmul
         self.count = parameters[0].shape[0]
         self.widths = [weight.shape[1] for weight in parameters[::2]]
         self._memory, self._place = memory, place
-        matrix = products.matrix
+        matrix = matmul.matrix
         first = parameters[0].flatten(0, 1)
         places = gradient[0].flatten(0, 1) if gradient else None
         self._inputs: list[Input] = []
@@ -130,14 +130,14 @@ class Stack:
         return self._layers[-1].tensor
 
     def forward(self, *parts: Matrix) -> Tensor:
-        """Give the values (B, K x out) for the parts of the input, (B, n) each."""
+        """Return the values (B, K x out) for the parts of the input, (B, n) each."""
         self._make_room(len(parts[0]))
-        into, layers, last = self.products.into, self._layers, len(parts) - 1
+        product, layers, last = self.matmul.product, self._layers, len(parts) - 1
         for number, (part, seen) in enumerate(zip(parts, self._inputs, strict=True)):
-            into(
+            product(
                 layers[0].whole,
                 part,
-                seen.turned,
+                seen.transposed,
                 bias=None if number else self._bias,
                 add=number > 0,
                 relu=number == last,
@@ -146,10 +146,10 @@ class Stack:
         for k in range(self.count):
             for number, level in enumerate(self._levels, 1):
                 is_last = number == len(self._levels)
-                into(
+                product(
                     layers[number].parts[k],
                     layers[number - 1].parts[k],
-                    level.turned[k],
+                    level.transposed[k],
                     bias=level.biases[k],
                     relu=not is_last,
                     exact=is_last,
@@ -169,19 +169,23 @@ class Stack:
                 back = self._backs[number - 1]
         if self._bias_gradient is None:
             return
-        into, back = self.products.into, self._backs[0]
+        product, back = self.matmul.product, self._backs[0]
         for part, seen in zip(parts, self._inputs, strict=True):
-            into(seen.gradient, back.turned, part, exact=seen.exact)
-        self.products.add_up(self._bias_gradient, back.whole)
+            product(seen.gradient, back.transposed, part, exact=seen.exact)
+        self.matmul.column_sum(self._bias_gradient, back.whole)
 
     def _back_through(self, number: int, k: int, back: Layer) -> None:
         """From what went back to the layer `number` of network k to the layer below it."""
-        into, level, below = self.products.into, self._levels[number - 1], self._layers[number - 1]
+        product, level, below = (
+            self.matmul.product,
+            self._levels[number - 1],
+            self._layers[number - 1],
+        )
         is_last = number == len(self._levels)
         if level.gradients:
-            into(level.gradients[k], back.turned_parts[k], below.parts[k], exact=is_last)
-            self.products.add_up(level.bias_gradients[k], back.parts[k])
-        into(
+            product(level.gradients[k], back.transposed_parts[k], below.parts[k], exact=is_last)
+            self.matmul.column_sum(level.bias_gradients[k], back.parts[k])
+        product(
             self._backs[number - 1].parts[k],
             back.parts[k],
             level.weights[k],
@@ -190,24 +194,24 @@ class Stack:
         )
 
     def to_actions(self) -> Tensor:
-        """Give d loss / d actions (B, a), after `backward`."""
-        into = self.products.into
-        into(self.products.matrix(self._to_actions), self._backs[0].whole, self._acted, exact=True)
+        """Return d loss / d actions (B, a), after `backward`."""
+        product = self.matmul.product
+        product(self.matmul.matrix(self._to_actions), self._backs[0].whole, self._acted, exact=True)
         return self._to_actions
 
     def _make_room(self, size: int) -> None:
         if self._layers and len(self.values) == size:
             return
-        products, count, memory = self.products, self.count, self._memory
+        matmul, count, memory = self.matmul, self.count, self._memory
         hidden = [count * width for width in self.widths[:-1]]
 
         def rooms(place: str) -> list[Layer]:
             return [
-                Layer(products, memory.matrix(f"{place} {number}", size, width), count)
+                Layer(matmul, memory.matrix(f"{place} {number}", size, width), count)
                 for number, width in enumerate(hidden)
             ]
 
         values = torch.zeros(size, count * self.widths[-1], device=memory.device)
-        self._layers = [*rooms(self._place), Layer(products, values, count)]
+        self._layers = [*rooms(self._place), Layer(matmul, values, count)]
         self._backs = rooms("back")
         self._to_actions = torch.zeros(size, self._to_actions.shape[1], device=memory.device)

@@ -23,7 +23,7 @@ _prepared: dict[str, tuple[TD3, Update]] = {}
 
 
 def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
-    """Give a TD3 over windows of frames and its update, with a generator of its own."""
+    """Return a TD3 over windows of frames and its update, with a generator of its own."""
     device = get_device(config.device)
     generator = torch.Generator(device).manual_seed(config.seed)
     model = TD3.without_environment(
@@ -39,6 +39,7 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
         target_noise_clip=config.noise_clip,
         precision=config.precision,
         compile_networks=config.compile_networks,
+        kernel=config.kernel,
         generator=generator,
         seed=config.seed,
         device=device,
@@ -50,7 +51,7 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
 
 
 def policy_kwargs(config: TrainerConfig) -> dict[str, Any]:
-    """Give hidden layers and what stands in front of them, as stable-baselines3 is told."""
+    """Return hidden layers and what stands in front of them, as stable-baselines3 is told."""
     found: dict[str, Any] = {"net_arch": list(config.hidden)}
     if config.policy == "frames":
         kwargs = {"width": config.frame_width}
@@ -63,7 +64,7 @@ def policy_kwargs(config: TrainerConfig) -> dict[str, Any]:
 
 
 def make_priorities(config: TrainerConfig, ring: Ring) -> Priorities | None:
-    """Give the priorities of the ring's records, where the configuration wants them."""
+    """Return the priorities of the ring's records, where the configuration wants them."""
     if not config.prioritised:
         return None
     return Priorities(ring.capacity, config.priority_alpha, config.priority_beta)
@@ -102,8 +103,8 @@ def rehearse(config: TrainerConfig) -> None:
     update.updates = 0
 
 
-def take_learner(config: TrainerConfig) -> tuple[TD3, Update]:
-    """Give the learner that was prepared for this configuration, or make it."""
+def make_or_take_prepared_learner(config: TrainerConfig) -> tuple[TD3, Update]:
+    """Return the learner that was prepared for this configuration, or make it."""
     found = _prepared.pop(config.model_dump_json(), None)
     _prepared.clear()  # what was prepared for others
     if found is None:
@@ -118,4 +119,4 @@ def _learn(model: TD3, update: Update, size: int) -> None:
     column = torch.zeros(size, 1)
     batch = ReplayBufferSamples(observations, actions, observations, column, column)
     for _ in range(model.policy_delay):
-        update.update(batch, model.rule())
+        update.update(batch, model.hyperparameters())

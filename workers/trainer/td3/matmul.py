@@ -1,6 +1,6 @@
 """Products of matrices with what surrounds them in a network, by torch or by a kernel of our own.
 
-On a processor with AVX-512 the kernel (`_products/product.h`) is nearer to the units' limit than
+On a processor with AVX-512 the kernel (`_matmul/product.h`) is nearer to the units' limit than
 the library that torch brings for processors of another maker, writes sums of bfloat16 factors as
 float32, and rounds the factors while it reads them. Elsewhere, on a device, on several threads and
 where AMX units make the library's bfloat16 products faster, torch multiplies.
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from workers.trainer.td3._matmul import _native
 
+KERNELS = ("own", "torch")
 Matrix = Any  # a tensor or an array, as `matrix` gave it
 
 
-class Products:
+class Matmul:
     """Products by torch, on any device."""
 
     kind = "torch"
@@ -29,14 +30,14 @@ class Products:
         self.half = half
 
     def matrix(self, tensor: Tensor) -> Matrix:
-        """Give what a product takes: the same memory, wherever the tensor's values change."""
+        """Return what a product takes: the same memory, wherever the tensor's values change."""
         return tensor
 
     def factor(self, tensor: Tensor) -> Matrix:
-        """Give a matrix whose values stay as they are while it is a factor of products."""
+        """Return a matrix whose values stay as they are while it is a factor of products."""
         return tensor.bfloat16() if self.half else tensor
 
-    def into(
+    def product(
         self,
         out: Matrix,
         left: Matrix,
@@ -74,12 +75,12 @@ class Products:
         if mask is not None:
             torch.ops.aten.threshold_backward.grad_input(out, mask, 0.0, grad_input=out)
 
-    def add_up(self, out: Matrix, matrix: Matrix) -> None:
+    def column_sum(self, out: Matrix, matrix: Matrix) -> None:
         """Put the sums of the columns of a matrix (m, n) into `out` (1, n)."""
         torch.sum(matrix, 0, keepdim=True, out=out)
 
 
-class NativeProducts(Products):
+class NativeMatmul(Matmul):
     """Products by the kernel, on one thread of this processor."""
 
     kind = "avx512"
@@ -90,12 +91,12 @@ class NativeProducts(Products):
         self._ones = np.ones((1, 1), np.float32)
 
     def matrix(self, tensor: Tensor) -> Matrix:
-        """Give the tensor's memory as an array."""
+        """Return the tensor's memory as an array."""
         return tensor.numpy()
 
     factor = matrix  # it is rounded as it is read
 
-    def into(
+    def product(
         self,
         out: Matrix,
         left: Matrix,
@@ -113,7 +114,7 @@ class NativeProducts(Products):
             flags |= _native.HALF
         _native.product(out, left, right, bias, mask, flags)
 
-    def add_up(self, out: Matrix, matrix: Matrix) -> None:
+    def column_sum(self, out: Matrix, matrix: Matrix) -> None:
         """As torch's."""
         if self._ones.shape[1] != len(matrix):
             self._ones = np.ones((1, len(matrix)), np.float32)
@@ -121,15 +122,27 @@ class NativeProducts(Products):
 
 
 def on_one_thread(device: torch.device) -> bool:
-    """Tell whether what happens there happens on one thread of this processor."""
+    """Return whether what happens there happens on one thread of this processor."""
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
-def products_for(device: torch.device, *, half: bool) -> Products:
-    """Give the faster ones for this device, this processor and the number of threads set."""
-    if not on_one_thread(device):
-        return Products(half=half)
+def matmul_for(device: torch.device, *, half: bool, kernel: str = "own") -> Matmul:
+    """Return what multiplies for this device, this processor and the number of threads set.
+
+    Args:
+        device: where the factors lie.
+        half: whether factors of products that need not be exact are rounded to bfloat16.
+        kernel: "own": the kernel of this project where the processor has AVX-512 and it is the
+            faster one; "torch": torch's library everywhere.
+
+    Raises:
+        ValueError: `kernel` is neither.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r}, expected one of {', '.join(KERNELS)}")
+    if kernel == "torch" or not on_one_thread(device):
+        return Matmul(half=half)
     floats, pairs = _native.units()
     if half and (not pairs or torch.cpu.get_capabilities().get("amx_bf16")):
-        return Products(half=half)
-    return NativeProducts(half=half) if floats else Products(half=half)
+        return Matmul(half=half)
+    return NativeMatmul(half=half) if floats else Matmul(half=half)

@@ -18,8 +18,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor, nn
 
-from workers.trainer.td3.fused_mlp import NARROW, Memory, Stack
-from workers.trainer.td3.matmul import Matrix, Products, products_for
+from workers.trainer.td3.fused_mlp import NARROW, FusedMlp, Memory
+from workers.trainer.td3.matmul import Matmul, Matrix, matmul_for
 from workers.trainer.td3.update import Update
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def not_plain(policy: TD3Policy) -> str:
-    """Give why this policy is not the plain MLP that is known here; empty: it is.
+    """Return why this policy is not the plain MLP that is known here; empty: it is.
 
     Known is stable-baselines3's MlpPolicy: the flattened observation through Linear and ReLU
     layers, tanh at the actor's end, any number of critics, at least one hidden layer.
@@ -42,7 +42,7 @@ def not_plain(policy: TD3Policy) -> str:
 
 
 def not_plain_layers(policy: TD3Policy) -> str:
-    """Give why what comes after the features is no stack of Linear and ReLU; empty: it is."""
+    """Return why what comes after the features is no stack of Linear and ReLU; empty: it is."""
     if type(policy.actor) is not Actor:
         return f"the actor is a {type(policy.actor).__name__}"
     if type(policy.critic) is not ContinuousCritic:
@@ -59,12 +59,12 @@ def not_plain_layers(policy: TD3Policy) -> str:
 
 
 def actor_parameters(actor: Actor) -> list[nn.Parameter]:
-    """Give weight and bias of each layer."""
+    """Return weight and bias of each layer."""
     return list(actor.mu.parameters())
 
 
 def critic_parameters(critic: ContinuousCritic) -> list[nn.Parameter]:
-    """Give the weights of the first layer of all critics, their biases, the next layer's, ..."""
+    """Return the weights of the first layer of all critics, their biases, the next layer's, ..."""
     stacks = [list(stack.parameters()) for stack in critic.q_networks]
     return [parameter for level in zip(*stacks, strict=True) for parameter in level]
 
@@ -78,13 +78,13 @@ class MlpUpdate(Update):
         generator: torch.Generator | None = None,
         *,
         half: bool = False,
-        products: Products | None = None,
+        matmul: Matmul | None = None,
     ) -> None:
         """Bind a policy for which `not_plain` gives nothing.
 
         With `half` the factors of matrix products are rounded to bfloat16 (sums, parameters and
-        everything else stay float32): twice as fast where the processor has the units. `products`
-        are by default those that are faster here.
+        everything else stay float32): twice as fast where the processor has the units. `matmul`
+        is by default the faster one here.
         """
         super().__init__(
             policy,
@@ -92,7 +92,7 @@ class MlpUpdate(Update):
             (critic_parameters(policy.critic), critic_parameters(policy.critic_target)),
             generator,
         )
-        self.products = products = products or products_for(self.actor.values.device, half=half)
+        self.matmul = matmul = matmul or matmul_for(self.actor.values.device, half=half)
         actor, critics = self.actor, self.critics
         count, actions = len(policy.critic.q_networks), get_action_dim(policy.action_space)
         given = critics.shapes[0][1] - actions
@@ -106,45 +106,47 @@ class MlpUpdate(Update):
         memory = Memory(actor.values.device, max(map(max, widths)))
         counts, ones = [count] * (len(critics.shapes) // count), [1] * len(actor.shapes)
 
-        def actors(place: str, vector: Tensor, gradient: Sequence[Tensor] = ()) -> Stack:
+        def actors(place: str, vector: Tensor, gradient: Sequence[Tensor] = ()) -> FusedMlp:
             parameters = actor.stacked(vector, ones)
-            return Stack(products, memory, place, parameters, gradient, inputs=[given])
+            return FusedMlp(matmul, memory, place, parameters, gradient, inputs=[given])
 
-        def judges(
+        def critic_networks(
             place: str, vector: Tensor, gradient: Sequence[Tensor] = (), *, first: bool = False
-        ) -> Stack:
+        ) -> FusedMlp:
             parameters = critics.stacked(vector, counts)
             if first:
                 parameters = [parameter[:1] for parameter in parameters]
-            return Stack(
-                products, memory, place, parameters, gradient, inputs=inputs, actions=actions
+            return FusedMlp(
+                matmul, memory, place, parameters, gradient, inputs=inputs, actions=actions
             )
 
         # the targets are through before anything goes back, the critics before the first one
         self._actor = actors("actor", actor.values, actor.stacked(actor.gradient, ones))
         self._actor_target = actors("back", actor.target)
-        self._critics = judges("critic", critics.values, critics.stacked(critics.gradient, counts))
-        self._critic = judges("critic", critics.values, first=True)
-        self._critic_targets = judges("back", critics.target)
+        self._critics = critic_networks(
+            "critic", critics.values, critics.stacked(critics.gradient, counts)
+        )
+        self._critic = critic_networks("critic", critics.values, first=True)
+        self._critic_targets = critic_networks("back", critics.target)
 
     def _seen(self, observations: Tensor) -> tuple[Tensor, Matrix]:
-        """Give observations (B, n), and as the actor takes them."""
+        """Return observations (B, n), and as the actor takes them."""
         flat = observations.flatten(1).float()
-        products = self.products
-        return flat, products.matrix(flat) if flat.shape[1] <= NARROW else products.factor(flat)
+        matmul = self.matmul
+        return flat, matmul.matrix(flat) if flat.shape[1] <= NARROW else matmul.factor(flat)
 
-    def _judged(self, flat: Tensor, seen: Matrix, actions: Tensor) -> tuple[Matrix, ...]:
-        """Give observations and actions as critics take them."""
-        matrix = self.products.matrix
+    def _critic_inputs(self, flat: Tensor, seen: Matrix, actions: Tensor) -> tuple[Matrix, ...]:
+        """Return observations and actions as critics take them."""
+        matrix = self.matmul.matrix
         if self._are_joined:
             return (matrix(torch.cat((flat, actions), 1)),)
         return seen, matrix(actions)
 
     def targets(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
-        """Give the critics' targets (B,): reward + discount x the smallest target value."""
+        """Return the critics' targets (B,): reward + discount x the smallest target value."""
         flat, seen = self._seen(batch.next_observations)
         wanted = self._actor_target.forward(seen).tanh_().add_(noise).clamp_(-1.0, 1.0)
-        value = self._critic_targets.forward(*self._judged(flat, seen, wanted)).amin(1)
+        value = self._critic_targets.forward(*self._critic_inputs(flat, seen, wanted)).amin(1)
         discount = gamma if batch.discounts is None else batch.discounts.view(-1)
         return batch.rewards.view(-1) + (1.0 - batch.dones.view(-1)) * discount * value
 
@@ -156,7 +158,7 @@ class MlpUpdate(Update):
         weights: Tensor | None = None,
     ) -> Tensor:
         """d/dθ of the sum of the critics' mean squared errors, into the critics' gradient."""
-        inputs = self._judged(*self._seen(batch.observations), batch.actions)
+        inputs = self._critic_inputs(*self._seen(batch.observations), batch.actions)
         target = self.targets(batch, noise, gamma)
         error = self._critics.forward(*inputs).sub_(target[:, None])  # (B, K)
         if weights is None:
@@ -173,7 +175,7 @@ class MlpUpdate(Update):
         """d/dφ of minus the mean value that the first critic gives the actor's actions."""
         flat, seen = self._seen(batch.observations)
         actions = self._actor.forward(seen).tanh_()
-        values = self._critic.forward(*self._judged(flat, seen, actions))
+        values = self._critic.forward(*self._critic_inputs(flat, seen, actions))
         loss = -values.mean()
         values.fill_(-1.0 / len(values))
         self._critic.backward()

@@ -135,6 +135,6 @@ def _window(space: spaces.Box) -> tuple[int, int]:
 
 
 def array_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    """Give a parameter as an array, a view where it lives in this memory."""
+    """Return a parameter as an array, a view where it lives in this memory."""
     found: np.ndarray[Any, np.dtype[Any]] = tensor.detach().cpu().numpy()
     return found

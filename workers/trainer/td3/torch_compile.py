@@ -21,7 +21,7 @@ COMPILERS = ("g++", "c++", "clang++")
 
 
 def not_compilable(device: torch.device) -> str:
-    """Give what is missing for compiling on this device; empty: nothing."""
+    """Return what is missing for compiling on this device; empty: nothing."""
     if not any(shutil.which(name) for name in COMPILERS):
         return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from workers.trainer.td3.flat_parameters import Flat
+from workers.trainer.td3.flat_parameters import FlatParameters
 
 if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rule:
+class UpdateHyperparameters:
     """The constants of an update, by the names of stable-baselines3."""
 
     learning_rate: float = 1e-3
@@ -56,10 +56,10 @@ class Update(ABC):
         """
         self.policy = policy
         self.generator = generator
-        self.actor = Flat(*actor)
-        self.critics = Flat(*critics)
-        self.actor.take_settings(policy.actor.optimizer)
-        self.critics.take_settings(policy.critic.optimizer)
+        self.actor = FlatParameters(*actor)
+        self.critics = FlatParameters(*critics)
+        self.actor.adopt_settings(policy.actor.optimizer)
+        self.critics.adopt_settings(policy.critic.optimizer)
         self.buffers = [
             buffer
             for network in (
@@ -72,7 +72,7 @@ class Update(ABC):
         ]
         device = self.actor.values.device
         self.updates = 0
-        self.caution = 1.0  # factor of the learning rate, below 1 for a while after a roll-back
+        self.lr_factor = 1.0  # factor of the learning rate, below 1 for a while after a roll-back
         #: Loss of the critics and of the actor in the newest update; sums of all; skipped updates.
         self.losses = torch.zeros(2, device=device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -80,7 +80,12 @@ class Update(ABC):
         self.errors = torch.zeros(0, device=device)
 
     @torch.no_grad()
-    def update(self, batch: ReplayBufferSamples, rule: Rule, weights: Tensor | None = None) -> None:
+    def update(
+        self,
+        batch: ReplayBufferSamples,
+        hyperparameters: UpdateHyperparameters,
+        weights: Tensor | None = None,
+    ) -> None:
         """Learn from one batch: observations (B, ...), actions (B, a), rewards, dones (B, 1).
 
         With `weights` (B, 1) the critics' squared errors count by them, and `errors` (B,) are the
@@ -88,19 +93,21 @@ class Update(ABC):
         """
         self.updates += 1
         noise = torch.empty_like(batch.actions).normal_(
-            0.0, rule.target_policy_noise, generator=self.generator
+            0.0, hyperparameters.target_policy_noise, generator=self.generator
         )
-        noise.clamp_(-rule.target_noise_clip, rule.target_noise_clip)
-        rate = rule.learning_rate * self.caution
-        self.losses[0] = self.critic_gradients(batch, noise, rule.gamma, weights)
-        is_delayed = self.updates % rule.policy_delay == 0
-        tau = rule.tau if is_delayed else 0.0  # the actor's gradient asks no target
+        noise.clamp_(-hyperparameters.target_noise_clip, hyperparameters.target_noise_clip)
+        rate = hyperparameters.learning_rate * self.lr_factor
+        self.losses[0] = self.critic_gradients(batch, noise, hyperparameters.gamma, weights)
+        is_delayed = self.updates % hyperparameters.policy_delay == 0
+        tau = hyperparameters.tau if is_delayed else 0.0  # the actor's gradient asks no target
         self._take_step(self.critics, 0, rate, tau)
         if is_delayed:
             self.losses[1] = self.actor_gradients(batch)
             self._take_step(self.actor, 1, rate, tau)
 
-    def _take_step(self, network: Flat, which: int, learning_rate: float, tau: float) -> None:
+    def _take_step(
+        self, network: FlatParameters, which: int, learning_rate: float, tau: float
+    ) -> None:
         """One step of the optimiser, unless the gradient or the loss is not finite."""
         self.skipped += network.step(self.losses[which], learning_rate, tau)
         self.sums[which] += self.losses[which]
@@ -120,15 +127,15 @@ class Update(ABC):
         """Put d/dφ of minus the first critic's mean value into the actor's gradient, give it."""
 
     def is_bound(self) -> bool:
-        """Tell whether the policy's parameters still are those of this update."""
+        """Return whether the policy's parameters still are those of this update."""
         return self.actor.is_bound() and self.critics.is_bound()
 
     def is_sound(self) -> bool:
-        """Tell whether parameters, moments and targets are numbers."""
+        """Return whether parameters, moments and targets are numbers."""
         return self.actor.is_finite() and self.critics.is_finite()
 
     def state(self) -> dict[str, Tensor]:
-        """Give all that an update changes but its count: tensors that live on, not copies.
+        """Return all that an update changes but its count: tensors that live on, not copies.
 
         The random state is in it where the generator is the update's own.
         """
@@ -149,13 +156,13 @@ class Update(ABC):
         if self.generator is not None:
             self.generator.set_state(tensors["torch_random"].clone())
 
-    def give_moments(self) -> None:
+    def export_moments(self) -> None:
         """Write both optimisers' moments into the policy's, where `save` looks for them."""
-        self.actor.give_moments(self.policy.actor.optimizer)
-        self.critics.give_moments(self.policy.critic.optimizer)
+        self.actor.export_moments(self.policy.actor.optimizer)
+        self.critics.export_moments(self.policy.critic.optimizer)
 
     def mean_losses(self, since: int, policy_delay: int) -> tuple[float, float]:
-        """Give the mean losses since update `since` and forget them; NaN where there was none."""
+        """Return the mean losses since update `since` and forget them; NaN where there was none."""
         critics, actor = self.sums.tolist()
         self.sums.zero_()
         steps = self.updates // policy_delay - since // policy_delay

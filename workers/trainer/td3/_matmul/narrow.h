@@ -1,4 +1,4 @@
-/* Products with a narrow factor: the one output of a last layer, the gradient of its weights, sums of
+/* Matmul with a narrow factor: the one output of a last layer, the gradient of its weights, sums of
  * columns, the gradient of a first layer that sees few numbers. A panel of `product.h` would be
  * mostly empty; here nothing is moved first, and the wide factor is read once, where it lies.
  */
@@ -112,14 +112,14 @@ F32 static bool product_narrow(const product_t *p) {
         return true;
     }
     if (p->columns <= FEW && p->left.row == 1) { /* its transpose is the former */
-        product_t turned = {.rows = p->columns,
+        product_t transposed = {.rows = p->columns,
                             .inner = p->inner,
                             .columns = p->rows,
                             .left = {p->right.at, p->right.column, p->right.row},
                             .right = {p->left.at, p->left.column, 1},
                             .out = p->out,
                             .out_row = 1};
-        few_rows(&turned, p->out_row);
+        few_rows(&transposed, p->out_row);
         return true;
     }
     return false;

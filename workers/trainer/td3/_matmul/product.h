@@ -48,8 +48,8 @@ typedef struct {
 } rows_t;
 
 /* Both of one thread: the GIL is held. */
-static _Alignas(64) left_block_t left_block;
-static _Alignas(64) panel_t panel;
+static _Thread_local _Alignas(64) left_block_t left_block;
+static _Thread_local _Alignas(64) panel_t panel;
 
 typedef struct {
     __m512 sum[ROWS][VECTORS];

@@ -21,7 +21,7 @@ F32 static inline __mmask16 first_lanes(ptrdiff_t count) {
     return (__mmask16)(count >= LANES ? 0xFFFFU : (1U << count) - 1U);
 }
 
-/* 16 lines of 16 lanes, turned: lane j of line i becomes lane i of line j. */
+/* 16 lines of 16 lanes, transposed: lane j of line i becomes lane i of line j. */
 F32 static inline void turn(__m512i v[LANES]) {
     __m512i t[LANES];
     for (int i = 0; i < LANES; i += 2) {
