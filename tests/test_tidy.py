@@ -169,6 +169,41 @@ def test_imports_run_downwards():
     assert not wrong
 
 
+def runtime_imports(path):
+    """Names that `path` imports when it runs, without those for type checkers alone."""
+    hints = {
+        each
+        for node in nodes(path, ast.If)
+        if ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in node.body
+        for each in ast.walk(child)
+    }
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if node in hints:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        else:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_import_circle():
+    """No module reaches itself through what it imports, lazily or not."""
+    modules = {module(path): path for path in sources(*OURS)}
+    arrows = {
+        importer: {
+            imported if imported in modules else imported.rpartition(".")[0]
+            for imported in runtime_imports(path)
+        }
+        & modules.keys()
+        for importer, path in modules.items()
+    }
+    open_ends = dict(arrows)
+    while leaves := {m for m, imported in open_ends.items() if not imported & open_ends.keys()}:
+        open_ends = {m: imported for m, imported in open_ends.items() if m not in leaves}
+    assert not open_ends
+
+
 def test_heavy_libraries_stay_in_their_rooms():
     """torch belongs to the trainer, Kafka to those who speak it, pydantic to the settings."""
     wrong = [

@@ -90,6 +90,16 @@ def test_gymnasium_finds_an_id_by_its_module():
     assert run.stdout.strip() == "(16, 100)"
 
 
+def test_gymnasium_finds_an_id_of_the_installed_package():
+    """The entry point of the installed package registers the ids: nothing of ours is imported."""
+    code = (
+        "import gymnasium; env = gymnasium.make('tradingmesh/KnownOptimum-v0', episodes=2, steps=9)"
+        "; print(env.reset(seed=0)[0].shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "(16, 100)"
+
+
 def rollout(env, actions, seed):
     """Everything a vector environment gives for these actions."""
     observation, info = env.reset(seed=seed)

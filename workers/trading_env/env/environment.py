@@ -18,7 +18,7 @@ from config.trading import TradingConfig
 from mesh.arrays import Array
 from workers.contract.dtypes import SLOTS
 from workers.trading_env.account.simulation import Simulation
-from workers.trading_env.env import registration
+from workers.trading_env.env.episode import END_OF_DATA, RUIN, SEEDS, STEP_LIMIT
 from workers.trading_env.env.render import History
 from workers.trading_env.env.spaces import action_space, observation_space
 from workers.trading_env.market.track import track_of
@@ -26,9 +26,6 @@ from workers.trading_env.market.track import track_of
 if TYPE_CHECKING:
     from workers.trading_env.account._kernel import Outcome
     from workers.trading_env.providers.protocol import MarketDataProvider
-
-SEEDS = 1 << 62
-RUIN, END_OF_DATA, STEP_LIMIT = "ruin", "end of data", "step limit"
 
 
 class TradingEnvironment(gymnasium.Env[Array, Array]):
@@ -134,6 +131,3 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         self._history.add(self.simulation.accounts.positions[0].copy(), info)
         if self.render_mode == "human":
             self._history.render("human")
-
-
-registration.register()

@@ -1,12 +1,13 @@
-"""Gymnasium ids of the trading environments; importing any of them, or this module, registers all.
+"""Gymnasium ids of the trading environments, registered when gymnasium is imported.
 
-    import workers.trading_env.env.registration
+    import gymnasium
     gymnasium.make("tradingmesh/Synthetic-v0", seed=3)
     gymnasium.make_vec("tradingmesh/KnownOptimum-v0", num_envs=64)
     gymnasium.make("tradingmesh/Recorded-v0", path="lean/option/usa/minute/goog")
     gymnasium.make("tradingmesh/Live-v0", mesh="/dev/shm/tradingmesh")
 
-Gymnasium imports it by itself for `workers.trading_env.env.registration:tradingmesh/Synthetic-v0`.
+Gymnasium finds this module by the installed package's entry point `gymnasium.envs`, and imports it
+by itself for `workers.trading_env.env.registration:tradingmesh/Synthetic-v0`.
 `tradingmesh/Trading-v0` takes any provider. All take `config=TradingConfig(...)`.
 """
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from workers.trading_env.env.vector import INFO, TradingVectorEnv
+from workers.trading_env.env.episode import INFO
 
 if TYPE_CHECKING:
     from mesh.arrays import Array
+    from workers.trading_env.env.vector import TradingVectorEnv
 
 
 class SB3View(VecEnv):

@@ -20,7 +20,7 @@ from config.trading import TradingConfig
 from mesh.arrays import Array
 from workers.contract.dtypes import SLOTS
 from workers.trading_env.account.simulation import Simulation
-from workers.trading_env.env.environment import END_OF_DATA, RUIN, SEEDS, STEP_LIMIT
+from workers.trading_env.env.episode import END_OF_DATA, INFO, RUIN, SEEDS, STEP_LIMIT
 from workers.trading_env.env.lane_markets import lane_market
 from workers.trading_env.env.spaces import action_space, observation_space
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from workers.trading_env.providers.protocol import MarketDataProvider
 
 WHY = f"<U{max(map(len, (RUIN, END_OF_DATA, STEP_LIMIT)))}"
-INFO = ("cash", "equity", "costs", "fills", "reasons", "step", "ts_event")
 
 
 class TradingVectorEnv(VectorEnv[Array, Array, Array]):
