@@ -4,6 +4,7 @@ import sys
 
 from stable_baselines3 import TD3
 
+import workers.trading_env.env  # noqa: F401 - makes the ids known to gymnasium
 from mesh import Mesh
 from workers.contract.names import policy_segment
 from workers.trainer.callbacks import HeartbeatCallback, SHMWeightSyncCallback

@@ -1,1 +1,5 @@
-"""The Gymnasium environments: one lane, many lanes, views, registration, pictures."""
+"""The Gymnasium environments; importing any module of this package registers their ids."""
+
+from workers.trading_env.env import registration
+
+__all__ = ["registration"]

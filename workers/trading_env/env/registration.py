@@ -1,13 +1,14 @@
-"""Gymnasium ids of the trading environments, registered when gymnasium is imported.
+"""Gymnasium ids of the trading environments, registered when this package is imported.
 
-    import gymnasium
+    import workers.trading_env.env
     gymnasium.make("tradingmesh/Synthetic-v0", seed=3)
     gymnasium.make_vec("tradingmesh/KnownOptimum-v0", num_envs=64)
     gymnasium.make("tradingmesh/Recorded-v0", path="lean/option/usa/minute/goog")
     gymnasium.make("tradingmesh/Live-v0", mesh="/dev/shm/tradingmesh")
 
-Gymnasium finds this module by the installed package's entry point `gymnasium.envs`, and imports it
-by itself for `workers.trading_env.env.registration:tradingmesh/Synthetic-v0`.
+Without an import of ours, `workers.trading_env.env.registration:tradingmesh/Synthetic-v0` names the
+module too. Versions of gymnasium that load plugins find the ids by the installed package's entry
+point `gymnasium.envs`; 1.4 loads none.
 `tradingmesh/Trading-v0` takes any provider. All take `config=TradingConfig(...)`.
 """
 
