@@ -21,9 +21,10 @@ from mesh.errors import (
     SegmentExists,
     SegmentMissing,
 )
-from mesh.header import KINDS, Shape, boot_id
+from mesh.header import KINDS, Shape
 from mesh.heartbeats import Heartbeats, heartbeats_shape
 from mesh.process_identity import ProcessIdentity
+from mesh.procfs import boot_id
 from mesh.segment import SegmentInfo, info_of
 from mesh.segment_file import (
     SegmentFile,

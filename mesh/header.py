@@ -35,12 +35,6 @@ def fingerprint(schema: str) -> bytes:
     return blake2b(schema.encode(), digest_size=16).digest()
 
 
-def boot_id() -> bytes:
-    """Give the 16 bytes that change with every boot."""
-    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    return bytes.fromhex(text.strip().replace("-", ""))
-
-
 def round_up(n: int, to: int) -> int:
     """Give the next multiple of `to` that is not below `n`."""
     return (n + to - 1) // to * to

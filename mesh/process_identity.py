@@ -1,14 +1,15 @@
-"""Which process: pid and start time, for pids are used again.
+"""Which process: pid and start time, because the kernel reuses pids.
 
 Serves I3: a lease is broken only when *that* process is dead, not when its pid is free or taken
-by another one. A zombie is dead: it will never execute another instruction.
+by another one. A zombie is dead: it never executes another instruction.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+
+from mesh import procfs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,35 +21,42 @@ class ProcessIdentity:
 
     @classmethod
     def current(cls) -> ProcessIdentity:
-        """Give the calling process."""
+        """Return the identity of the calling process."""
         return cls.of(os.getpid())
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """Give the process that has `pid` now. Raises ProcessLookupError when none is seen."""
-        found = _stat(pid)
+        """Return the identity of the process that has `pid` now.
+
+        Args:
+            pid: As the kernel counts it in this process's pid namespace.
+
+        Raises:
+            ProcessLookupError: /proc shows no process with this pid: it is gone, or hidden.
+        """
+        found = procfs.read_stat(pid)
         if found is None:
             raise ProcessLookupError(f"no process has pid {pid}")
-        return cls(pid, found[1])
+        return cls(pid, found.start_time)
 
     def is_alive(self) -> bool:
-        """Tell whether exactly this process still runs (a zombie does not).
+        """Whether exactly this process still runs; a zombie does not.
 
-        One that /proc hides (hidepid, and another user's) counts as alive as long as its pid is in
-        use: what cannot be known to be dead is not.
+        A process that /proc hides (hidepid, and another user's) counts as alive as long as its pid
+        is in use: only a process that is known to be dead counts as dead.
         """
-        found = _stat(self.pid)
+        found = procfs.read_stat(self.pid)
         if found is None:
             return _is_hidden(self.pid)
-        return found[1] == self.start_time and found[0] not in "ZX"
+        return found.start_time == self.start_time and found.state not in "ZX"
 
     def __str__(self) -> str:
-        """Give the form used in messages."""
+        """Return the form used in messages."""
         return f"pid {self.pid} (started at tick {self.start_time})"
 
 
 def _is_hidden(pid: int) -> bool:
-    """Tell whether a process that /proc does not show is there all the same."""
+    """Whether a process that /proc does not show exists all the same."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -56,13 +64,3 @@ def _is_hidden(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):  # the latter: out of a damaged segment
         return False
     return pid > 0  # 0 is a process group
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State and start time from /proc (proc_pid_stat(5), fields 3 and 22)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
-    fields = text[text.rindex(")") + 2 :].split()
-    return fields[0], int(fields[19])

@@ -43,11 +43,11 @@ from mesh.header import (
     Control,
     Identity,
     Shape,
-    boot_id,
     fingerprint,
     round_up,
 )
 from mesh.process_identity import ProcessIdentity
+from mesh.procfs import boot_id
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.declaration import StatusSummary, declaration_of, kind_of, shipped
+from mesh import procfs
 from mesh.errors import MeshError, NotWritten
 from mesh.heartbeats import Heartbeats
 from mesh.plain import PlainCell
@@ -29,8 +28,6 @@ STATUS = "status/"
 EXPERIENCE = "experience"
 LEADERBOARD = "leaderboard"
 POLICY = "policy/"
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def read_report(mesh: Mesh) -> dict[str, Any]:
@@ -110,16 +107,6 @@ def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, An
             }
 
 
-def processor_and_memory(pid: int) -> tuple[float, int]:
-    """Give processor seconds and resident bytes of a process; zeros when it is gone or hidden."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return 0.0, 0
-    fields = text[text.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
-
-
 def _daemon(said: Mapping[str, Any]) -> dict[str, Any]:
     pid = int(said.get("pid", 0))
     alive = bool(pid) and ProcessIdentity(pid, said["start_time"]).is_alive()
@@ -196,14 +183,14 @@ def _beat(heart: HeartbeatRow | None) -> dict[str, Any]:
             "processor_s": 0.0,
             "resident_bytes": 0,
         }
-    processor_s, resident = processor_and_memory(heart.pid)
+    stat = procfs.read_stat(heart.pid)
     return {
         "alive": heart.identity.is_alive(),
         "phase": heart.phase.name.lower(),
         "progress": heart.progress,
         "beat_age_s": max(0.0, (time.monotonic_ns() - heart.beat_ns) / 1e9),
-        "processor_s": processor_s,
-        "resident_bytes": resident,
+        "processor_s": stat.processor_s if stat else 0.0,
+        "resident_bytes": stat.resident_bytes if stat else 0,
     }
 
 

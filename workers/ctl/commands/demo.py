@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh import procfs
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from workers.ctl.failure import CommandFailed, Exit
 from workers.ctl.report import heartbeat_rows, read_cell, read_report
@@ -89,11 +90,7 @@ def _sweep(directory: Path) -> None:
     """Remove the directories of demos that were killed before they could do it."""
     for path in directory.glob(f"{TEMPORARY}*"):
         pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
-        if (
-            pid.isdigit()
-            and not Path(f"/proc/{pid}").exists()
-            and path.stat().st_uid == os.getuid()
-        ):
+        if pid.isdigit() and not procfs.exists(int(pid)) and path.stat().st_uid == os.getuid():
             shutil.rmtree(path, ignore_errors=True)
 
 

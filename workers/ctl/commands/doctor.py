@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import mesh as package
-from mesh import MeshError, ProcessIdentity
+from mesh import MeshError, ProcessIdentity, procfs
 from workers.ctl import render
 from workers.ctl.failure import Exit
 from workers.ctl.report import heartbeat_rows, read_report
@@ -418,7 +418,7 @@ def _swap_bytes() -> int:
 
 def _lives(name: str) -> bool:
     pid = name.split("-")[1]
-    return pid.isdigit() and Path("/proc", pid).exists()
+    return pid.isdigit() and procfs.exists(int(pid))
 
 
 def _is_used(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def followed(path: Path, position: int) -> Iterator[str]:
 def _was_replaced(file: IO[bytes], path: Path) -> bool:
     """Whether the path names another file now; one that is away for a moment does not."""
     try:
-        return path.stat().st_ino != Path(f"/proc/self/fd/{file.fileno()}").stat().st_ino
+        return path.stat().st_ino != os.fstat(file.fileno()).st_ino
     except FileNotFoundError:
         return False
 
