@@ -103,7 +103,7 @@ class FeederStatus(msgspec.Struct):
     market_steps: int = 0
     experience: int = 0
     episodes: int = 0
-    gated: int = 0
+    policies_refused: int = 0
     holds: int = 0
     acting_trainer: str = ""
     acting_version: int = 0
@@ -166,7 +166,7 @@ class WorkerStatus(msgspec.Struct):
     """One row of `SupervisorStatus`."""
 
     name: str
-    kind: str
+    class_path: str  # package.module:Class
     pid: int
     state: str
     restarts: int

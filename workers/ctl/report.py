@@ -41,7 +41,7 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
         if name.startswith(STATUS)
     }
     daemon = _daemon(said)
-    classes = [row["kind"] for row in said.get("workers", [])]
+    classes = [row["class_path"] for row in said.get("workers", [])]
     summaries = status_summaries(classes)
     texts = {name: _describe(*status, summaries) for name, status in doing.items()}
     workers = [_worker(row, rows.get(row["name"]), texts) for row in said.get("workers", [])]
@@ -138,7 +138,7 @@ def _worker(
     mine = heart is not None and heart.pid == row["pid"]
     return {
         "name": row["name"],
-        "kind": kind_of(row["kind"]),
+        "kind": kind_of(row["class_path"]),
         "pid": row["pid"],
         "state": row["state"],
         **_beat(heart if mine else None),
@@ -150,7 +150,7 @@ def _worker(
         "group": row.get("group", ""),
         "generation": row.get("generation", 0),
         "doing": (heart.detail if mine and heart else "") or texts.get(row["name"], ""),
-        "class": row["kind"],
+        "class": row["class_path"],
     }
 
 

@@ -7,7 +7,7 @@ WORKER = WorkerDeclaration(
     fork_server=PLAIN,
     status=StatusSummary(
         "FeederStatus",
-        totals={"market_states": "market_steps", "policies_refused": "gated"},
+        totals={"market_states": "market_steps", "policies_refused": "policies_refused"},
         maxima={"data_age_s": "data_age_s"},
     ),
 )

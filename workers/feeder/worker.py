@@ -164,7 +164,7 @@ class FeederWorker(Worker):
         status.mean_reward = float(records["reward"].mean())
         status.mean_equity = float(records["equity"].mean())
         status.data_age_s = float(state["age_s"])
-        status.gated = self._policies.refused
+        status.policies_refused = self._policies.refused
         status.slots = [name.decode() for name in state["contract"].tolist()]
         if unsafe:
             status.holds += 1

@@ -492,7 +492,7 @@ class WorkerExecutor:
             self.confirmed_dead(worker)
 
     def _no_longer_configured(self, told: WorkerStatus) -> ManagedWorker:
-        worker = self.add(WorkerSpec(name=told.name, worker=told.kind))
+        worker = self.add(WorkerSpec(name=told.name, worker=told.class_path))
         worker.leaving = True
         return worker
 

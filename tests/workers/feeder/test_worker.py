@@ -102,7 +102,7 @@ def test_newest_finite_policy_acts_and_a_bad_one_does_not(tmp_path):
         steps = status(one)["market_steps"]
         until("more", lambda: status(one)["market_steps"] > steps + 3)
         assert status(one)["acting_version"] == 1
-        assert status(one)["gated"] == 1
+        assert status(one)["policies_refused"] == 1
         newest = experience(one)[-1]
         greedy = newest[~newest["exploratory"] & ~newest["first"]]
         assert greedy["action"] == pytest.approx(np.tanh(0.3), abs=1e-6)
