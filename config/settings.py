@@ -53,7 +53,7 @@ class Settings(BaseModel):
     run_directory: Path = Field(
         default=Path(".run"),
         description="Directory for what outlives a process: logs, crash reports, checkpoints, "
-        "spools, the control socket.",
+        "spools.",
     )
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -20,6 +20,7 @@ from workers.replayer.encoder import Encoder
 from workers.replayer.synthetic import SyntheticMarket
 
 PAGE = Path(__file__).parents[3] / "docs" / "ingest.md"
+TABLE_HEAD = "| injected | observed |"
 PARTITIONS = 3
 INGEST = """
 [workers.ingest]
@@ -200,7 +201,9 @@ def observe(injected, observed):
     start = f"| {injected} |"
     at = next((i for i, text in enumerate(lines) if text.startswith(start)), None)
     if at is None:
-        at = max(i for i, text in enumerate(lines) if text.startswith("|")) + 1
+        at = lines.index(TABLE_HEAD)
+        while lines[at].startswith("|"):
+            at += 1
         lines.insert(at, line)
     else:
         lines[at] = line
