@@ -23,72 +23,116 @@ library and each other. A package is imported only if its `__init__.py` has a li
 from __future__ import annotations
 
 import importlib
-import re
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 NAME = "WORKER"
-_ASSIGNMENT = re.compile(rb"^WORKER\b", re.MULTILINE)
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+_LINE = b"\n" + NAME.encode()
 
 
-class ForkServerGroup(NamedTuple):
+class ForkServerGroup:
     """A fork server: one warm process that has imported what its workers need."""
 
-    name: str
-    #: modules that it imports
-    imports: tuple[str, ...]
-    #: `package.module:function` without arguments, called once after the imports
-    warm_up: str = ""
+    __slots__ = ("imports", "name", "warm_up")
+
+    def __init__(self, name: str, imports: Iterable[str], warm_up: str = "") -> None:
+        """Name a group and what it loads.
+
+        Args:
+            name: value of the key `nursery` that chooses this group
+            imports: modules that the fork server imports
+            warm_up: `package.module:function` without arguments, called once after the imports
+        """
+        self.name = name
+        self.imports = tuple(imports)
+        self.warm_up = warm_up
 
 
-class Refusal(NamedTuple):
-    """A setting that production refuses while a worker of this package is enabled."""
+class Refusal:
+    """A setting that production refuses while a worker of the declaring package is enabled."""
 
-    #: dotted key; inside a free table the rest is one key; `workers`: the worker itself
-    key: str
-    #: whether a value of the key is refused; None where a free table lacks the key
-    refuses: Callable[[Any], bool]
-    reason: str
-    remedy: str
+    __slots__ = ("key", "reason", "refuses", "remedy")
+
+    def __init__(self, key: str, refuses: Callable[[Any], bool], reason: str, remedy: str) -> None:
+        """Say which values of a key are refused.
+
+        Args:
+            key: dotted; below a table of free keys the rest is one key; `workers`: the worker
+            refuses: whether a value is refused; it is None where a free table lacks the key
+            reason: why, as the report of problems says it
+            remedy: what the operator can do
+        """
+        self.key = key
+        self.refuses = refuses
+        self.reason = reason
+        self.remedy = remedy
 
 
-class StatusSummary(NamedTuple):
+class StatusSummary:
     """How `meshctl status` sums up the status cells of one type."""
 
-    #: name of the status Struct
-    struct: str
-    #: key of `flow` -> integer field that is added up over the workers
-    totals: Mapping[str, str] = _NOTHING
-    #: key of `flow` -> field with a table of integers, added up key by key
-    tables: Mapping[str, str] = _NOTHING
-    #: key of `flow` -> field whose maximum over the workers is shown; null without a worker
-    maxima: Mapping[str, str] = _NOTHING
-    #: whether each worker publishes a policy that `flow.policies` lists
-    publishes_policy: bool = False
-    #: status -> text of the worker's row; None: its field `state`
-    describe: Callable[[Mapping[str, Any]], str] | None = None
+    __slots__ = ("describe", "maxima", "publishes_policy", "struct", "tables", "totals")
+
+    def __init__(
+        self,
+        struct: str,
+        *,
+        totals: Mapping[str, str] | None = None,
+        tables: Mapping[str, str] | None = None,
+        maxima: Mapping[str, str] | None = None,
+        publishes_policy: bool = False,
+        describe: Callable[[Mapping[str, Any]], str] | None = None,
+    ) -> None:
+        """Say what the fields of a status become.
+
+        Args:
+            struct: name of the status Struct
+            totals: key of `flow` -> integer field that is added up over the workers
+            tables: key of `flow` -> field with a table of integers, added up key by key
+            maxima: key of `flow` -> field whose maximum is shown; null while no worker has a status
+            publishes_policy: whether each worker publishes a policy that `flow.policies` lists
+            describe: status -> text of the worker's row; None: its field `state`
+        """
+        self.struct = struct
+        self.totals = totals or {}
+        self.tables = tables or {}
+        self.maxima = maxima or {}
+        self.publishes_policy = publishes_policy
+        self.describe = describe
 
 
-class WorkerDeclaration(NamedTuple):
+class WorkerDeclaration:
     """What one package says about its worker; the defaults hold for undeclared workers."""
 
-    #: sections of the settings that it reads, its own first: a reload that changes one of them
-    #: restarts the worker; None: every section that is not the daemon's
-    sections: tuple[str, ...] | None = None
-    #: `package.module:Class` of a pydantic model that checks `[workers.NAME.settings]`, for a
-    #: package whose settings have no section in config/
-    settings: str = ""
-    #: fork server it is forked from unless the profile names another; None: the daemon itself
-    fork_server: ForkServerGroup | None = None
-    #: what production refuses while this worker is enabled
-    refuses: tuple[Refusal, ...] = ()
-    #: how its status is summed up
-    status: StatusSummary | None = None
+    __slots__ = ("fork_server", "refuses", "sections", "settings", "status")
+
+    def __init__(
+        self,
+        *,
+        sections: Iterable[str] | None = None,
+        settings: str = "",
+        fork_server: ForkServerGroup | None = None,
+        refuses: Iterable[Refusal] = (),
+        status: StatusSummary | None = None,
+    ) -> None:
+        """Declare a worker.
+
+        Args:
+            sections: sections of the settings that it reads, its own first; a reload that changes
+                one of them restarts it; None: every section that is not the daemon's
+            settings: `package.module:Class` of a pydantic model that checks
+                `[workers.NAME.settings]`, for a package without a section in config/
+            fork_server: what it is forked from unless the profile says otherwise; None: the daemon
+            refuses: what production refuses while it is enabled
+            status: how its status cell is summed up
+        """
+        self.sections = None if sections is None else tuple(sections)
+        self.settings = settings
+        self.fork_server = fork_server
+        self.refuses = tuple(refuses)
+        self.status = status
 
 
 #: For workers that need nothing heavy: they share the daemon's imports, and numpy.
@@ -131,21 +175,13 @@ def declaration_of(class_path: str) -> WorkerDeclaration:
 
     Returns:
         The declaration of the innermost enclosing package that has one, else the defaults.
-
-    Raises:
-        TypeError: the constant of that package is not a `WorkerDeclaration`.
     """
     package = declaring_package(class_path)
-    if not package:
-        return WorkerDeclaration()
-    declared = getattr(importlib.import_module(package), NAME)
-    if not isinstance(declared, WorkerDeclaration):
-        raise TypeError(f"{package}.{NAME} is a {type(declared).__name__}, not a WorkerDeclaration")
-    return declared
+    return _declared_by(package) if package else WorkerDeclaration()
 
 
 def declaring_package(class_path: str) -> str:
-    """Name of the innermost enclosing package with a declaration; empty: there is none."""
+    """Name of the innermost enclosing package with a declaration; empty without one."""
     package = class_path.partition(":")[0].rpartition(".")[0]
     while package and not _declares(package):
         package = package.rpartition(".")[0]
@@ -160,13 +196,12 @@ def kind_of(class_path: str) -> str:
 
 def shipped() -> dict[str, WorkerDeclaration]:
     """The declarations of this project's own workers, by the name of their package."""
-    found = {}
-    for directory in sorted(_locations(find_spec("workers"))):
-        for entry in sorted(Path(directory).iterdir()):
-            package = f"workers.{entry.name}"
-            if entry.name.isidentifier() and _declares_in(entry / "__init__.py"):
-                found[entry.name] = declaration_of(f"{package}.worker:Worker")
-    return found
+    return {
+        name: _declared_by(f"workers.{name}")
+        for directory in importlib.import_module("workers").__path__
+        for name in sorted(os.listdir(directory))  # noqa: PTH208 - half the time of a Path
+        if _declares_in(f"{directory}/{name}/__init__.py")
+    }
 
 
 def fork_server_groups(class_paths: Iterable[str] = ()) -> dict[str, ForkServerGroup]:
@@ -177,35 +212,51 @@ def fork_server_groups(class_paths: Iterable[str] = ()) -> dict[str, ForkServerG
     declared = [*shipped().values(), *map(declaration_of, class_paths)]
     groups: dict[str, ForkServerGroup] = {}
     for group in (each.fork_server for each in declared):
-        if group is None:
-            continue
-        known = groups.get(group.name, group)
-        imports = tuple(dict.fromkeys((*known.imports, *group.imports)))
-        groups[group.name] = ForkServerGroup(group.name, imports, known.warm_up or group.warm_up)
+        if group is not None:
+            known = groups.get(group.name, group)
+            imports = dict.fromkeys((*known.imports, *group.imports))
+            warm_up = known.warm_up or group.warm_up
+            groups[group.name] = ForkServerGroup(group.name, imports, warm_up)
     return groups
+
+
+def _declared_by(package: str) -> WorkerDeclaration:
+    """Import a package and return its declaration.
+
+    Raises:
+        TypeError: its constant is not a `WorkerDeclaration`.
+    """
+    declared = getattr(importlib.import_module(package), NAME)
+    if not isinstance(declared, WorkerDeclaration):
+        raise TypeError(
+            f"{package}.{NAME} must be a WorkerDeclaration, and is a value of type {type(declared).__name__}"
+        )
+    return declared
 
 
 def _declares(package: str) -> bool:
     """Whether the `__init__.py` of a package assigns the constant; runs nothing of the package."""
+    if package in sys.modules:
+        return hasattr(sys.modules[package], NAME)
+    # heavier than the rest of this module; the packages of the shipped workers are loaded already
+    from importlib.machinery import PathFinder  # noqa: PLC0415 - as said
+    from importlib.util import find_spec  # noqa: PLC0415 - as said
+
     top, *below = package.split(".")
     try:
         found = find_spec(top)
     except ValueError:  # a module that was not imported from anywhere
         return False
     for name in below:
-        locations = _locations(found)
+        locations = list(found.submodule_search_locations or ()) if found is not None else []
         found = PathFinder.find_spec(f"{found.name}.{name}", locations) if found else None
-    origin = Path(found.origin) if found is not None and found.origin else None
-    return origin is not None and origin.name == "__init__.py" and _declares_in(origin)
+    origin = found.origin if found is not None else None
+    return bool(origin) and str(origin).endswith("__init__.py") and _declares_in(str(origin))
 
 
-def _locations(found: ModuleSpec | None) -> list[str]:
-    """The directories of a package; empty for a module or for nothing."""
-    return list(found.submodule_search_locations or ()) if found is not None else []
-
-
-def _declares_in(file: Path) -> bool:
+def _declares_in(file: str) -> bool:
     try:
-        return _ASSIGNMENT.search(file.read_bytes()) is not None
+        with open(file, "rb", buffering=0) as text:  # noqa: PTH123 - half the time of a Path
+            return _LINE in b"\n" + text.read()
     except OSError:
         return False

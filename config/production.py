@@ -68,7 +68,12 @@ def refusals(settings: ProductionSettings) -> Iterator[Problem]:
 def _declared(
     refusal: Refusal, settings: ProductionSettings, spec: WorkerSpec
 ) -> Iterator[Problem]:
-    value = spec.name if refusal.key == "workers" else value_at(settings, refusal.key)
+    try:
+        value = spec.name if refusal.key == "workers" else value_at(settings, refusal.key)
+    except AttributeError:
+        reason = f"the package of worker {spec.name!r} refuses values of a key that does not exist"
+        yield Problem(refusal.key, "", reason, "correct its declaration")
+        return
     if refusal.refuses(value):
         yield _refused(refusal.key, value, refusal.reason, refusal.remedy)
 

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from config import sources
 from config.broker import BrokerConfig
+from config.declaration import declaring_package
 from config.feeder import FeederConfig
 from config.ingest import IngestConfig
 from config.kafka import KafkaConfig
@@ -77,7 +78,8 @@ class Settings(BaseModel):
     @classmethod
     def _workers_fit_together(cls, workers: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
         workers = _expanded(workers)
-        if fault := _dependency_fault(workers):
+        fault = _dependency_fault(workers) or _section_fault(workers, cls.model_fields)
+        if fault:
             raise ValueError(fault)
         return workers
 
@@ -117,6 +119,16 @@ def _dependency_fault(workers: Sequence[WorkerSpec]) -> str:
         if not free:
             return f"workers depend on each other in a circle: {', '.join(sorted(waiting))}"
         waiting = {name: needs for name, needs in waiting.items() if name not in free}
+    return ""
+
+
+def _section_fault(workers: Sequence[WorkerSpec], sections: Container[str]) -> str:
+    """Which declared section does not exist; empty when all do."""
+    for spec in workers:
+        for name in spec.declaration.sections or ():
+            if name not in sections:
+                where = declaring_package(spec.worker)
+                return f"{where}, which declares {spec.name!r}, names no known section: {name!r}"
     return ""
 
 
