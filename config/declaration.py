@@ -229,7 +229,7 @@ def _declared_by(package: str) -> WorkerDeclaration:
     declared = getattr(importlib.import_module(package), NAME)
     if not isinstance(declared, WorkerDeclaration):
         raise TypeError(
-            f"{package}.{NAME} must be a WorkerDeclaration, and is a value of type {type(declared).__name__}"
+            f"{package}.{NAME} must be a WorkerDeclaration: it is of type {type(declared).__name__}"
         )
     return declared
 

@@ -53,7 +53,7 @@ for number in range(int(sys.argv[1])):
             torch.nn.Linear(64, 64)(torch.randn(2560, 64)).sum().backward()
             learn_briefly()
             learner.rehearse(own)
-            model, update = learner.take_learner(own)
+            model, update = learner.make_or_take_prepared_learner(own)
             learner._learn(model, update, own.batch)
             assert update.updates == model.policy_delay and update.is_sound()
             if number % 4 == 0:  # a run is slow: its database is made anew
