@@ -22,23 +22,23 @@ SMALL = '[ingest]\nring_capacity = 1024\nbatch = 128\nfollowers = ["slow", "dead
 
 
 class Follower:
-    """A reader of the ring that says how far it got."""
+    """A reader of the ring that publishes how far it got."""
 
     def __init__(self, one):
         self.cell = one.mesh.cell(cursor_segment("slow"), ReaderCursor, create=True)
         self.reader = until("ring", lambda: one.mesh.attach("ticks")).reader("oldest")
         self.seen = []
-        self.tell()
+        self.publish()
 
-    def tell(self):
+    def publish(self):
         """Write the cursor."""
-        self.cell.write(ReaderCursor("ticks", self.reader.sequence))
+        self.cell.write(ReaderCursor(ring="ticks", sequence=self.reader.sequence))
 
-    def read(self, most):
-        """Read, and say so."""
-        rows = self.reader.read(max_records=most)
+    def read(self, max_records):
+        """Read, and publish the cursor."""
+        rows = self.reader.read(max_records=max_records)
         self.seen += zip(rows["partition"].tolist(), rows["offset"].tolist(), strict=True)
-        self.tell()
+        self.publish()
         return rows.size
 
 
@@ -51,7 +51,7 @@ def test_block_never_overtakes_a_follower(tmp_path):
         assert one.status()["published"] <= 512
         until("all", lambda: (follower.read(100) and False) or len(follower.seen) == 2400)
         assert follower.reader.lost == 0
-        one.passed(2400)
+        one.consumed(2400)
         is_followed = {p: [o for q, o in follower.seen if q == p] for p in range(PARTITIONS)}
         assert is_followed == {p: list(range(800)) for p in range(PARTITIONS)}
         one.unhurt()
@@ -66,7 +66,7 @@ def test_conflate_publishes_the_newest_of_each_symbol(tmp_path):
     with world(tmp_path, SMALL + 'back_pressure = "conflate"\n') as one:
         Follower(one)
         one.send(GOOD[:2400])
-        status = one.passed(2400)
+        status = one.consumed(2400)
         assert status["conflated"] > 500
         assert status["published"] == one.mesh.attach("ticks").published
         quotes = one.mesh.attach("quotes")
@@ -86,13 +86,13 @@ def test_skip_to_end_counts_what_it_leaves_out(tmp_path):
     with world(tmp_path, SMALL + 'back_pressure = "skip_to_end"\n') as one:
         follower = Follower(one)
         one.send(GOOD[:2400])
-        status = one.passed(2400)
+        status = one.consumed(2400)
         assert status["skipped"] > 0
         assert status["published"] + status["skipped"] == 2400
         assert status["errors"]["skipped"] >= 1
         until("caught up", lambda: follower.read(1024) == 0)
         one.send(GOOD[:30])
-        assert one.passed(2430)["skipped"] == status["skipped"]
+        assert one.consumed(2430)["skipped"] == status["skipped"]
         observe(
             "a follower that sleeps, `skip_to_end`",
             "goes to the newest, what lies between is counted as skipped and logged",
@@ -134,7 +134,7 @@ def test_what_the_broker_deleted_is_counted_as_lost(tmp_path):
     """Ingest is away while a partition outgrows the broker's 5 MiB: the gap is told."""
     with world(tmp_path) as one:
         one.send(GOOD[:30], partition=0)
-        one.passed(30)
+        one.consumed(30)
         assert one.daemon.stop() == 0
         for _ in range(20):
             one.send(GOOD, partition=0)
@@ -157,7 +157,7 @@ def test_an_operator_rewinds(tmp_path):
     """A partition is read again from an offset on; it is done once, and counted."""
     with world(tmp_path) as one:
         one.send(GOOD[:300])
-        one.passed(300)
+        one.consumed(300)
         command = [
             sys.executable,
             "-m",
@@ -170,13 +170,13 @@ def test_an_operator_rewinds(tmp_path):
         assert refused.returncode == 64
         assert "quotes/0" in refused.stderr
         subprocess.run([*command, "quotes/1=40"], cwd=ROOT, check=True)
-        status = one.passed(360)
+        status = one.consumed(360)
         assert status["rewinds"] == 1
         pid = one.daemon.worker("ingest")["pid"]
         os.kill(pid, 9)
         one.daemon.running("ingest", other_than=pid)
         one.send(GOOD[:3])
-        one.passed(363)
+        one.consumed(363)
         found = one.offsets()
         assert found[1] == [*range(100), *range(40, 101)]
         assert found[0] == found[2] == list(range(101))
@@ -199,7 +199,7 @@ def test_two_hosts_share_the_partitions(tmp_path):
         one.daemon.start()
         one.daemon.running("ingest")
         one.send(GOOD[:300])
-        one.passed(300)
+        one.consumed(300)
         # the embedded broker refuses commits while members come and go, where others take them
         asked = Consumer({"bootstrap.servers": one.servers, "group.id": "hosts"})
         places = [TopicPartition("quotes", p) for p in range(PARTITIONS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -12,7 +13,7 @@ from config.kafka import KafkaConfig
 from tests.daemons import until
 from tests.workers.ingest.secure_broker import SecureFront
 from workers.broker.cluster import MockCluster
-from workers.ingest.kafka.broker_errors import refusal
+from workers.ingest.kafka.broker_errors import broker_error
 from workers.ingest.kafka.consumer import BrokerUnavailable, PartitionReader, profile_options
 
 pytestmark = pytest.mark.broker
@@ -56,7 +57,7 @@ def test_the_ring_decides_where_to_go_on(servers):
     """A position in the ring wins; without one Kafka's commit, else the oldest message."""
     first = reader(servers, {"quotes/0": 7, "quotes/1": 9})
     assert offsets(first, 4) == [(0, 7), (0, 8), (0, 9), (1, 9)]
-    first.passed({"quotes/0": 8, "quotes/1": 10})
+    first.acknowledge({"quotes/0": 8, "quotes/1": 10})
     first.commit(wait=True)
     first.close()
     asked = Consumer({"bootstrap.servers": servers, "group.id": "tradingmesh"})
@@ -70,14 +71,14 @@ def test_the_ring_decides_where_to_go_on(servers):
     cold.close()
     other = reader(servers, {"quotes/1": 3}, commit_group="another")
     assert offsets(other, 17)[0] == (0, 0)
-    assert other.following() == [0, 3]
+    assert other.next_offsets() == [0, 3]
     other.close()
 
 
 def test_a_start_at_the_newest_leaves_the_old_ones_out(servers):
     """Nobody has a position, and the old messages are not wanted."""
     one = reader(servers, {}, start="newest")
-    assert one.following() == [10, 10]
+    assert one.next_offsets() == [10, 10]
     one.close()
 
 
@@ -85,7 +86,7 @@ def test_added_partitions_are_seen(servers):
     """A reader that knows fewer partitions than there are says so."""
     one = reader(servers, {})
     assert not one.has_grown()
-    one.places.pop()
+    one.partitions.pop()
     assert one.has_grown()
     one.close()
 
@@ -110,9 +111,9 @@ def test_a_group_waits_for_slow_answers_where_it_is_announced():
     one = reader(cluster.bootstrap_servers, {"quotes/3": 0}, group="hosts", expect=expect)
     until("assigned", lambda: one.read(10, 0.1) or one.rebalances)
     cluster.set_rtt(400)
-    until("begun", lambda: one.read(10, 0.1) or one.begun)
+    until("begun", lambda: one.read(10, 0.1) or one.starts_resolved)
     assert announced == [pytest.approx(11.0)]
-    assert one.following() == [0] * 12
+    assert one.next_offsets() == [0] * 12
     producer = Producer({"bootstrap.servers": cluster.bootstrap_servers})
     for number in range(24):
         producer.produce("quotes", b"", partition=number % 12)
@@ -121,6 +122,51 @@ def test_a_group_waits_for_slow_answers_where_it_is_announced():
     cluster.set_rtt(0)
     one.close()
     cluster.close()
+
+
+def test_states_follow_what_is_done_with_a_partition(servers):
+    """Deferred, read again when due, out of the broker's range, recovered: as `states` says."""
+    one = reader(servers, {"quotes/0": 4, "quotes/1": 99})
+    assert one.states() == {"quotes/0": "reading", "quotes/1": "reading"}
+    one.defer(0, 6, 0.2)
+    assert one.is_deferring
+
+    def recovering():
+        for event in one.read(10, 0.1):
+            one.handle_event(event)
+        return one.is_recovering
+
+    until("out of range", recovering)
+    assert one.states()["quotes/1"] == "recovering"
+    assert one.recover() == {1: 0}
+    assert one.lost == 0  # a log that ends before the position is another one
+    assert one.states()["quotes/1"] == "reading"
+    one.close()
+
+
+def test_a_deferred_partition_continues_where_it_was_left(servers):
+    """Paused and sought: it is read from the given offset on once its time is over."""
+    one = reader(servers, {"quotes/0": 4, "quotes/1": 10})
+    assert offsets(one, 6) == [(0, n) for n in range(4, 10)]
+    one.defer(0, 7, 0.2)
+    assert one.states()["quotes/0"] == "waiting"
+    assert offsets(one, 3) == [(0, n) for n in range(7, 10)]
+    assert one.states()["quotes/0"] == "reading"
+    one.close()
+
+
+def test_a_rewind_while_blocked_loses_nothing(servers):
+    """A member of a group that reads nothing is rewound: no message is dropped meanwhile."""
+    one = reader(servers, {"quotes/0": 10, "quotes/1": 10}, group="hosts")
+    until("started", lambda: one.read(10, 0.1) or one.starts_resolved)
+    one.idle()
+    assert set(one.states().values()) == {"blocked"}
+    assert one.seek(0, 3)
+    enough = time.monotonic() + 0.5
+    until("a while", lambda: one.idle() or time.monotonic() > enough)
+    assert set(one.states().values()) == {"blocked"}
+    assert offsets(one, 7) == [(0, n) for n in range(3, 10)]
+    one.close()
 
 
 @pytest.mark.parametrize("instance", ["", "host-a"])
@@ -133,7 +179,7 @@ def test_a_static_member_says_its_name_and_does_not_leave(instance):
     cluster.create_topic("quotes", 2)
     front = SecureFront(cluster)
     one = reader(front.bootstrap_servers, {}, group="hosts", instance=instance)
-    until("begun", lambda: one.read(10, 0.1) or one.begun)
+    until("begun", lambda: one.read(10, 0.1) or one.starts_resolved)
     one.close()
     joined = [frame for frame in frames(front.seen) if frame[:2] == JOIN_GROUP]
     left = [frame for frame in frames(front.seen) if frame[:2] == LEAVE_GROUP]
@@ -157,21 +203,23 @@ def test_a_fenced_member_says_so_and_is_over(servers_with_cluster):
         {},
     )
 
-    def take():
+    def read_events():
         for event in one.read(10, 0.1):
-            one.note(event)
+            one.handle_event(event)
 
-    until("begun", lambda: take() or one.begun)
-    assert one.refused() is None
+    until("begun", lambda: read_events() or one.starts_resolved)
+    assert one.broker_error() is None
     cluster.push_request_errors("heartbeat", [KafkaError.FENCED_INSTANCE_ID])
-    until("over", lambda: take() or one.is_over)
-    kind, text = one.refused()
+    until("over", lambda: read_events() or one.health.is_over)
+    kind, text = one.broker_error()
     assert kind == "fenced"
     assert "Static consumer fenced" in text
     assert "kafka.instance: give each host its own" in text
-    until("statistics", lambda: take() or one.brokers_up)  # that brokers are up changes nothing
+    until(
+        "statistics", lambda: read_events() or one.health.brokers_up
+    )  # that brokers are up changes nothing
     one.commit(wait=True)
-    assert one.refused() == (kind, text)
+    assert one.broker_error() == (kind, text)
     one.close()
 
 
@@ -192,9 +240,9 @@ def test_a_fenced_member_says_so_and_is_over(servers_with_cluster):
 )
 def test_errors_that_refuse_a_host_are_told_from_those_that_pass(error, kind):
     """librdkafka's own errors: kind, and a remedy; an outage or a rebalance is no refusal."""
-    found = refusal(error)
-    assert (found and found[0]) == kind
-    assert found is None or "; " in found[1]
+    found = broker_error(error)
+    assert (found and found.kind) == kind
+    assert found is None or "; " in found.text
 
 
 OIDC = {

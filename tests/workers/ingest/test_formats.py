@@ -228,7 +228,7 @@ def test_ingest_takes_the_other_formats(tmp_path, kind):
         good = b"SPY\0\0\0\0\0" + struct.pack("<q", FULL["timestamp"])
     with world(tmp_path, extra) as one:
         one.send([good, good, b"bad"] * 20)
-        status = one.passed(60)
+        status = one.consumed(60)
         assert (status["published"], status["dead_lettered"]) == (40, 20)
         letter = dict(one.letters(20)[0].headers())
         assert letter["mesh.error.class"] == (b"body" if kind == "json" else b"frame")

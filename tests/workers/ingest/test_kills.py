@@ -102,7 +102,7 @@ def kill_again_and_again(directory, kills, capacity):
             pid = one.daemon.running("ingest", other_than=pid)
         source.done.set()
         source.join()
-        status = one.passed(one.sent)
+        status = one.consumed(one.sent)
         reader.follow()
         assert status["consumed"] == one.sent
         assert status["dead_lettered"] == one.sent // POISON_EVERY

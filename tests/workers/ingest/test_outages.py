@@ -47,7 +47,7 @@ def test_poison_is_dead_lettered_and_every_good_message_published(tmp_path):
     with world(tmp_path) as one:
         first, some = with_poison(GOOD[:1000], 10)
         one.send(first)
-        status = one.passed(1000)
+        status = one.consumed(1000)
         assert (status["published"], status["dead_lettered"]) == (900, some)
         assert {k: v for k, v in status["errors"].items() if k in CLASSES} == {
             "frame": 60,
@@ -60,7 +60,7 @@ def test_poison_is_dead_lettered_and_every_good_message_published(tmp_path):
         )
         second, few = with_poison(GOOD[:3000], 1000)
         one.send(second)
-        status = one.passed(4000)
+        status = one.consumed(4000)
         assert (status["published"], status["dead_lettered"]) == (900 + 2997, some + few)
         observe(
             "poison, 1 message in 1,000 (3,000 messages)",
@@ -111,7 +111,7 @@ def test_each_class_of_a_message_is_counted_under_its_name(tmp_path):
             {"type": "record", "name": "Quote", "fields": [{"name": "symbol", "type": "long"}]}
         )
         one.send([*GOOD[:300], *bad.values(), *GOOD[300:600]], partition=0)
-        status = one.passed(606)
+        status = one.consumed(606)
         assert (status["published"], status["dead_lettered"]) == (600, 6)
         assert {kind: status["errors"].get(kind) for kind in bad} == dict.fromkeys(bad, 1)
         found = {
@@ -131,12 +131,12 @@ def test_unknown_ids_cost_one_request_each_and_interval(tmp_path):
     """Fifty messages of each of three unknown ids: three requests; later ids may be known."""
     with world(tmp_path, "[ingest]\nunknown_schema_s = 2.0\n") as one:
         one.send([frame(700 + n % 3, b"xx") for n in range(150)])
-        assert one.passed(150)["errors"]["schema_unknown"] == 150
+        assert one.consumed(150)["errors"]["schema_unknown"] == 150
         assert sorted(i for i in one.registry.asked if i != 1) == [700, 701, 702]
         one.registry.schemas[700] = QUOTE_SCHEMA_TEXT
         select.select([], [], [], 2.0)  # the interval itself
         one.send([frame(700, GOOD[0][5:])])
-        assert one.passed(151)["published"] == 1
+        assert one.consumed(151)["published"] == 1
         assert one.registry.asked.count(700) == 2
         observe(
             "50 messages of each of 3 unknown schema ids",
@@ -154,7 +154,7 @@ def test_registry_down_at_start_without_cache_loses_nothing(tmp_path):
         until("degraded", lambda: one.status()["state"] == "degraded: registry")
         assert one.status()["consumed"] == 0
         one.registry.mood = "ok"
-        status = one.passed(300)
+        status = one.consumed(300)
         assert (status["published"], status["dead_lettered"]) == (300, 0)
         until("well again", lambda: one.status()["state"] == "running")
         is_complete(one)
@@ -169,14 +169,14 @@ def test_registry_down_at_start_with_cache_is_not_missed(tmp_path):
     """The schema is on disk: a restart asks nobody."""
     with world(tmp_path) as one:
         one.send(GOOD[:100])
-        one.passed(100)
+        one.consumed(100)
         assert one.daemon.stop() == 0
         one.registry.mood = "503"
         before = len(one.registry.asked)
         one.daemon.start()
         one.daemon.running("ingest")
         one.send(GOOD[:200])
-        assert one.passed(300)["published"] == 300
+        assert one.consumed(300)["published"] == 300
         assert len(one.registry.asked) == before
         is_complete(one)
         observe(
@@ -192,7 +192,7 @@ def test_a_sick_registry_holds_up_only_who_needs_it(tmp_path, moods):
     """A new id in partition 0: the others run on; once it is well, partition 0 goes on in order."""
     with world(tmp_path) as one:
         one.send(GOOD[:30])
-        one.passed(30)
+        one.consumed(30)
         for number, mood in enumerate(moods):
             one.registry.mood = mood
             new = 2 + number
@@ -200,12 +200,12 @@ def test_a_sick_registry_holds_up_only_who_needs_it(tmp_path, moods):
             before = one.status()["consumed"]
             one.send([frame(new, GOOD[n][5:]) for n in range(20)], partition=0)
             one.send(GOOD[:40], partition=1)
-            status = one.passed(before + 40)
+            status = one.consumed(before + 40)
             assert status["consumed"] == before + 40
             until("said", lambda: one.status()["state"] == "degraded: registry")
             one.registry.mood = "ok"
             one.registry.released.set()
-            one.passed(before + 60)
+            one.consumed(before + 60)
             one.registry.released.clear()
         status = one.status()
         assert status["dead_lettered"] == 0
@@ -230,19 +230,19 @@ def test_broker_outages_are_waited_out(tmp_path):
     """Down for longer than the heartbeat deadline, back, flapping: no restart, no loss."""
     with world(tmp_path) as one:
         one.send(GOOD[:300])
-        one.passed(300)
+        one.consumed(300)
         for outage in range(3):
             one.cluster.set_up(False)
             until("said", lambda: one.status()["state"] == "degraded: transport")
             one.cluster.set_up(True)
             one.send(GOOD[:300])
-            one.passed(300 * (outage + 2))
+            one.consumed(300 * (outage + 2))
         until("well again", lambda: one.status()["state"] == "running")
         assert one.status()["errors"]["_TRANSPORT"] >= 3
         is_complete(one)
         one.unhurt()
         one.send(GOOD[:30])
-        one.passed(1230)
+        one.consumed(1230)
         one.cluster.set_up(False)
         until("said", lambda: one.status()["state"] == "degraded: transport")
         assert one.daemon.stop() == 0
@@ -271,18 +271,18 @@ def test_dead_letters_are_spooled_and_drained_in_order(tmp_path):
     with world(tmp_path, "[ingest]\ndead_letter_timeout_s = 0.5\n") as one:
         set_topic_error(one.cluster, "quotes.dead", AUTHORIZATION_FAILED)
         one.send(numbered(40), partition=0)
-        status = one.passed(40)
+        status = one.consumed(40)
         until("spooled", lambda: one.status()["spooled"] == 40)
         one.send(GOOD[:90])
         one.send(numbered(40, 40), partition=0)
-        status = one.passed(170)
+        status = one.consumed(170)
         assert (status["published"], status["dead_lettered"]) == (90, 80)
         assert "spooled" in one.status()["state"]
         pid = one.daemon.worker("ingest")["pid"]
         os.kill(pid, signal.SIGKILL)
         one.daemon.running("ingest", other_than=pid)
         one.send(numbered(20, 80), partition=0)
-        one.passed(190)
+        one.consumed(190)
         set_topic_error(one.cluster, "quotes.dead", 0)
         until("drained", lambda: one.status()["spooled"] == 0)
         values = [letter.value() for letter in one.letters(100)]
@@ -311,7 +311,7 @@ def test_a_full_spool_blocks_and_loses_nothing(tmp_path):
         assert stuck["errors"]["sink"] >= 1
         assert 0 < stuck["spooled"] == stuck["consumed"] < 60
         set_topic_error(one.cluster, "quotes.dead", 0)
-        one.passed(60)
+        one.consumed(60)
         until("drained", lambda: one.status()["spooled"] == 0)
         assert [letter.value() for letter in one.letters(60)] == numbered(60)
         one.unhurt()
@@ -327,7 +327,7 @@ def test_a_full_disk_is_no_crash(tmp_path, sink_full):
     extra = f'[ingest]\ndead_letter_timeout_s = 0.5\nsink_full = "{sink_full}"\n'
     with small_disk(tmp_path / "run" / "ingest", 16), world(tmp_path, extra) as one:
         one.send(GOOD[:30], partition=0)
-        one.passed(30)
+        one.consumed(30)
         set_topic_error(one.cluster, "quotes.dead", AUTHORIZATION_FAILED)
         for number in range(8):
             one.send([*numbered(20, 20 * number), GOOD[number]], partition=0)
@@ -343,7 +343,7 @@ def test_a_full_disk_is_no_crash(tmp_path, sink_full):
             assert 30 < one.status()["consumed"] < 30 + 8 * 21
             assert one.status()["letters_lost"] == 0
         set_topic_error(one.cluster, "quotes.dead", 0)
-        status = one.passed(30 + 8 * 21)
+        status = one.consumed(30 + 8 * 21)
         until("drained", lambda: one.status()["spooled"] == 0)
         lost = status["letters_lost"]
         assert (lost > 0) == (sink_full == "drop")
@@ -373,7 +373,7 @@ def test_a_slow_broker_in_a_group_is_no_hang(tmp_path):
         one.daemon.running("ingest")
         until("begun", lambda: one.status()["rebalances"] and not one.status()["errors"])
         one.send(GOOD[:30])
-        one.passed(30)
+        one.consumed(30)
         one.cluster.set_rtt(0)
         is_complete(one)
         one.unhurt()

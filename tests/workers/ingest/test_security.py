@@ -70,7 +70,7 @@ def test_tls_is_used_and_each_wrong_certificate_is_named(tmp_path, authority):
     }
     with world(tmp_path, FAST, front=front(authority)) as one:
         one.send([*GOOD[:300], b"poison"])
-        assert one.passed(301)["published"] == 300
+        assert one.consumed(301)["published"] == 300
         assert one.letters(1)[0].value() == b"poison"
         for words, context in wrong.items():
             one.front.change(context=context)
@@ -78,7 +78,7 @@ def test_tls_is_used_and_each_wrong_certificate_is_named(tmp_path, authority):
             one.front.change(context=authority.server())
             before = one.status()["consumed"]
             one.send(GOOD[:30])
-            one.passed(before + 30)
+            one.consumed(before + 30)
         until("well again", lambda: one.status()["state"] == "running")
         assert one.status()["errors"]["tls"] >= len(wrong)
         one.unhurt()
@@ -99,13 +99,13 @@ def test_a_client_certificate_is_shown(tmp_path, authority):
     )
     with world(tmp_path, FAST, front=made) as one:
         one.send(GOOD[:30])
-        one.passed(30)
+        one.consumed(30)
         stranger = Authority(tmp_path, "stranger")
         one.front.change(context=authority.server(clients=stranger))
         refused(one, "tls", "unknown ca")
         one.front.change(context=authority.server(clients=authority))
         one.send(GOOD[:30])
-        one.passed(60)
+        one.consumed(60)
         one.unhurt()
 
 
@@ -114,7 +114,7 @@ def test_credentials_are_used_and_wrong_ones_are_said(tmp_path, authority, mecha
     """SASL over TLS; a password that is changed at the brokers is waited out, and never shown."""
     with world(tmp_path, FAST, front=front(authority, mechanism)) as one:
         one.send([*GOOD[:300], b"poison"])
-        assert one.passed(301)["published"] == 300
+        assert one.consumed(301)["published"] == 300
         assert one.letters(1)[0].value() == b"poison"
         one.front.change(users={"desk": "another"})
         refused(one, "authentication", "Invalid username or password")
@@ -123,7 +123,7 @@ def test_credentials_are_used_and_wrong_ones_are_said(tmp_path, authority, mecha
         assert tries < 200, "a password that is tried without end gets locked"
         one.front.change(users=USERS)
         one.send(GOOD[:30])
-        one.passed(331)
+        one.consumed(331)
         until("well again", lambda: one.status()["state"] == "running")
         one.unhurt()
         keeps_its_secret(one, tmp_path)
@@ -143,11 +143,11 @@ def test_a_fenced_host_says_so_and_comes_back(tmp_path):
         one.daemon.start()
         one.daemon.running("ingest")
         one.send(GOOD[:300])
-        one.passed(300)
+        one.consumed(300)
         one.cluster.push_request_errors("heartbeat", [KafkaError.FENCED_INSTANCE_ID])
         refused(one, "fenced", "kafka.instance: give each host its own")
         one.send(GOOD[:300])
-        one.passed(600)
+        one.consumed(600)
         until("well again", lambda: one.status()["state"] == "running")
         assert one.offsets() == {p: list(range(200)) for p in range(PARTITIONS)}
         assert one.status()["errors"]["fenced"] == 1
@@ -178,6 +178,6 @@ def test_a_start_that_is_refused_is_no_crash_loop(tmp_path, authority, kind, wor
             hidden.rename(authority.path)
         one.front.change(context=authority.server(), users=USERS)
         one.send(GOOD[:30])
-        assert one.passed(30)["errors"][kind] >= 1
+        assert one.consumed(30)["errors"][kind] >= 1
         one.unhurt()
         keeps_its_secret(one, tmp_path)

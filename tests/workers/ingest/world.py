@@ -126,7 +126,7 @@ class World:
         assert self.producer.flush(60) == 0
         self.sent += len(values)
 
-    def passed(self, count):
+    def consumed(self, count):
         """Wait until ingest has accounted for `count` messages in all; gives its status."""
 
         def enough():

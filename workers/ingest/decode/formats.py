@@ -103,10 +103,10 @@ class JsonDecoder(BatchDecoder):
     def _packed(self, value: bytes | None) -> bytes:
         """Return the bytes of a row, by one call for all columns: numpy takes one for each."""
         cells = self._blank.copy()
-        values = self._values(self._record(value))
-        for column, at, found in zip(self._mapping.columns, self._at, values, strict=True):
-            if found is not None:
-                cells[at] = column.cell(found)
+        fields = self._values(self._record(value))
+        for column, at, given in zip(self._mapping.columns, self._at, fields, strict=True):
+            if given is not None:
+                cells[at] = column.cell(given)
         for column, at in self._required:
             column.check(cells[at])
         return self._row.pack(*cells)
@@ -124,19 +124,19 @@ class JsonDecoder(BatchDecoder):
 
     def _values(self, record: Any) -> Iterator[Any]:
         for path in self._paths:
-            found = record
+            node = record
             for name in path:
-                found = None if found is None else getattr(found, name)
-            yield found
+                node = None if node is None else getattr(node, name)
+            yield node
 
 
 def _struct(tree: Mapping[str, Any], name: str) -> tuple[Any, list[tuple[str, ...]]]:
-    """Make the type of an object, and give the attributes that lead to each column's value."""
+    """Return the type of an object, and the attributes that lead to each column's value."""
     fields: list[tuple[str, Any, None]] = []
     names: dict[str, str] = {}
     paths: list[tuple[str, ...]] = []
     for number, (key, node) in enumerate(tree.items()):
-        attribute = f"f{number}"  # a name in the message may be none in Python
+        attribute = f"f{number}"  # a name in the message need not be an identifier
         names[attribute] = key
         if isinstance(node, Column):
             kind = _TIME if node.name in TIMES else _TYPES.get(node.kind, _WHOLE)
@@ -215,24 +215,24 @@ def _problems(
             yield Problem(f"ingest.raw_fields.{name}", fields[name], reason, "correct the type")
 
 
-def _cells(column: Column, found: Rows) -> tuple[Rows, Rows]:
-    """Return what a column holds for each value, and where it holds none: Column.cell for many."""
+def _cells(column: Column, values: Rows) -> tuple[Rows, Rows]:
+    """Return the cell for each value, and where a value has no cell: Column.cell for many."""
     if column.kind == "S":
-        cells, wrong = _texts(column, found)
+        cells, wrong = _texts(column, values)
         return cells, wrong | (column.required & (cells == b""))
     if column.kind == "f":
-        return found.astype(np.float64), np.zeros(found.size, bool)
+        return values.astype(np.float64), np.zeros(values.size, bool)
     scale = max(column.unit_ns, 1)
-    if found.dtype.kind == "f":
+    if values.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = found.astype(np.float64) * scale
+            scaled = values.astype(np.float64) * scale
             wrong = ~(np.abs(scaled) < 2.0**63)
             if scale == 1:
                 wrong |= scaled != np.trunc(scaled)
         whole = np.where(wrong, 0.0, np.rint(scaled)).astype(np.int64)
     else:
-        wrong = (found > _INT64_MAX // scale) | (found < -(_INT64_MAX // scale))
-        whole = np.where(wrong, 0, found).astype(np.int64) * scale
+        wrong = (values > _INT64_MAX // scale) | (values < -(_INT64_MAX // scale))
+        whole = np.where(wrong, 0, values).astype(np.int64) * scale
     bits = column.size * 8 - (column.kind == "i")
     if bits < 63:
         wrong |= whole >= 1 << bits
@@ -240,12 +240,12 @@ def _cells(column: Column, found: Rows) -> tuple[Rows, Rows]:
     return whole, wrong | (column.required & (whole <= 0))
 
 
-def _texts(column: Column, found: Rows) -> tuple[Rows, Rows]:
+def _texts(column: Column, values: Rows) -> tuple[Rows, Rows]:
     """Bytes without the zeros behind them; a zero before another byte is wrong."""
-    width = found.dtype.itemsize
-    raw = np.ascontiguousarray(found).view(np.uint8).reshape(found.size, width)
+    width = values.dtype.itemsize
+    raw = np.ascontiguousarray(values).view(np.uint8).reshape(values.size, width)
     length = np.where(raw.any(axis=1), width - (raw[:, ::-1] != 0).argmax(axis=1), 0)
     wrong = (raw == 0).sum(axis=1) > width - length
     if not column.cut:
         wrong |= length > column.size
-    return found.astype(f"S{column.size}"), wrong
+    return values.astype(f"S{column.size}"), wrong

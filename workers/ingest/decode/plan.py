@@ -1,4 +1,4 @@
-"""From a writer's schema to a decode plan: Avro's schema resolution, done once a schema.
+"""Compiles a writer's schema to a decode plan: Avro's schema resolution, done once a schema.
 
 The rules are those of the specification (Avro 1.12, "Schema Resolution") as fastavro has them,
 which is the oracle of the tests. What a flat list cannot hold (arrays, maps, recursive types, a
@@ -18,7 +18,7 @@ from workers.ingest.decode._avro import _native
 from workers.ingest.decode.mapping import Column, RowMapping
 from workers.ingest.errors import ErrorClass, MessageRejected
 
-Node = Any  # a Column, a dict of nodes by field name, or None where nothing is wanted
+Node = Any  # a Column, a dict of nodes by field name, or None where no column needs it
 OP_DTYPE: Final = np.dtype(
     [
         ("code", "u1"),
@@ -95,7 +95,7 @@ _LOGICAL_NS: Final = {
     "long-local-timestamp-nanos": 1,
     "int-date": 86_400 * 10**9,
 }
-#: logical types that fastavro (with the readers that `decode` adds) gives as objects of their own
+#: logical types that fastavro (with the readers that `decoder` adds) returns as own objects
 _LOGICAL: Final = {
     *_LOGICAL_NS,
     "string-uuid",
@@ -116,21 +116,21 @@ class Incompatible(Exception):
     """The writer's schema cannot be read as the reader's."""
 
 
-def named_types(schema: Any, found: dict[str, Any] | None = None) -> dict[str, Any]:
+def named_types(schema: Any, types: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the named types of a parsed schema by full name."""
-    found = {} if found is None else found
+    types = {} if types is None else types
     if isinstance(schema, list):
         for branch in schema:
-            named_types(branch, found)
+            named_types(branch, types)
     elif isinstance(schema, dict):
         if schema["type"] in _NAMED:
-            found[schema["name"]] = schema
+            types[schema["name"]] = schema
         for field in schema.get("fields", ()):
-            named_types(field["type"], found)
+            named_types(field["type"], types)
         for inner in ("items", "values"):
             if inner in schema:
-                named_types(schema[inner], found)
-    return found
+                named_types(schema[inner], types)
+    return types
 
 
 def kind_of(schema: Any) -> str:
@@ -141,7 +141,7 @@ def kind_of(schema: Any) -> str:
 
 
 def logical_of(schema: Any) -> str:
-    """Give `type-logicalType` where fastavro converts it, else the empty string."""
+    """Return `type-logicalType` where fastavro converts it, else the empty string."""
     name = f"{kind_of(schema)}-{schema.get('logicalType')}" if isinstance(schema, dict) else ""
     return name if name in _LOGICAL else ""
 
@@ -152,7 +152,7 @@ def compile_plan(writer: Any, reader: Any, mapping: RowMapping) -> _native.Plan:
 
 
 def plan_parts(writer: Any, reader: Any, mapping: RowMapping) -> tuple[bytes, bytes, bytes]:
-    """Give operations, pool and template of a plan (`_avro/plan.h`). Raises as compile_plan."""
+    """Return operations, pool and template of a plan (`_avro/plan.h`); raises as compile_plan."""
     return _Compiler(writer, reader, mapping).compile()
 
 
@@ -226,7 +226,7 @@ class _Compiler:
         return len(self._ops) - 1
 
     def _here(self) -> int:
-        """Return the number of the next operation, as a place to jump to."""
+        """Return the number of the next operation, as a target of jumps."""
         self._label = len(self._ops)
         return self._label
 
@@ -369,10 +369,10 @@ class _Compiler:
             return False
         return True
 
-    # --- values that are passed over -------------------------------------------------------
+    # --- values that are skipped -----------------------------------------------------------
 
     def _skip(self, writer: Any) -> None:
-        """Pass over a value that the reader does not have."""
+        """Skip a value that the reader does not have."""
         writer = self._resolved(writer, self._writer_names)
         kind = kind_of(writer)
         if kind == "union":
@@ -391,10 +391,10 @@ class _Compiler:
             self._emit(_native.OP_SKIP, size={"float": 4, "double": 8}.get(kind) or writer["size"])
 
     def _unread(self, writer: Any, reader: Any) -> None:
-        """Pass over a value that the reader has and no column wants: it must still be readable."""
+        """Skip a value that the reader has and no column needs: it must still be readable."""
         kind = kind_of(writer)
         if logical_of(writer) or kind == "enum":
-            raise Unplannable(f"{kind} that no column wants")
+            raise Unplannable(f"{kind} that no column needs")
         if "string" in {kind, kind_of(reader)}:
             self._emit(_native.OP_SKIP_TEXT)
         else:

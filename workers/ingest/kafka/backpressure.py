@@ -1,9 +1,9 @@
 """Back-pressure: how far the slowest named reader of the ring is behind.
 
 A ring does not wait for its readers: one that is overtaken is told how much it lost. Where that is
-not wanted, readers are named (`ingest.followers`), write how far they got into `cursor/NAME`
-(`workers.contract.statuses.ReaderCursor`), and ingest does what `ingest.back_pressure` says while
-one of them is behind by more than a share of the ring. A reader that is not alive holds up nobody.
+not acceptable, readers are named (`ingest.followers`) and write how far they got into `cursor/NAME`
+(`workers.contract.statuses.ReaderCursor`); ingest does what `ingest.back_pressure` says while one
+of them is behind by more than a share of the ring. A reader that is not alive blocks nothing.
 """
 
 from __future__ import annotations
@@ -18,28 +18,34 @@ if TYPE_CHECKING:
     from mesh import Mesh, Ring
 
 
-class Pressure:
-    """Looks at the cursors of the followers of one ring."""
+class Backpressure:
+    """Reads the cursors of the followers of one ring.
+
+    Attributes:
+        limit: records that a follower may be behind.
+        slowest: name of the slowest follower; empty: all are caught up.
+        backlog: records that it is behind.
+    """
 
     def __init__(self, mesh: Mesh, ring: Ring, followers: tuple[str, ...], share: float) -> None:
-        """Call the ring full when a follower is behind by `share` of its capacity."""
+        """Limit the backlog of `followers` to `share` of the ring's capacity."""
         self._mesh, self._ring = mesh, ring
         self._cells: dict[str, Any] = dict.fromkeys(followers)
-        self.most = int(share * ring.capacity)
+        self.limit = int(share * ring.capacity)
         self.slowest = ""
         self.backlog = 0
 
     def is_high(self, coming: int) -> bool:
-        """Tell whether `coming` more records would put a follower too far behind."""
+        """Whether `coming` more records would put a follower too far behind."""
         self.slowest, self.backlog = "", 0
         for name in self._cells:
             behind = self._ring.published - self._sequence(name)
             if behind > self.backlog:
                 self.slowest, self.backlog = name, behind
-        return self.backlog > 0 and self.backlog + coming > self.most
+        return self.backlog > 0 and self.backlog + coming > self.limit
 
     def _sequence(self, name: str) -> int:
-        """Give where a live follower is; one that is not there is nowhere behind."""
+        """Return what a live follower reads next; one that is not alive counts as caught up."""
         cell = self._cells[name]
         try:
             if cell is None:
@@ -51,7 +57,7 @@ class Pressure:
             cursor: ReaderCursor = cell.read()[1]
         except (SegmentMissing, NotWritten):
             return self._ring.published
-        except MeshError:  # made anew: look for it again
+        except MeshError:  # recreated: open it again next time
             self._cells[name] = None
             return self._ring.published
         return cursor.sequence

@@ -1,17 +1,18 @@
-"""Messages of all partitions from known positions on; the ring knows them, Kafka is told.
+"""Reads the messages of all partitions from known positions on; the ring owns the positions.
 
 Without a group this process is assigned every partition (`assign()`): the positions committed with
-the ring decide where to go on, and what is committed to Kafka is for monitoring, and for a start
-with an empty mesh. In a group (several hosts) the partitions are dealt out by the brokers; what
-another host has passed since is then known from its commits alone.
+the ring decide where reading continues. What is committed to Kafka serves monitoring, and a start
+with an empty mesh. In a group (several hosts) the brokers assign the partitions; how far another
+host came since is then known from its commits alone.
 
 A position that the broker no longer holds is never skipped silently: `auto.offset.reset` is
-`error`, the gap is counted as lost, and reading goes on at the oldest message there.
+`error`, the gap is counted as lost, and reading continues at the oldest message.
+
+What each partition is doing is one state (`partition.py`); this module performs the actions.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -28,7 +29,16 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from workers.ingest.kafka.broker_errors import FINAL, LOOK_S, refusal, with_reason
+from workers.ingest.kafka.broker_errors import BrokerError, BrokerHealth
+from workers.ingest.kafka.partition import (
+    STARTED,
+    Action,
+    Event,
+    Partition,
+    PartitionKey,
+    PartitionTable,
+    State,
+)
 
 if TYPE_CHECKING:
     from config.ingest import IngestConfig
@@ -36,32 +46,25 @@ if TYPE_CHECKING:
 
 _RESET: Final = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001 - public in librdkafka, so spelt in the binding
 _EOF: Final = KafkaError._PARTITION_EOF  # noqa: SLF001 - as above
-_METADATA_S: Final = 5.0  # of a request that is made while reading
-_COMMIT_S: Final = 60.0  # librdkafka's socket.timeout.ms: the longest that a commit is waited for
-#: Without a group librdkafka's session time out has one effect: so long a commit waits for brokers
-#: that are away, and a close for the commit (measured, 2.16); the default would be 45 s.
+_METADATA_S: Final = 5.0  # time-out of a request that is made while reading
+_COMMIT_S: Final = 60.0  # librdkafka's socket.timeout.ms: the longest that a commit takes
+#: Without a group librdkafka's session time-out has one effect: that long a commit waits for absent
+#: brokers, and a close for the commit (measured, 2.16); the default would be 45 s.
 _SESSION_MS: Final = 1000
 _GROUP_SESSION_MS: Final = 45_000  # librdkafka's default
-_LOOK_S: Final = 0.1  # of a request for metadata, before it is looked whether we are refused
-_AGAIN_S: Final = 0.5  # between two questions where partitions begin
+_METADATA_CHECK_INTERVAL_S: Final = 0.1  # first wait for metadata before errors are checked
+_START_RETRY_S: Final = 0.5  # between two requests for the starts of partitions
 STATISTICS_MS: Final = 1000
-
-Place = tuple[str, int]
-
-
-def place(topic: str, partition: int) -> str:
-    """Give the name of a partition in positions and status."""
-    return f"{topic}/{partition}"
 
 
 def profile_options(config: IngestConfig) -> dict[str, Any]:
-    """Give librdkafka's options for a profile (CONFIGURATION.md of librdkafka)."""
+    """Return librdkafka's options for a profile (CONFIGURATION.md of librdkafka)."""
     options: dict[str, Any] = {
         "fetch.wait.max.ms": math.ceil(config.latency_ms),
         "fetch.error.backoff.ms": 10,
         "fetch.queue.backoff.ms": 1,
         "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 1000,  # an outage ends when the broker is back, not 10 s later
+        "reconnect.backoff.max.ms": 1000,  # reconnect at once after an outage, not 10 s later
     }
     if config.profile == "throughput":
         return {**options, "queued.min.messages": 1_000_000, "queued.max.messages.kbytes": 262_144}
@@ -69,7 +72,7 @@ def profile_options(config: IngestConfig) -> dict[str, Any]:
 
 
 class BrokerUnavailable(Exception):
-    """The brokers do not answer, or refuse us; worth another try.
+    """The brokers do not answer, or deny access; worth another try.
 
     `kind` says which: transport, authentication, tls, configuration (an option of librdkafka).
     """
@@ -80,7 +83,16 @@ class BrokerUnavailable(Exception):
 
 
 class PartitionReader:
-    """Reads every partition of some topics, or its share of them in a group."""
+    """Reads every partition of some topics, or this host's share of them in a group.
+
+    Attributes:
+        partitions: (topic, number) of every partition of the topics, at the start; methods name a
+            partition by its index here.
+        health: connections to the brokers, and errors.
+        lost: messages that the broker deleted before they were read; whoever reads it resets it.
+        rebalances: assignments and revocations in a group.
+        starts_resolved: how often first offsets were looked up after the start.
+    """
 
     def __init__(
         self,
@@ -91,54 +103,49 @@ class PartitionReader:
         fill_s: float = 0.0,
         expect: Callable[[float], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Look the partitions up and begin at their positions. Raises BrokerUnavailable.
+        """Look up the partitions and begin at their positions.
 
-        A batch whose first message is there waits up to `fill_s` seconds to become full.
-        `expect(seconds)` is entered while the brokers are waited for: that is no hang.
+        Args:
+            options: of librdkafka.
+            kafka: topics, group, start and time-outs.
+            positions: next offset by partition name, as the ring has them; offsets found
+                elsewhere are added.
+            fill_s: how long a batch waits to become full once its first message is there, s.
+            expect: entered with the seconds that a wait for the brokers may take, so that the
+                supervisor does not take it for a hang.
+
+        Raises:
+            BrokerUnavailable: no broker answers or accepts this host, a topic does not exist, or
+                librdkafka does not accept the options.
         """
-        self._fill_s, self._expect, self._options = fill_s, expect, options
-        self.errors: dict[str, int] = {}
-        self.lost = 0
-        self.rebalances = 0
-        self.begun = 0  # how often positions were taken from elsewhere than the ring
-        self.brokers_up = 0
-        self._refusal: tuple[str, str] | None = None  # kind and text, while no broker takes us
-        self._reasons: dict[str, str] = {}  # texts with what a look at the certificate showed
-        self.round_trip_ms = 0.0
+        self._fill_s, self._expect = fill_s, expect
         self._positions = positions
         self._group = bool(kafka.group)
         self._start = kafka.start
-        self._committed: dict[Place, int] = {}
-        self._is_idle = False
-        self._stuck: dict[Place, int] = {}  # positions that the broker does not hold
-        self._deferred: dict[Place, float] = {}  # paused until then
-        self._new: set[Place] = set()  # assigned, and not yet known where to begin
-        self._ask_at = 0.0
+        self._resolve_at = 0.0  # when starts are requested (again)
+        self.health = BrokerHealth(options, expect)
+        self.lost = 0
+        self.rebalances = 0
+        self.starts_resolved = 0
         session_ms = _GROUP_SESSION_MS if kafka.group else _SESSION_MS
         options = {"session.timeout.ms": session_ms, **options}
-        self._consumer = self._made(options, kafka)
+        self._consumer = self._new_consumer(options, kafka)
         self._close_s = float(options["session.timeout.ms"]) / 1000 + 5.0
         try:
-            self.places = self._look_up(kafka.topics, kafka.connect_timeout_s)
-            self.brokers_up, self._refusal = 1, None
-            if self._group:
-                self._consumer.subscribe(
-                    list(kafka.topics), on_assign=self._on_assign, on_revoke=self._on_revoke
-                )
-                self._owned: set[Place] = set()
-            else:
-                self._owned = set(self.places)
-                self._consumer.assign(self._starts(self.places, kafka.connect_timeout_s))
+            self.partitions = self._list_partitions(kafka.topics, kafka.connect_timeout_s)
+            self._table = PartitionTable(self.partitions)
+            self.health.connected()
+            self._begin(kafka)
         except KafkaException as error:
             self._consumer.close()
-            kind, text = self.refused() or ("transport", error.args[0].str())
+            kind, text = self.health.error() or ("transport", error.args[0].str())
             raise BrokerUnavailable(text, kind) from error
         except BrokerUnavailable:
             self._consumer.close()
             raise
 
-    def _made(self, options: dict[str, Any], kafka: KafkaConfig) -> Consumer:
-        """Make the consumer. Raises BrokerUnavailable for options that librdkafka does not take."""
+    def _new_consumer(self, options: dict[str, Any], kafka: KafkaConfig) -> Consumer:
+        """Make the consumer. Raises BrokerUnavailable for options that librdkafka rejects."""
         try:
             return Consumer(
                 {
@@ -149,289 +156,359 @@ class PartitionReader:
                     "auto.offset.reset": "error",
                     "partition.assignment.strategy": "cooperative-sticky",
                     **({"group.instance.id": kafka.instance} if kafka.instance else {}),
-                    "stats_cb": self._note_statistics,
-                    "error_cb": self._note_error,
-                    "on_commit": self._note_commit,
+                    "stats_cb": self.health.on_statistics,
+                    "error_cb": self.health.on_error,
+                    "on_commit": self._on_commit,
                 },
             )
         except KafkaException as error:
             text = f"kafka.options: {error.args[0].str()}"
             raise BrokerUnavailable(text, "configuration") from error
 
-    def _look_up(self, topics: tuple[str, ...], timeout_s: float) -> list[Place]:
+    def _begin(self, kafka: KafkaConfig) -> None:
+        """Join the group, or assign every partition. Raises KafkaException."""
+        if self._group:
+            self._consumer.subscribe(
+                list(kafka.topics), on_assign=self._on_assign, on_revoke=self._on_revoke
+            )
+            return
+        every = [self._table[key] for key in self.partitions]
+        starts = self._starts(every, kafka.connect_timeout_s)
+        for partition in every:
+            self._table.apply(partition, Event.ASSIGNED)
+            self._table.apply(partition, Event.START_KNOWN)
+        self._consumer.assign(starts)
+
+    def _list_partitions(self, topics: tuple[str, ...], timeout_s: float) -> list[PartitionKey]:
         known = self._metadata(timeout_s).topics
         missing = [topic for topic in topics if topic not in known or known[topic].error]
         if missing:
             raise BrokerUnavailable(f"topic {missing[0]!r} is not there (yet)")
-        return [(topic, partition) for topic in topics for partition in known[topic].partitions]
+        return [(topic, number) for topic in topics for number in known[topic].partitions]
 
     def _metadata(self, timeout_s: float) -> Any:
-        """Ask for the topics, first for a moment, then longer: who is refused learns it soon.
+        """Request the topics, with short time-outs first, so that denied access ends it soon.
 
         (Passwords that are tried again and again get locked.) Raises KafkaException.
         """
-        deadline, wait_s = time.monotonic() + timeout_s, _LOOK_S
+        deadline, wait_s = time.monotonic() + timeout_s, _METADATA_CHECK_INTERVAL_S
         while True:
             left = deadline - time.monotonic()
             try:
-                return self._consumer.list_topics(timeout=min(wait_s, max(left, _LOOK_S)))
+                return self._consumer.list_topics(
+                    timeout=min(wait_s, max(left, _METADATA_CHECK_INTERVAL_S))
+                )
             except KafkaException:
-                self._consumer.poll(0)  # what the connections met with
-                if self._refusal is not None or left <= wait_s:
+                self._consumer.poll(0)  # callbacks with the errors of the connections
+                if self.health.is_denied or left <= wait_s:
                     raise
             wait_s *= 2
 
-    def _starts(self, places: list[Place], timeout_s: float) -> list[TopicPartition]:
-        """Give where to begin: the ring's position, Kafka's where that is ahead or alone.
+    def _starts(self, partitions: list[Partition], timeout_s: float) -> list[TopicPartition]:
+        """Return where to begin: the ring's position, Kafka's where that is ahead or alone.
 
         All within `timeout_s` seconds, however many partitions there are. Raises KafkaException.
         """
         deadline = time.monotonic() + timeout_s
-        known = {at: self._positions[place(*at)] for at in places if place(*at) in self._positions}
-        asked = [TopicPartition(*at) for at in places if self._group or at not in known]
-        for found in self._consumer.committed(asked, timeout=timeout_s) if asked else []:
-            at = found.topic, found.partition
-            if found.error is not None:
-                raise KafkaException(found.error)
-            if found.offset >= 0:
-                known[at] = max(found.offset, known.get(at, 0))
-        blank = [at for at in places if at not in known]
+        known = {p.key: self._positions[p.name] for p in partitions if p.name in self._positions}
+        requested = [
+            TopicPartition(*p.key) for p in partitions if self._group or p.key not in known
+        ]
+        for answer in self._consumer.committed(requested, timeout=timeout_s) if requested else []:
+            key = answer.topic, answer.partition
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+            if answer.offset >= 0:
+                known[key] = max(answer.offset, known.get(key, 0))
+        blank = [p for p in partitions if p.key not in known]
         edge = OFFSET_BEGINNING if self._start == "oldest" else OFFSET_END
         known |= self._edges(blank, edge, deadline - time.monotonic())
-        for at, offset in known.items():
-            self._positions[place(*at)] = offset
-        return [TopicPartition(*at, offset) for at, offset in known.items()]
+        for key, offset in known.items():
+            self._positions[self._table[key].name] = offset
+        return [TopicPartition(*key, offset) for key, offset in known.items()]
 
-    def _edges(self, places: Iterable[Place], edge: int, timeout_s: float) -> dict[Place, int]:
-        """Give the oldest or the next offset of partitions: one request a broker, not one each.
+    def _edges(
+        self, partitions: Iterable[Partition], edge: int, timeout_s: float
+    ) -> dict[PartitionKey, int]:
+        """Return the oldest or the next offset of partitions: one request a broker, not one each.
 
-        `edge` is OFFSET_BEGINNING or OFFSET_END, as Kafka's ListOffsets has them in the place of
-        a time. Raises KafkaException.
+        `edge` is OFFSET_BEGINNING or OFFSET_END, which Kafka's ListOffsets takes instead of a
+        time. Raises KafkaException.
         """
-        asked = [TopicPartition(*at, edge) for at in places]
-        found = (
-            self._consumer.offsets_for_times(asked, timeout=max(0.1, timeout_s)) if asked else []
-        )
-        for at in found:
-            if at.error is not None:
-                raise KafkaException(at.error)
-        return {(at.topic, at.partition): at.offset for at in found}
+        requested = [TopicPartition(*partition.key, edge) for partition in partitions]
+        if not requested:
+            return {}
+        answers = self._consumer.offsets_for_times(requested, timeout=max(0.1, timeout_s))
+        for answer in answers:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        return {(answer.topic, answer.partition): answer.offset for answer in answers}
 
     # --- reading --------------------------------------------------------------------------
 
-    def read(self, most: int, wait_s: float) -> list[Message]:
-        """Give up to `most` messages: wait for the first, take what else is there already."""
-        if self._is_idle:
-            self._is_idle = False
-            ready = self._owned - self._new - set(self._deferred)
-            self._consumer.resume([TopicPartition(*at) for at in ready])
-        if self._deferred:
-            self._resume()
-        if self._new:
-            self._begin()
+    def read(self, max_records: int, wait_s: float) -> list[Message]:
+        """Return up to `max_records` messages: wait for the first, add what is there already.
+
+        Args:
+            max_records: of messages and events (messages with an error).
+            wait_s: for the first message, s.
+        """
+        self._apply(Event.UNBLOCK, self._table.within(State.BLOCKED))
+        if self._table.has(State.WAITING):
+            self._resume_due()
+        if self._table.has(State.RESOLVING):
+            self._resolve_starts()
         rebalances = self.rebalances
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        found = self._consumer.consume(most - 1, self._fill_s) if most > 1 else []
-        found.insert(0, first)
-        if self.rebalances != rebalances or self._new:  # another host's, or from before its start
-            found = [m for m in found if m.error() or self.owns(m)]
-        return found
+        messages = self._consumer.consume(max_records - 1, self._fill_s) if max_records > 1 else []
+        messages.insert(0, first)
+        if self.rebalances != rebalances or self._table.has(State.RESOLVING):
+            # drop what is another host's now, or lies before a start
+            messages = [m for m in messages if m.error() or self.owns(m)]
+        if self._table.has(State.FAILED):
+            fetched = {(m.topic(), m.partition()) for m in messages if m.error() is None}
+            failed = [p for p in self._table.within(State.FAILED) if p.key in fetched]
+            self._apply(Event.MESSAGE, failed)
+        return messages
 
     def idle(self) -> None:
-        """Take nothing, but stay a member of the group that answers."""
+        """Read nothing, but stay a member of the group that answers."""
         if not self._group:
             return
-        if not self._is_idle:
-            self._is_idle = True
-            self._consumer.pause([TopicPartition(*at) for at in self._owned])
+        self._apply(Event.BLOCK, self._table.within(State.READING, State.FAILED))
         event = self._consumer.poll(0)
         if event is not None and event.error() is not None:
-            self.note(event)
+            self.handle_event(event)
 
     def owns(self, message: Message) -> bool:
-        """Tell whether a message is of a partition that is (still) this host's, and begun."""
-        return (message.topic(), message.partition()) in self._owned - self._new
+        """Whether a message is of a partition that is (still) this host's, and started."""
+        return self._table[str(message.topic()), int(message.partition() or 0)].state in STARTED
 
-    def following(self) -> list[int]:
-        """Give the next offset of each place, as the ring has it (0 where it has none)."""
-        return [self._positions.get(place(*at), 0) for at in self.places]
+    def next_offsets(self) -> list[int]:
+        """Return the next offset by index of a partition, as the ring has it (0 where unknown)."""
+        return [self._positions.get(self._table[key].name, 0) for key in self.partitions]
 
-    def note(self, event: Message) -> None:
-        """Take a message that carries an error."""
-        error, topic, partition = event.error(), event.topic(), event.partition()
+    def handle_event(self, event: Message) -> None:
+        """Process a message that carries an error."""
+        error, topic, number = event.error(), event.topic(), event.partition()
         if error is None or error.code() == _EOF:
             return
-        if error.code() == _RESET and topic is not None and partition is not None:
-            self._stuck[topic, partition] = event.offset() or 0
+        partition = None
+        if topic is not None and number is not None and number >= 0:
+            partition = self._table[topic, number]
+        if error.code() == _RESET and partition is not None:
+            self._apply(Event.OUT_OF_RANGE, [partition])
+            partition.missing_offset = event.offset() or 0
             return
-        self._note_error(error)
+        if partition is not None:
+            self._apply(Event.ERROR, [partition])
+        self.health.on_error(error)
 
     def recover(self) -> dict[int, int]:
-        """Move positions that the broker does not hold; gives the new ones by place.
+        """Move the partitions whose positions the broker does not hold.
 
-        Nothing is moved while the broker does not answer: the next call tries again.
+        Returns:
+            The new offset by index of a partition; empty while the broker does not answer: the
+            next call tries again.
         """
-        moved = {}
+        missing = self._table.within(State.RECOVERING)
         try:
             with self._expect(2 * _METADATA_S + 1.0):
-                lows = self._edges(self._stuck, OFFSET_BEGINNING, _METADATA_S)
-                highs = self._edges(self._stuck, OFFSET_END, _METADATA_S)
+                lows = self._edges(missing, OFFSET_BEGINNING, _METADATA_S)
+                highs = self._edges(missing, OFFSET_END, _METADATA_S)
         except KafkaException as error:
-            self._note_error(error.args[0])
+            self.health.on_error(error.args[0])
             return {}
-        for at, low in lows.items():
-            wanted = self._stuck.pop(at)
-            if at not in self._owned:  # taken away meanwhile
+        moved = {}
+        for partition in missing:
+            if partition.state is not State.RECOVERING:  # revoked meanwhile
                 continue
-            self._go(TopicPartition(*at, low))
-            # A log that ends before the position is another one (the topic was made anew): all
-            # of it is new. Otherwise what was deleted before it was read is gone.
-            self.lost += max(0, low - wanted) if wanted <= highs[at] else 0
-            moved[self.places.index(at)] = low
+            low, wanted = lows[partition.key], partition.missing_offset
+            self._move(partition, low)
+            # A log that ends before the position is another one (the topic was recreated): all of
+            # it is new. Otherwise what was deleted before it was read is lost.
+            self.lost += max(0, low - wanted) if wanted <= highs[partition.key] else 0
+            moved[self.partitions.index(partition.key)] = low
         return moved
 
     @property
-    def is_over(self) -> bool:
-        """Whether librdkafka has given this client up: nothing comes any more."""
-        return self._refusal is not None and self._refusal[0] in FINAL
-
-    @property
     def is_deferring(self) -> bool:
-        """Whether places are left alone for a while."""
-        return bool(self._deferred)
+        """Whether partitions wait for a schema."""
+        return self._table.has(State.WAITING)
 
     @property
-    def is_stuck(self) -> bool:
+    def is_recovering(self) -> bool:
         """Whether there are positions to recover."""
-        return bool(self._stuck)
+        return self._table.has(State.RECOVERING)
 
-    def defer(self, number: int, offset: int, seconds: float) -> None:
-        """Leave a place alone for a while and go on with it at `offset`; the others run on."""
-        at = self.places[number]
-        partition = TopicPartition(*at, offset)
-        self._consumer.pause([partition])
-        self._consumer.seek(partition)
-        self._deferred[at] = time.monotonic() + seconds
+    def states(self) -> dict[str, str]:
+        """Return the state of each partition by its name."""
+        return self._table.states()
+
+    def defer(self, index: int, offset: int, seconds: float) -> None:
+        """Pause a partition for some seconds and continue it at `offset`; the others are read."""
+        partition = self._table[self.partitions[index]]
+        partition.due_at = time.monotonic() + seconds
+        self._apply(Event.DEFERRED, [partition], {partition.key: offset})
 
     def skip_to_end(self) -> dict[int, tuple[int, int]]:
-        """Go to the end of every partition; gives (how many were skipped, next offset) by place."""
-        skipped = {}
+        """Move every partition to its end.
+
+        Returns:
+            How many messages were skipped, and the next offset, by index of a partition.
+        """
+        started = self._table.within(*STARTED)
         try:
             with self._expect(_METADATA_S + 1.0):
-                highs = self._edges(sorted(self._owned - self._new), OFFSET_END, _METADATA_S)
+                highs = self._edges(started, OFFSET_END, _METADATA_S)
         except KafkaException as error:
-            self._note_error(error.args[0])
+            self.health.on_error(error.args[0])
             return {}
-        for at, high in highs.items():
-            behind = high - self._positions.get(place(*at), 0)
+        skipped = {}
+        for partition in started:
+            high = highs[partition.key]
+            behind = high - self._positions.get(partition.name, 0)
             if behind > 0:
-                self._go(TopicPartition(*at, high))
-                skipped[self.places.index(at)] = behind, high
+                self._move(partition, high)
+                skipped[self.partitions.index(partition.key)] = behind, high
         return skipped
 
-    def seek(self, number: int, offset: int) -> None:
-        """Go on with a place at another offset."""
-        self._go(TopicPartition(*self.places[number], offset))
+    def seek(self, index: int, offset: int) -> bool:
+        """Continue a partition at another offset; False where it is another host's."""
+        partition = self._table[self.partitions[index]]
+        if partition.state is State.UNASSIGNED:
+            return False
+        self._move(partition, offset)
+        return True
 
-    def _go(self, to: TopicPartition) -> None:
-        """Go on with a partition elsewhere.
-
-        It is assigned anew: one whose position was lost is stopped, and cannot seek.
-        """
-        self._consumer.incremental_unassign([to])
-        self._consumer.incremental_assign([to])
-        self._deferred.pop((to.topic, to.partition), None)
-
-    def _begin(self) -> None:
-        """Let partitions that were assigned begin; while that cannot be known they stand still."""
-        if time.monotonic() < self._ask_at:
+    def _resolve_starts(self) -> None:
+        """Start the partitions that were assigned; they stay paused while the brokers are away."""
+        if time.monotonic() < self._resolve_at:
             return
+        resolving = self._table.within(State.RESOLVING)
         try:
             with self._expect(2 * _METADATA_S + 1.0):
-                starts = self._starts(sorted(self._new), _METADATA_S)
+                starts = self._starts(resolving, _METADATA_S)
         except KafkaException as error:
-            self._note_error(error.args[0])
-            self._ask_at = time.monotonic() + _AGAIN_S
+            self.health.on_error(error.args[0])
+            self._resolve_at = time.monotonic() + _START_RETRY_S
             return
-        for start in starts:
-            self._go(start)
-        self._consumer.resume(starts)
-        self._new.clear()
-        self.begun += 1
+        offsets = {(start.topic, start.partition): start.offset for start in starts}
+        self._apply(Event.START_KNOWN, resolving, offsets)
+        self.starts_resolved += 1
 
-    def _resume(self) -> None:
+    def _resume_due(self) -> None:
         now = time.monotonic()
-        due = [at for at, until in self._deferred.items() if until <= now]
-        for at in due:
-            del self._deferred[at]
-        self._consumer.resume([TopicPartition(*at) for at in due if at in self._owned])
+        due = [p for p in self._table.within(State.WAITING) if p.due_at <= now]
+        self._apply(Event.DUE, due)
+
+    def _move(self, partition: Partition, offset: int) -> None:
+        self._apply(Event.MOVED, [partition], {partition.key: offset})
+
+    # --- actions --------------------------------------------------------------------------
+
+    def _apply(
+        self,
+        event: Event,
+        partitions: Iterable[Partition],
+        offsets: dict[PartitionKey, int] | None = None,
+    ) -> None:
+        """Change states and perform the actions; `offsets` where an action needs them."""
+        actions: dict[Action, list[TopicPartition]] = {}
+        for partition in partitions:
+            action = self._table.apply(partition, event)
+            if action is not Action.NOTHING:
+                at = TopicPartition(*partition.key)
+                if offsets is not None:
+                    at.offset = offsets[partition.key]
+                actions.setdefault(action, []).append(at)
+        for action, located in actions.items():
+            self._perform(action, located)
+
+    def _perform(self, action: Action, located: list[TopicPartition]) -> None:
+        consumer = self._consumer
+        if action is Action.ADD:
+            consumer.incremental_assign(located)
+            consumer.pause(located)
+        elif action is Action.MOVE:
+            # assigned anew: a partition whose position was lost is stopped and cannot seek
+            consumer.incremental_unassign(located)
+            consumer.incremental_assign(located)
+            consumer.resume(located)
+        elif action is Action.HOLD:
+            consumer.pause(located)
+            for each in located:
+                consumer.seek(each)
+        elif action is Action.PAUSE:
+            consumer.pause(located)
+        elif action is Action.RESUME:
+            consumer.resume(located)
+        elif action is Action.REMOVE:
+            consumer.incremental_unassign(located)
 
     # --- what Kafka is told ---------------------------------------------------------------
 
-    def passed(self, positions: dict[str, int]) -> None:
-        """Take over positions that are committed to the ring."""
+    def acknowledge(self, positions: dict[str, int]) -> None:
+        """Take over the positions that are committed to the ring, by partition name."""
         self._positions = positions
 
-    def commit(self, *, wait: bool = False, places: Iterable[Place] | None = None) -> None:
-        """Commit what has moved since the last time, or all positions of `places`."""
-        begun = self._owned - self._new  # the positions of others may be behind Kafka's
-        moved = {
-            at: offset
-            for at in (begun if places is None else begun.intersection(places))
-            if (offset := self._positions.get(place(*at), 0)) != self._committed.get(at, 0)
-            or (places is not None and offset)
-        }
-        if not moved:
+    def commit(self, *, wait: bool = False, partitions: Iterable[Partition] | None = None) -> None:
+        """Commit to Kafka what has moved since the last time, or all positions of `partitions`.
+
+        `wait`: until the brokers have answered, if any is connected.
+        """
+        # partitions of others, and those without a start, may be behind Kafka's commit
+        chosen = self._table.within(*STARTED) if partitions is None else partitions
+        offsets = []
+        for partition in chosen:
+            offset = self._positions.get(partition.name, 0)
+            if partition.state not in STARTED:
+                continue
+            if offset != partition.committed or (partitions is not None and offset):
+                partition.committed = offset
+                offsets.append(TopicPartition(*partition.key, offset))
+        if not offsets:
             return
-        offsets = [TopicPartition(*at, offset) for at, offset in moved.items()]
-        self._committed.update(moved)
         try:
-            if wait and self.brokers_up:
+            if wait and self.health.brokers_up:
                 with self._expect(_COMMIT_S + 1.0):
                     done = self._consumer.commit(offsets=offsets, asynchronous=False)
-                self._note_commit(None, done)
+                self._on_commit(None, done)
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            self._note_commit(error.args[0], offsets)
+            self._on_commit(error.args[0], offsets)
 
     def has_grown(self) -> bool:
-        """Tell whether the topics have partitions that were not there at the start."""
+        """Whether the topics have partitions that were not there at the start."""
         try:
             with self._expect(_METADATA_S + 1.0):
                 known = self._consumer.list_topics(timeout=_METADATA_S).topics
         except KafkaException as error:
-            self._note_error(error.args[0])
+            self.health.on_error(error.args[0])
             return False
         return any(
-            (topic, partition) not in self.places
-            for topic in {topic for topic, _ in self.places} & known.keys()
-            for partition in known[topic].partitions
+            (topic, number) not in self.partitions
+            for topic in {topic for topic, _ in self.partitions} & known.keys()
+            for number in known[topic].partitions
         )
 
     def lag(self) -> dict[str, int]:
-        """Give how many messages each partition is behind its newest, as far as it is known."""
+        """Return how many messages each partition is behind its newest, where that is known."""
         behind = {}
-        for at in self._owned - self._new:
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(*at), cached=True)
+        for partition in self._table.within(*STARTED):
+            at = TopicPartition(*partition.key)
+            _, high = self._consumer.get_watermark_offsets(at, cached=True)
             if high >= 0:
-                behind[place(*at)] = max(0, high - self._positions.get(place(*at), 0))
+                position = self._positions.get(partition.name, 0)
+                behind[partition.name] = max(0, high - position)
         return behind
 
-    def refused(self) -> tuple[str, str] | None:
-        """Give kind and text of why no broker takes us, or why this client is over.
-
-        None where all is well, or the brokers are just not there.
-        """
-        if self._refusal is None or (self.brokers_up and not self.is_over):
-            return None
-        kind, text = self._refusal
-        if text not in self._reasons:
-            with self._expect(2 * LOOK_S + 1.0):
-                self._reasons[text] = with_reason(text, self._options)
-        return kind, self._reasons[text]
+    def broker_error(self) -> BrokerError | None:
+        """Return why no broker accepts this host, or why this client is over; see BrokerHealth."""
+        return self.health.error()
 
     def close(self) -> None:
         """Leave the brokers, and the group."""
@@ -440,48 +517,25 @@ class PartitionReader:
 
     # --- callbacks of librdkafka, all within poll() ------------------------------------------
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Take partitions over, standing still: nothing may wait here, `read` asks for starts."""
+    def _on_assign(self, _: Consumer, assigned: list[TopicPartition]) -> None:
+        """Add partitions, paused: a callback must not wait, so `read` looks up their starts."""
         self.rebalances += 1
-        places = [(p.topic, p.partition) for p in partitions]
-        self._owned.update(places)
-        self._new.update(places)
-        self._ask_at = 0.0
-        at = [TopicPartition(*each, self._positions.get(place(*each), 0)) for each in places]
-        consumer.incremental_assign(at)
-        consumer.pause(at)
+        self._resolve_at = 0.0
+        partitions = [self._table[at.topic, at.partition] for at in assigned]
+        offsets = {p.key: self._positions.get(p.name, 0) for p in partitions}
+        self._apply(Event.ASSIGNED, partitions, offsets)
 
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Tell the next owner where to go on: nothing of these partitions is under way here."""
+    def _on_revoke(self, _: Consumer, revoked: list[TopicPartition]) -> None:
+        """Commit for the next owner: no message of these partitions is under way here."""
         self.rebalances += 1
-        gone = {(p.topic, p.partition) for p in partitions}
-        self.commit(wait=True, places=gone)
-        self._owned -= gone
-        self._new -= gone
-        for at in gone:
-            self._stuck.pop(at, None)
-            self._deferred.pop(at, None)
-        consumer.incremental_unassign(partitions)
+        partitions = [self._table[at.topic, at.partition] for at in revoked]
+        self.commit(wait=True, partitions=partitions)
+        self._apply(Event.REVOKED, partitions)
 
-    def _note_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        """Forget what was not committed after all: it is committed again."""
-        for partition in partitions:
-            failed = error or partition.error
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Forget what could not be committed: it is committed again."""
+        for at in offsets:
+            failed = error or at.error
             if failed:
-                self._note_error(failed)
-                self._committed.pop((partition.topic, partition.partition), None)
-
-    def _note_error(self, error: KafkaError) -> None:
-        self.errors[error.name()] = self.errors.get(error.name(), 0) + 1
-        if self.is_over:  # what follows is for this reason
-            return
-        self._refusal = refusal(error) or self._refusal
-
-    def _note_statistics(self, text: str) -> None:
-        """Keep whether a broker is connected, and how fast it answers (STATISTICS.md)."""
-        brokers = [b for b in json.loads(text)["brokers"].values() if b["nodeid"] >= 0]
-        self.brokers_up = sum(broker["state"] == "UP" for broker in brokers)
-        if self.brokers_up and not self.is_over:
-            self._refusal = None
-        times = [broker["rtt"]["avg"] for broker in brokers if broker["state"] == "UP"]
-        self.round_trip_ms = sum(times) / len(times) / 1000 if times else 0.0
+                self.health.on_error(failed)
+                self._table[at.topic, at.partition].committed = 0

@@ -1,4 +1,4 @@
-"""Messages that cannot be used: kept with their reason, passed only once they are safe.
+"""Messages that cannot be used: stored with their reason, acknowledged only once they are safe.
 
 Headers follow Kafka Connect's dead letter queues (`__connect.errors.*`) and add `mesh.*`. A
 message counts as safe when its delivery is reported, or when it is in the local spool on disk;
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -36,7 +36,7 @@ Headers = list[tuple[str, str | bytes | None]]
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One message that could not be used, and why."""
+    """One message that could not be used, and why; `kind` is an ErrorClass, `text` says more."""
 
     topic: str
     partition: int
@@ -52,7 +52,7 @@ class DeadLetter:
 
     @classmethod
     def of(cls, message: Message, rejection: Rejection, schema_id: int | None) -> DeadLetter:
-        """Give the letter of a message."""
+        """Return the letter of a message."""
         headers = message.headers()
         return cls(
             str(message.topic()),
@@ -75,9 +75,14 @@ class DeadLetter:
 class DeadLetters:
     """The dead-letter topic with a spool before it.
 
-    While the topic takes messages, `keep` waits for their delivery. Once it has not, letters go
-    to the spool at once (nobody waits for a broker that is away), and `drain` tries the oldest
-    ones again after a while, without waiting.
+    While the topic accepts messages, `store` waits for their delivery. After a failure, letters go
+    to the spool at once (ingest does not wait for a broker that is away), and `drain` sends the
+    oldest ones again after a while, without waiting.
+
+    Attributes:
+        spooled: letters in the spool.
+        repeated: letters sent that may have been delivered before.
+        last_error: of the last delivery that failed.
     """
 
     def __init__(
@@ -91,9 +96,16 @@ class DeadLetters:
         in_doubt: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Deliver to `topic` within `timeout_s`; keep up to `limit` bytes in `spool` otherwise.
+        """Open the spool and a producer.
 
-        `in_doubt`: the process before this one may have delivered the beginning of the spool.
+        Args:
+            options: of librdkafka.
+            topic: where letters are delivered.
+            spool: file for letters that cannot be delivered.
+            limit: size of the spool, bytes.
+            timeout_s: of a delivery, and pause after one that failed, s.
+            in_doubt: the process before this one may have delivered the beginning of the spool.
+            clock: monotonic, s.
         """
         self._producer = Producer(
             {
@@ -111,18 +123,22 @@ class DeadLetters:
         self._clock = clock
         self._again_at = 0.0
         self._draining: _Attempt | None = None
-        self._piece = 0, 0  # lines and bytes of the spool that are under way
-        self._gone = 0  # bytes at the head of the spool that are delivered and still there
+        self._piece = _Piece(lines=0, size=0)  # of the spool, under way
+        self._delivered_bytes = (
+            0  # bytes at the head of the spool that are delivered and still there
+        )
         self._delivered: set[tuple[str, int, int]] = set()  # of letters that are to come again
-        self.repeated = 0  # letters sent that may have been delivered before
+        self.repeated = 0
         self.last_error = ""
         self.spooled = self._mend()
         self._in_doubt = PIECE if in_doubt else 0  # lines of the spool
 
-    def keep(self, letters: Sequence[DeadLetter]) -> None:
-        """Make every letter safe, in order. Raises SinkFull when that cannot be done.
+    def store(self, letters: Sequence[DeadLetter]) -> None:
+        """Make every letter safe, in order.
 
-        Those that were delivered before it was raised are not delivered again.
+        Raises:
+            SinkFull: some can be neither delivered nor spooled; those that were delivered before
+                are not delivered again.
         """
         self._delivered &= {letter.origin for letter in letters}
         letters = [letter for letter in letters if letter.origin not in self._delivered]
@@ -136,7 +152,7 @@ class DeadLetters:
         self._delivered.clear()
 
     def drain(self) -> None:
-        """Deliver what is spooled, a piece a time: the next call sees what became of it."""
+        """Deliver the spool piece by piece; the next call processes the result of this one."""
         if self.spooled == 0:
             return
         self._producer.poll(0)
@@ -144,18 +160,18 @@ class DeadLetters:
             if self._draining.is_open:
                 return
             attempt, self._draining = self._draining, None
-            self._take_out(self._left(attempt), attempt)
+            self._remove(self._left(attempt), attempt)
         if self.spooled and self._clock() >= self._again_at:
             self._draining = self._begin(self._next_piece())
 
     def close(self) -> None:
-        """Nothing is pending: keep() waits, and what is being drained is still in the spool."""
+        """Nothing is pending: store() waits, and what is being drained is still in the spool."""
         self._producer.purge()
 
     def _mend(self) -> int:
-        """Cut off a line that a crash left half written (its message was not passed).
+        """Cut off a line that a crash left half written (its message was not acknowledged).
 
-        Gives the number of lines.
+        Returns the number of lines.
         """
         if not self._spool.exists():
             return 0
@@ -189,7 +205,7 @@ class DeadLetters:
         return attempt
 
     def _left(self, attempt: _Attempt) -> list[DeadLetter]:
-        """Give what was not delivered, in order; then the topic is left alone a while."""
+        """Return the letters that were not delivered, in order; after any the topic rests."""
         left = [
             _shortened(letter) if _is_too_large(attempt.errors.get(index)) else letter
             for index, letter in enumerate(attempt.letters)
@@ -228,65 +244,72 @@ class DeadLetters:
             ) from error
         self.spooled += len(letters)
 
-    def _take_out(self, left: Sequence[DeadLetter], attempt: _Attempt) -> None:
-        """Put what is left of the piece in its place.
+    def _remove(self, left: Sequence[DeadLetter], attempt: _Attempt) -> None:
+        """Replace the piece under way by what is left of it.
 
-        A disk without room for that is no reason to end: what is delivered at the head of the
-        piece is stepped over, the rest waits for the next time.
+        A full disk does not end ingest: what is delivered at the head of the piece is stepped
+        over, the rest waits for the next time.
         """
-        lines, size = self._piece
+        lines, size = self._piece.lines, self._piece.size
         try:
             if self.spooled == lines and not left:  # needs no room
                 os.truncate(self._spool, 0)
             else:
-                self._rewrite(left, self._gone + size)
+                self._rewrite(left, self._delivered_bytes + size)
         except OSError as error:
             self.last_error = f"{self._spool}: {error}; make room there"
             self._again_at = self._clock() + self._timeout_s
             lines = self._step_over(attempt)
             self.spooled -= lines
         else:
-            self._gone = 0
+            self._delivered_bytes = 0
             self.spooled += len(left) - lines
         self._in_doubt = max(0, self._in_doubt - lines)
 
     def _rewrite(self, letters: Sequence[DeadLetter], size: int) -> None:
-        """Put `letters` in the place of the first `size` bytes; what follows is only copied."""
+        """Replace the first `size` bytes by `letters`; what follows is only copied."""
         with replacing(self._spool) as file, self._spool.open("rb") as old:
             file.writelines(_line(letter).encode("ascii") for letter in letters)
             old.seek(size)
             shutil.copyfileobj(old, file, COPY_BYTES)
 
     def _step_over(self, attempt: _Attempt) -> int:
-        """Step over the lines at the head of the piece that are delivered; gives how many."""
+        """Step over the lines at the head of the piece that are delivered; returns how many."""
         index = count = 0
         with self._spool.open("rb") as file:
-            file.seek(self._gone)
-            for line in islice(file, self._piece[0]):
+            file.seek(self._delivered_bytes)
+            for line in islice(file, self._piece.lines):
                 if _read(line) is not None:
                     if index not in attempt.delivered:
                         break
                     index += 1
-                self._gone += len(line)
+                self._delivered_bytes += len(line)
                 count += 1
         return count
 
     def _next_piece(self) -> list[DeadLetter]:
-        """Give the oldest letters of the spool, and note how much of it they are."""
+        """Return the oldest letters of the spool, which become the piece under way."""
         with self._spool.open("rb") as file:
-            file.seek(self._gone)
+            file.seek(self._delivered_bytes)
             lines = list(islice(file, PIECE))
-        self._piece = len(lines), sum(map(len, lines))
-        found = [_read(line) for line in lines]  # one that the disk damaged: nothing is left of it
+        self._piece = _Piece(lines=len(lines), size=sum(map(len, lines)))
+        letters = [_read(line) for line in lines]  # None: damaged on the disk
         return [
             replace(letter, repeated=letter.repeated or index < self._in_doubt)
-            for index, letter in enumerate(found)
+            for index, letter in enumerate(letters)
             if letter is not None
         ]
 
 
+class _Piece(NamedTuple):
+    """A part of the spool."""
+
+    lines: int
+    size: int  # bytes
+
+
 class _Attempt:
-    """One delivery of some letters, and what is known of it."""
+    """One delivery of some letters, and its reports."""
 
     def __init__(self, letters: Sequence[DeadLetter]) -> None:
         self.letters = letters
@@ -294,7 +317,7 @@ class _Attempt:
         self.errors: dict[int, KafkaError] = {}
 
     def report(self, index: int, error: KafkaError | None, _: Message) -> None:
-        """Take a delivery report."""
+        """Record a delivery report."""
         if error is None:
             self.delivered.add(index)
         else:
@@ -311,14 +334,14 @@ def _is_too_large(error: KafkaError | None) -> bool:
 
 
 def _shortened(letter: DeadLetter) -> DeadLetter:
-    """Give a letter that a topic takes whose limit is below that of the message's own."""
+    """Return a letter with half the value, for a topic with a smaller limit than the message's."""
     value = letter.value or b""
     full = letter.full_bytes or len(value)
     return replace(letter, value=value[: len(value) // 2], full_bytes=full)
 
 
 def _ignore(_: KafkaError) -> None:
-    """Let delivery reports speak."""
+    """Ignore errors of the connection: delivery reports say what failed."""
 
 
 def _headers(letter: DeadLetter) -> Headers:
@@ -382,13 +405,13 @@ def _letter(fields: list[Any]) -> DeadLetter:
         offset,
         _bytes(key),
         _bytes(value),
-        [(name, _bytes(found)) for name, found in headers],
+        [(name, _bytes(data)) for name, data in headers],
         *rest,
     )
 
 
 def _read(line: bytes) -> DeadLetter | None:
-    """Give the letter of a line; None for a damaged one."""
+    """Return the letter of a line; None for a damaged one."""
     try:
         return _letter(json.loads(line))
     except (ValueError, TypeError):

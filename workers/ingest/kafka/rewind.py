@@ -1,9 +1,9 @@
-"""An operator's wish to read some partitions again: asked for through a cell, done once.
+"""An operator's request to read some partitions again: written to a cell, fulfilled once.
 
     python -m workers.ingest.kafka.rewind --mesh DIRECTORY [--worker ingest] quotes/0=1500 ...
 
 Ingest moves to these offsets, commits the new positions with its next batch and counts a rewind in
-its status, where `meshctl` shows it. Rows that were published already are published again.
+its status, where `meshctl` shows it. Rows that were published before are published again.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class RewindRequest(msgspec.Struct, frozen=True):
 
 
 def rewind_segment(worker: str) -> str:
-    """Name of the cell that holds the newest request for `worker`."""
+    """Return the name of the cell that holds the newest request for `worker`."""
     return f"rewind/{worker}"
 
 
 class Rewinds:
-    """The requests for one worker; each is given once."""
+    """The requests for one worker; each is returned once."""
 
     def __init__(self, mesh: Mesh, worker: str, done: str) -> None:
-        """Take the request `done` as fulfilled."""
+        """Begin after the request whose id is `done`."""
         self._mesh, self._name = mesh, rewind_segment(worker)
         self._cell: Cell[RewindRequest] | None = None
         self.done = done
 
-    def wanted(self) -> dict[str, int]:
-        """Give the positions of a new request; empty when there is none."""
+    def new_request(self) -> dict[str, int]:
+        """Return the positions of a new request, by partition name; empty without one."""
         try:
             if self._cell is None:
                 self._cell = self._mesh.cell(self._name, RewindRequest)
@@ -61,7 +61,7 @@ class Rewinds:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Leave a request for an ingest worker."""
+    """Write a request for an ingest worker; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers.ingest.kafka.rewind")
     parser.add_argument("--mesh", required=True, help="directory of the mesh")
     parser.add_argument("--worker", default="ingest", help="name of the ingest worker")
@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"{text!r}: expected one of {sorted(known)} = an offset\n")
             return 64
         positions[name] = int(offset)
-    with_id = RewindRequest(uuid.uuid4().hex, positions)
-    mesh.cell(rewind_segment(arguments.worker), RewindRequest, create=True).write(with_id)
+    request = RewindRequest(id=uuid.uuid4().hex, positions=positions)
+    mesh.cell(rewind_segment(arguments.worker), RewindRequest, create=True).write(request)
     return 0
 
 

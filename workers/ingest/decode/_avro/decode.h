@@ -194,7 +194,7 @@ static inline int avro_enum(avro_bytes *in, const avro_plan *plan, const avro_op
     return AVRO_OK;
 }
 
-/* Text, fixed, decimal, enum and what is only passed over. */
+/* Text, fixed, decimal, enum and skipped values. */
 static inline int avro_rare(avro_bytes *in, const avro_plan *plan, const avro_op *op,
                             uint8_t *row) {
     uint64_t size;

@@ -379,7 +379,7 @@ static const avro_plan *batch_plan(batch_object *b, PyObject *plans, uint32_t id
     return NULL;
 }
 
-/* decode(plans): decode what is pending and has a plan; gives how many remain pending. */
+/* decode(plans): decode what is pending and has a plan; returns how many remain pending. */
 static PyObject *batch_decode(batch_object *b, PyObject *plans) {
     if (!PyDict_Check(plans)) return PyErr_Format(PyExc_TypeError, "plans is a dict");
     uint8_t *status = b->arrays[BATCH_STATUS].buf, *row = b->arrays[BATCH_ROWS].buf;

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Bytes of the character at p (at most `left` are there); 0 where it is none. */
+/* Bytes of the character at p (at most `left` are there); 0 where it is not valid. */
 static inline uint64_t utf8_character(const uint8_t *p, uint64_t left) {
     uint8_t first = p[0];
     uint64_t size = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
