@@ -248,11 +248,11 @@ def test_no_name_service_is_asked_by_the_loop(tmp_path):
         assert not any(word in seen for word in ("/etc/group", "nsswitch", "nscd", "passwd"))
 
 
-def serving(path, spare, tell, until_asked):
+def serving(path, reserved, tell, until_asked):
     """Serve to the end in this process, to which no new descriptor is allowed.
 
-    The numbers below its highest must be taken. With `spare` it may still close the server's own
-    spare one and use that number. Tells, at the end, how often the loop was woken.
+    The numbers below its highest must be taken. With `reserved` it may still close the server's own
+    reserved one and use that number. Tells, at the end, how often the loop was woken.
     """
     selector = selectors.DefaultSelector()
     limits = SupervisorConfig(requests_per_s=10_000.0)
@@ -262,10 +262,11 @@ def serving(path, spare, tell, until_asked):
         done.append(request.command == until_asked)
         return ControlReply(ok=True, text=request.command)
 
-    server = ControlServer(path, selector, limits, answer, time.monotonic)
+    server = ControlServer(path, selector, limits, time.monotonic)
+    server.serve(answer)
     highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest if spare else 3, usual[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest if reserved else 3, usual[1]))
     signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NOFILE, usual))
     turns = 0
     tell("serves")
@@ -274,7 +275,7 @@ def serving(path, spare, tell, until_asked):
         for key, _ in selector.select(0.1):
             if selector.get_map().get(key.fd) is key:
                 key.data(key.fileobj)
-        server.tend(time.monotonic())
+        server.maintain(time.monotonic())
     server.close()
     tell(str(turns))
 

@@ -1,182 +1,98 @@
-"""What an earlier daemon left: its status, and the workers that live on.
+"""The workers of an earlier daemon, which live on: found, and managed again (I7).
 
-Serves I7. A worker is known by pid and start time from the last status, or, where the daemon died
-between a fork and the status, by its heartbeat row and its process title; a process that runs as
-a worker of the same name but was started by somebody else is not the daemon's, and left alone.
+A worker is known by pid and start time from the last status, or, where the daemon died between a
+fork and the status, by its heartbeat row and its process title. A process that runs under the name
+of a worker but was started by somebody else is not the daemon's and is left running.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from mesh import (
-    Cell,
-    Corrupt,
-    LayoutMismatch,
-    LeaseHeld,
-    Mesh,
-    MeshError,
-    ProcessIdentity,
-    Ring,
-    SchemaMismatch,
-    SegmentMissing,
-)
-from mesh.control import ControlRequest, ControlUnavailable, ask
-from mesh.directory import HEARTBEATS
-from workers.contract.dtypes import EVENT_DTYPE
-from workers.contract.names import EVENTS, SUPERVISOR
-from workers.contract.statuses import SupervisorStatus, WorkerStatus
+from mesh import ProcessIdentity
+from mesh.procfs import read_command_line
 from workers.supervision.spawn import title
+from workers.supervision.state_machine import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Mapping
 
-    from mesh import HeartbeatRow, Heartbeats
-    from mesh.segment import Segment
+    from mesh import HeartbeatRow
+    from workers.contract.statuses import Incident, WorkerStatus
+    from workers.supervision.executor import WorkerExecutor
+    from workers.supervision.managed_worker import ManagedWorker
 
-T = TypeVar("T")
-
-STATUS_BYTES = 1 << 19
-SHORT_REASON = 60  # characters
-_OVER = {"down", "stopping"}  # ended in an orderly way: the next daemon starts afresh
+#: Planned ends that an earlier daemon had begun, and the event that continues each.
+_ENDING = {State.STOPPING: Event.STOP, State.RESTARTING: Event.RESTART}
 
 
-def claim_status(
-    mesh: Mesh, faults: list[str] | None = None
-) -> tuple[Cell[SupervisorStatus], SupervisorStatus | None]:
-    """Become the writer of the daemon's status, and give what an earlier daemon wrote there.
+def adopt_workers(
+    executor: WorkerExecutor,
+    statuses: Iterable[WorkerStatus],
+    rows: Mapping[str, HeartbeatRow],
+    incidents: Mapping[str, Incident | None],
+) -> None:
+    """Manage the workers of an earlier daemon: none is lost, doubled or restarted.
 
-    A status of another version or size, or a damaged one (told in `faults`), is made anew. Where
-    its very layout is another one (an earlier boot, an incompatible version) the mesh is swept of
-    all such segments. Raises LeaseHeld while another daemon lives.
+    What was being healed, stopped or restarted continues where that daemon left it.
+
+    Args:
+        executor: Has the configured workers, of which none was started yet.
+        statuses: The rows that the earlier daemon published; empty: there was none.
+        rows: Heartbeats by worker.
+        incidents: Open incidents by worker.
     """
-    said = _said(mesh)
-    try:
-        return _cell(mesh), said
-    except (LayoutMismatch, Corrupt):
-        with contextlib.suppress(ControlUnavailable):
-            answer = ask(mesh.path, ControlRequest("ping"), timeout=1.0)
-            raise LeaseHeld(
-                f"{mesh.path}: a daemon of another layout runs: {answer.text}"
-            ) from None
-        mesh.sweep()
-        return _anew(mesh, SUPERVISOR, lambda: _cell(mesh), faults), None
-    except SchemaMismatch:
-        owner = mesh.attach(SUPERVISOR).info.owner
-        if owner is not None and owner != ProcessIdentity.current() and owner.is_alive():
-            raise LeaseHeld(f"{mesh.path}: a daemon of another version runs: {owner}") from None
-        mesh.unlink(SUPERVISOR)
-    return _cell(mesh), said
+    known = {status.name: status for status in statuses}
+    for status in known.values():
+        executor.restore(status, incidents.get(status.name))
+    for name, worker in list(executor.workers.items()):
+        adopt_worker(executor, worker, known.get(name), rows.get(name))
+        executor.retry_now(worker)
 
 
-def shortened(status: SupervisorStatus) -> SupervisorStatus:
-    """Give as much of a status as fits into its cell: of very many workers, or long faults.
+def adopt_worker(
+    executor: WorkerExecutor,
+    worker: ManagedWorker,
+    status: WorkerStatus | None,
+    row: HeartbeatRow | None,
+) -> None:
+    """Manage one worker's process, if an earlier daemon started one: alive or dead.
 
-    First go incidents and foreign processes, then the deaths and the ends of the reasons; what
-    adoption needs (name, pid, start time, state) stays for any number of workers that can be.
+    Args:
+        executor: Manages it.
+        worker: Has no process yet.
+        status: Its row in the earlier daemon's status; None: it had none.
+        row: Its heartbeat.
     """
-    short = msgspec.structs.replace(status, incidents=[], foreign=[])
-    if len(msgspec.msgpack.encode(short)) > STATUS_BYTES:
-        rows = [
-            msgspec.structs.replace(row, reason=row.reason[:SHORT_REASON], deaths=[])
-            for row in status.workers
-        ]
-        short = msgspec.structs.replace(short, workers=rows)
-    return short
-
-
-def claim_events(mesh: Mesh, capacity: int, faults: list[str] | None = None) -> Ring:
-    """Become the writer of the events; a ring of another version or size is made anew.
-
-    As is a damaged one. To be called as the daemon of the mesh, which `claim_status` has made sure
-    of.
-    """
-
-    def take() -> Ring:
-        return mesh.ring(EVENTS, EVENT_DTYPE, capacity=capacity, create=True)
-
-    try:
-        return _anew(mesh, EVENTS, take, faults)
-    except SchemaMismatch:
-        mesh.unlink(EVENTS)
-    return take()
-
-
-def open_heartbeats(mesh: Mesh, rows: int, faults: list[str] | None = None) -> Heartbeats:
-    """Open the heartbeats; damaged ones are made anew, and workers that run get rows by a restart.
-
-    To be called as the daemon of the mesh.
-    """
-    return _anew(mesh, HEARTBEATS, lambda: mesh.heartbeats(create=True, rows=rows), faults)
-
-
-def _anew(mesh: Mesh, name: str, take: Callable[[], T], faults: list[str] | None) -> T:
-    """Take a segment of the daemon's own; one that is damaged is taken away and made anew."""
-    try:
-        return take()
-    except Corrupt as error:
-        if faults is not None:
-            faults.append(f"made anew: {error}")
-        (mesh.path / name).unlink(missing_ok=True)
-        return take()
-
-
-def find_lost_segment(mesh: Mesh, segments: Iterable[Segment]) -> str:
-    """Say which of these segments lost its name to nobody or to another one; empty: none.
-
-    Raises LeaseHeld where another live process is the writer of what is there now.
-    """
-    for segment in segments:
-        try:
-            found = mesh.info(segment.name)
-        except (SegmentMissing, Corrupt, LayoutMismatch) as error:
-            return str(error)
-        except MeshError:  # it cannot be looked at now
-            return ""
-        if found.generation == segment.info.generation:
-            continue
-        text = f"{mesh.path / segment.name}: another one took the place of ours"
-        if found.owner is not None and found.owner.is_alive():
-            raise LeaseHeld(f"{text}, and {found.owner} writes it")
-        return text
-    return ""
-
-
-def _cell(mesh: Mesh) -> Cell[SupervisorStatus]:
-    return mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=STATUS_BYTES)
-
-
-def _said(mesh: Mesh) -> SupervisorStatus | None:
-    try:
-        segment = mesh.attach(SUPERVISOR)
-        if not isinstance(segment, Cell):
-            return None
-        said = msgspec.convert(segment.read()[1], SupervisorStatus)
-    except (MeshError, msgspec.ValidationError):
-        return None
-    return None if said.state in _OVER else said
+    ending = State(status.state) if status is not None and status.state in _ENDING else None
+    identity = live_process(worker.name, status, row)
+    pidfd = open_pidfd(identity) if identity is not None else None
+    if identity is not None and pidfd is not None:
+        ready = row is not None and row.ready and row.identity == identity
+        executor.resume(worker, identity, pidfd, ready=ready)
+        if ending is not None:
+            executor.apply(worker, _ENDING[ending])
+    elif status is not None and status.pid:
+        dead = ProcessIdentity(status.pid, status.start_time)
+        executor.resume_dead(worker, dead, ending)
 
 
 def live_process(
-    name: str, told: WorkerStatus | None, row: HeartbeatRow | None
+    name: str, status: WorkerStatus | None, row: HeartbeatRow | None
 ) -> ProcessIdentity | None:
-    """Give the process of worker `name` that an earlier daemon started and that lives."""
-    if told is not None and told.pid:
-        known = ProcessIdentity(told.pid, told.start_time)
+    """Return the live process of worker `name` that an earlier daemon started, if there is one."""
+    if status is not None and status.pid:
+        known = ProcessIdentity(status.pid, status.start_time)
         if known.is_alive():
             return known
-    if row is not None and row.identity.is_alive() and _is_titled(row.pid, title(name)):
+    if row is not None and row.identity.is_alive() and _has_title(row.pid, title(name)):
         return row.identity
     return None
 
 
-def watch(identity: ProcessIdentity) -> int | None:
-    """Open a pidfd of exactly that process; None when it has ended (and its pid was reused)."""
+def open_pidfd(identity: ProcessIdentity) -> int | None:
+    """Open a pidfd of exactly that process; None when it has ended (its pid may be reused)."""
     try:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -187,9 +103,6 @@ def watch(identity: ProcessIdentity) -> int | None:
     return pidfd
 
 
-def _is_titled(pid: int, wanted: str) -> bool:
-    try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return line.split(b"\0")[0].rstrip(b" ") == wanted.encode()
+def _has_title(pid: int, wanted: str) -> bool:
+    arguments = read_command_line(pid)
+    return bool(arguments) and arguments[0].rstrip(b" ") == wanted.encode()

@@ -1,9 +1,10 @@
-"""The daemon's end of the control socket: many clients, none of which can hold the loop up.
+"""The daemon's end of the control socket: many clients, of which none can block the loop.
 
-Nothing here waits. A connection is one request and one reply; who sends nothing is closed after
-`IDLE_S`, who sends garbage gets an answer that says so, who does not read loses the reply, and
-who asks too often is told to wait; with no descriptor left, who comes is told so. Roles come from
-SO_PEERCRED and SO_PEERGROUPS, as numbers: a name service is asked once, before the loop begins.
+Nothing here waits. A connection is one request and one reply. A client that sends nothing is closed
+after `IDLE_S`, one that sends garbage gets an answer that says so, one that does not read loses the
+reply, and one that asks too often is told to wait; without a free descriptor every client is told
+so. Roles come from SO_PEERCRED and SO_PEERGROUPS, as numbers: a name service is asked once, before
+the loop begins.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 IDLE_S = 2.0
 ACCEPTED_A_TURN = 8
-USERS = 64  # whose rate is remembered
-LOOK_S = 1.0  # between two looks whether the socket still has its name
+MAX_USERS = 64  # whose rate is remembered
+NAME_CHECK_INTERVAL_S = 1.0  # whether the socket still has its name
 PAUSE_S = 0.5  # without listening, where even the descriptor kept for that is gone
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -57,51 +58,65 @@ class _Bucket:
     at: float
 
 
+def _not_serving(_request: ControlRequest) -> ControlReply:
+    return ControlReply(ok=False, text="the daemon does not serve yet")
+
+
 class ControlServer:
-    """Accepts, decodes, checks the role, asks `answer`, replies."""
+    """Accepts, decodes, checks the role, lets `answer` decide, replies."""
 
     def __init__(
         self,
         mesh: Path,
         selector: selectors.BaseSelector,
         limits: SupervisorConfig,
-        answer: Callable[[ControlRequest], ControlReply],
         clock: Callable[[], float],
     ) -> None:
-        """Open the socket (group members may connect where a group is configured)."""
+        """Open the socket; clients wait in its queue until `serve`.
+
+        Args:
+            mesh: Directory of the mesh, where the socket is.
+            selector: The daemon's.
+            limits: Rates and groups; where a group is configured, its members may connect.
+            clock: Monotonic seconds.
+        """
         self._path = mesh / SOCKET
         self._selector = selector
         self._limits = limits
-        self._answer = answer
         self._clock = clock
+        self._answer: Callable[[ControlRequest], ControlReply] = _not_serving
         self._clients: dict[int, _Client] = {}
         self._buckets: dict[int, _Bucket] = {}
         groups = limits.control_group or limits.read_group
-        #: what of the configuration cannot be done here, each a line
+        #: what of the configuration this host cannot do, each a line
         self.faults: list[str] = []
         self._control_gid = self._gid("control_group", limits.control_group)
         self._read_gid = self._gid("read_group", limits.read_group)
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserved_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._listens_at: float | None = None  # while it does not
         self._mode = 0o666 if groups else 0o600
-        self._look_at = clock() + LOOK_S
+        self._name_check_at = clock() + NAME_CHECK_INTERVAL_S
         self._server = listen(mesh, mode=self._mode)
-        selector.register(self._server, selectors.EVENT_READ, self._accept)
 
-    def tend(self, now: float) -> None:
-        """Close who had its time."""
+    def serve(self, answer: Callable[[ControlRequest], ControlReply]) -> None:
+        """Answer requests from now on, in the loop of the selector."""
+        self._answer = answer
+        self._selector.register(self._server, selectors.EVENT_READ, self._accept)
+
+    def maintain(self, now: float) -> None:
+        """Close clients whose time is over, and keep the socket open under its name."""
         for client in [c for c in self._clients.values() if c.until <= now]:
             self._forget(client)
         if self._listens_at is not None and now >= self._listens_at:
             self._listens_at = None
             self._selector.register(self._server, selectors.EVENT_READ, self._accept)
-        if now >= self._look_at:
-            self._look_at = now + LOOK_S
-            with contextlib.suppress(OSError):  # the next look tries again
+        if now >= self._name_check_at:
+            self._name_check_at = now + NAME_CHECK_INTERVAL_S
+            with contextlib.suppress(OSError):  # the next check tries again
                 self._keep_name()
 
     def _keep_name(self) -> None:
-        """Open the socket again where somebody cleared up: without a name nobody can ask it."""
+        """Open the socket again where its name was removed: without it nobody can connect."""
         if not self._path.is_socket():
             server = listen(self._path.parent, mode=self._mode)
             if self._listens_at is None:
@@ -117,8 +132,8 @@ class ControlServer:
         if self._listens_at is None:
             self._selector.unregister(self._server)
         self._server.close()
-        if self._spare >= 0:
-            os.close(self._spare)
+        if self._reserved_fd >= 0:
+            os.close(self._reserved_fd)
         self._path.unlink(missing_ok=True)
 
     def _accept(self, _server: object) -> None:
@@ -134,15 +149,15 @@ class ControlServer:
                 self._forget(min(self._clients.values(), key=lambda c: c.until))
             client = _Client(connection, self._clock() + IDLE_S)
             self._clients[connection.fileno()] = client
-            self._selector.register(connection, selectors.EVENT_READ, self._heard)
+            self._selector.register(connection, selectors.EVENT_READ, self._receive)
 
     def _turn_away(self, error: OSError) -> None:
         """Answer the next in the queue with the descriptor that is kept for this.
 
         Left in the queue it would wake the loop again at once, and for ever.
         """
-        if self._spare >= 0:
-            os.close(self._spare)
+        if self._reserved_fd >= 0:
+            os.close(self._reserved_fd)
             with contextlib.suppress(OSError):
                 connection, _ = self._server.accept()
                 with connection:
@@ -152,13 +167,13 @@ class ControlServer:
                     text = f"the daemon cannot take more connections ({error.strerror}); try again"
                     connection.send(msgspec.msgpack.encode(ControlReply(ok=False, text=text)))
         try:
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._reserved_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # another process took it: the whole host has none left
-            self._spare = -1
+            self._reserved_fd = -1
             self._selector.unregister(self._server)
             self._listens_at = self._clock() + PAUSE_S
 
-    def _heard(self, connection: object) -> None:
+    def _receive(self, connection: object) -> None:
         client = self._clients[cast("socket.socket", connection).fileno()]
         with contextlib.suppress(OSError):
             packet = client.connection.recv(MAX_BYTES)
@@ -198,7 +213,7 @@ class ControlServer:
     def _may_ask(self, uid: int) -> bool:
         """Take one token of the user's bucket."""
         now, rate = self._clock(), self._limits.requests_per_s
-        if len(self._buckets) > USERS:
+        if len(self._buckets) > MAX_USERS:
             self._buckets.clear()
         bucket = self._buckets.setdefault(uid, _Bucket(2.0 * rate, now))
         bucket.tokens = min(2.0 * rate, bucket.tokens + (now - bucket.at) * rate)

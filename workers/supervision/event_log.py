@@ -1,13 +1,14 @@
-"""What the daemon tells: events in a ring for everybody, incidents with their evidence, the log.
+"""What the daemon reports: events in a ring for everybody, incidents with their cause, the log.
 
-An event is a line that happened; an incident is one failure of a worker from its detection until
-the worker runs again. Both outlive the daemon: the ring goes on, open incidents are taken over.
+An event is a line about something that happened; an incident is one failure of a worker from its
+detection until the worker runs again. Both outlive the daemon: the next one continues the ring and
+takes over the open incidents.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,21 +36,34 @@ class EventLog:
     def __init__(
         self,
         ring: Ring,
-        incidents: int,
-        configured: Callable[[], structlog.typing.FilteringBoundLogger],
+        max_incidents: int,
+        make_logger: Callable[[], structlog.typing.FilteringBoundLogger],
     ) -> None:
-        """Write into `ring`; `incidents` bounds what is kept; `configured` makes the logger."""
-        self._configured = configured
+        """Publish into a ring, and keep the newest incidents.
+
+        Args:
+            ring: Ring of `EVENT_DTYPE`, of which this process is the writer.
+            max_incidents: How many incidents are kept.
+            make_logger: Called at the first flush: loading the logger may wait.
+        """
+        self._make_logger = make_logger
         self._log: structlog.typing.FilteringBoundLogger | None = None
         self.incidents: list[Incident] = []
-        self._kept = incidents
+        self._max_incidents = max_incidents
         self._lines: list[tuple[int, str, dict[str, object]]] = []
         self._ring = ring
 
     def emit(
-        self, kind: str, severity: str, worker: ManagedWorker | None = None, *, text: str = ""
+        self, kind: str, severity: str, text: str, worker: ManagedWorker | None = None
     ) -> None:
-        """Publish one event and log it."""
+        """Publish one event and log it.
+
+        Args:
+            kind: What happened, in a word or two.
+            severity: A key of `workers.runtime.logging.LEVELS`.
+            text: Details; cut to the length that a record holds.
+            worker: Whom it concerns.
+        """
         record = np.zeros(1, EVENT_DTYPE)
         record["ts"], record["kind"], record["severity"] = time.time_ns(), kind, severity
         record["text"] = text.encode()[:_TEXT_BYTES].decode("utf-8", "ignore").encode()
@@ -63,19 +77,28 @@ class EventLog:
         self._lines.append((LEVELS[severity], kind, context))
 
     def log_only(self, kind: str, worker: ManagedWorker) -> None:
-        """Log what is no event for others."""
+        """Log what is not an event for others."""
         self._lines.append((LEVELS["info"], kind, dict(_about(worker))))
 
     def flush(self) -> None:
         """Write the log lines of what happened; healing does not wait for them."""
         if self._log is None:
-            self._log = self._configured()
+            self._log = self._make_logger()
         for level, kind, context in self._lines:
             self._log.log(level, kind, **context)
         self._lines.clear()
 
-    def open(self, worker: ManagedWorker, kind: str, detected_s: float, now: float) -> Incident:
-        """Begin an incident of `worker`, whose process is confirmed dead at `now` (monotonic)."""
+    def open_incident(
+        self, worker: ManagedWorker, kind: str, detected_s: float, now: float
+    ) -> Incident:
+        """Begin an incident of a worker whose process is confirmed dead.
+
+        Args:
+            worker: Its reason becomes the evidence.
+            kind: What went wrong, in a word.
+            detected_s: Seconds from the fault to its detection.
+            now: Monotonic seconds.
+        """
         number = max((i.number for i in self.incidents), default=0) + 1
         incident = Incident(
             worker.name,
@@ -88,30 +111,40 @@ class EventLog:
             generation=worker.generation,
             died_at=now,
         )
-        self.incidents = [*self.incidents, incident][-self._kept :]
-        worker.incident = incident
+        self.incidents = [*self.incidents, incident][-self._max_incidents :]
         return incident
 
-    def close(self, worker: ManagedWorker, now: float, replayed: int) -> str:
-        """End the open incident of `worker`, which runs again; give a line about it."""
-        incident = worker.incident
+    @staticmethod
+    def close_incident(incident: Incident | None, now: float, replayed: int) -> str:
+        """End an incident: its worker runs again.
+
+        Args:
+            incident: The open one; None where the worker started without one.
+            now: Monotonic seconds.
+            replayed: Messages that the worker took again from its source; -1: not known.
+
+        Returns:
+            A line about it.
+        """
         if incident is None:
             return "ready"
         incident.running_s = now - incident.died_at
         incident.messages_replayed = replayed
         return f"ready again after {incident.running_s:.3f} s"
 
-    def take_over(self, incidents: list[Incident], workers: dict[str, ManagedWorker]) -> None:
-        """Go on with an earlier daemon's incidents; the newest open one of a worker stays open."""
-        self.incidents = [msgspec.structs.replace(i) for i in incidents][-self._kept :]
-        for incident in self.incidents:
-            worker = workers.get(incident.worker)
-            if worker is not None:
-                worker.incident = incident if incident.running_s < 0 else None
+    def take_over(self, incidents: Iterable[Incident]) -> dict[str, Incident | None]:
+        """Continue with an earlier daemon's incidents.
+
+        Returns:
+            By worker its newest incident, if that is still open; else None.
+        """
+        kept = [msgspec.structs.replace(incident) for incident in incidents]
+        self.incidents = kept[-self._max_incidents :]
+        return {i.worker: i if i.running_s < 0 else None for i in self.incidents}
 
 
 def _about(worker: ManagedWorker) -> dict[str, str | int]:
-    """Give what every line about a worker carries."""
+    """Return what every line about a worker carries."""
     return {
         "name": worker.name,
         "child": worker.identity.pid if worker.identity else 0,

@@ -1,23 +1,24 @@
-"""The daemon's file descriptors: what lives long never takes those that healing needs.
+"""The daemon's file descriptors: some are kept free for the work of healing.
 
-A start, a fork server and a client hold descriptors for as long as they live; breaking a lease,
+A worker, a fork server and a client hold descriptors for as long as they live; breaking a lease,
 reading /proc and writing a report need a few for a moment. A start that would leave too few is put
-off, so that the moment's work never fails for want of them.
+off, so that this short work never fails for lack of them.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import resource
+
+from mesh.procfs import open_descriptors
 
 CLIENTS = 32  # of the control socket, at most
 MOMENTARY = 16  # open at once while something is healed, reported or asked
-ENOUGH = 1 << 16  # more than workers can be; who closes them one by one must come to an end
+ENOUGH = 1 << 16  # more than any number of workers needs, few enough to close one by one
 
 
 def raise_limit() -> None:
-    """Allow as many descriptors as the hard limit does: the soft one is for select(2) alone."""
+    """Raise the soft limit to the hard one, as far as is sensible; it only protects select(2)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft < wanted:
@@ -25,10 +26,13 @@ def raise_limit() -> None:
 
 
 def require_room() -> None:
-    """Raise OSError (EMFILE) where one more that lives long would leave too few."""
+    """Make sure that one more long-lived descriptor leaves enough free.
+
+    Raises:
+        OSError: With EMFILE: it does not.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the names alone, for each start
-    if limit - used < CLIENTS + MOMENTARY:
+    if limit - open_descriptors() < CLIENTS + MOMENTARY:
         raise OSError(
             errno.EMFILE,
             f"too few file descriptors are left; {limit} are allowed (LimitNOFILE, ulimit -n)",

@@ -35,6 +35,7 @@ from setproctitle import setproctitle
 
 from config.declaration import ForkServerGroup, fork_server_groups
 from mesh import ProcessIdentity
+from mesh.procfs import thread_ids
 from workers.runtime.process import rehearse, resolve
 from workers.supervision.spawn import HELD_SIGNALS, SpawnRequest, become, leave_parent
 
@@ -68,7 +69,7 @@ def run_fork_server(group: str, settings: Settings, log: Path, daemon: socket.so
         warm_up(declared)
         of_workers = _prepare_workers(group, settings)
         rehearse(settings)  # loads what every worker does first: once for all, not in each child
-        threads = len(list(Path("/proc/self/task").iterdir()))
+        threads = len(thread_ids(os.getpid()))
         if threads != 1:
             sys.stderr.write(f"fork server {group}: {threads} threads after imports: no forks\n")
             os._exit(1)

@@ -1,9 +1,10 @@
-"""Is a silent worker hung, or only kept from running? Evidence from its heartbeat and from /proc.
+"""Tells a hung worker from one that is kept from running, by its heartbeat and by /proc.
 
 The deadline of a beat counts the time in which the worker could have run. Once a silence becomes
-suspicious its scheduler times are noted; what it then spends waiting for a processor (or a disk)
-is taken off. So a stopped, blocked or looping process is found within its deadline, also on a busy
-host, and a healthy one on an overloaded host is left alone. No helper thread has a say.
+suspicious its scheduler times are noted; the time that it then spends waiting for a processor (or a
+disk) does not count. So a stopped, blocked or looping process is found within its deadline, also on
+a busy host, and a healthy one on an overloaded host is left running. Helper threads cannot keep a
+worker alive.
 
 A process that is stopped (SIGSTOP) gathers neither running nor waiting time; one in an endless
 loop gathers running time; one that sleeps in a system call or on a lock gathers neither.
@@ -12,16 +13,17 @@ loop gathers running time; one that sleeps in a system call or on a lock gathers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mesh.procfs import read_schedstat, read_stat, read_wait_channel, thread_ids
 
 if TYPE_CHECKING:
     from mesh import HeartbeatRow
 
-#: Share of the deadline after which a silence is looked at closely.
-SUSPICIOUS = 0.75
-#: Share of the deadline for which a worker is watched at least before it is called hung.
-LEAST = 0.1
+#: Share of the deadline after which a silence is suspicious.
+SUSPICIOUS_SHARE = 0.75
+#: Share of the deadline for which a suspicious worker is watched at least.
+MIN_WATCHED_SHARE = 0.1
 _STATES = {
     "R": "running in a loop",
     "S": "asleep",
@@ -34,10 +36,10 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the kernel says of a process: times of all its threads, in ns since they began.
+    """Scheduler times of a process, summed over its threads, in ns since they began.
 
     A main thread may sleep until others have done their part of a matrix product, and on a busy
-    host those wait for a processor in its place. State and place are the main thread's.
+    host those wait for a processor instead. `state` and `where` are the main thread's.
     """
 
     ran_ns: int
@@ -46,8 +48,8 @@ class Activity:
     where: str  # the kernel function it sleeps in; empty where that is not shown
     helper_runs: bool = False  # another of its threads runs or waits for a processor
 
-    def told(self, since: Activity | None) -> str:
-        """Say for people what the process is doing, with the times since an earlier look."""
+    def describe(self, since: Activity | None) -> str:
+        """Return what the process is doing as text, with the times since an earlier reading."""
         text = _STATES.get(self.state, f"in state {self.state}")
         if self.state in "SD" and self.where:
             text += f" in {self.where}"
@@ -58,75 +60,120 @@ class Activity:
 
 
 def activity_of(pid: int) -> Activity | None:
-    """Look at a process; None when it is gone. The files are proc_pid_{schedstat,stat,wchan}(5)."""
-    process = Path("/proc") / str(pid)
-    ran, waited, helper_runs = 0, 0, False
-    try:
-        stat = (process / "stat").read_text(encoding="latin-1")
-        for thread in (process / "task").iterdir():
-            times = _read(thread / "schedstat").split()
-            if times:  # else it has just ended
-                ran, waited = ran + int(times[0]), waited + int(times[1])
-            if thread.name != process.name:
-                helper_runs |= _state(_read(thread / "stat")) == "R"
-    except (FileNotFoundError, ProcessLookupError):
+    """Read the activity of a process from proc_pid_{schedstat,stat,wchan}(5).
+
+    Returns:
+        None when the process is gone.
+    """
+    main = read_stat(pid)
+    if main is None:
         return None
-    where = _read(process / "wchan")
-    return Activity(ran, waited, _state(stat), "" if where == "0" else where, helper_runs)
+    ran, waited, helper_runs = 0, 0, False
+    for thread in thread_ids(pid):
+        times = read_schedstat(pid, thread)
+        if times is not None:  # else it has just ended
+            ran, waited = ran + times.ran_ns, waited + times.waited_ns
+        if thread != pid:
+            stat = read_stat(pid, thread)
+            helper_runs |= stat is not None and stat.state == "R"
+    return Activity(ran, waited, main.state, read_wait_channel(pid), helper_runs)
 
 
-def _read(path: Path) -> str:
-    """Read a file of /proc; empty where it is gone or not shown."""
-    try:
-        return path.read_text(encoding="latin-1")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ""
-
-
-def _state(stat: str) -> str:
-    """The letter in a line of proc_pid_stat(5); the name before it may hold anything."""
-    return stat[stat.rindex(")") + 2] if stat else ""
-
-
-def due_s(row: HeartbeatRow, deadline_s: float) -> float:
-    """Give the length of silence that is too long: the worker's own expectation may be longer."""
+def allowed_silence_s(row: HeartbeatRow, deadline_s: float) -> float:
+    """Return the silence allowed to a worker: its deadline, or what it announced if longer."""
     return max(deadline_s, row.expect_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """A silence that is watched: when and how long it was at the first look, and the activity."""
+    """A silence that is watched: the state of things when it became suspicious."""
 
     at: float  # monotonic seconds
     silence_s: float
     activity: Activity | None
 
 
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Verdict on one worker; the next check is given this one."""
+
+    beats: int  # of the heartbeat when it was checked
+    suspicion: Suspicion | None = None
+    hung: str = ""  # why the worker is hung; empty: it is not
+
+
+def check_liveness(
+    row: HeartbeatRow,
+    previous: Liveness | None,
+    deadline_s: float,
+    starved_patience: float,
+    now: float,
+) -> Liveness:
+    """Decide whether a worker is hung; time without a processor is not held against it.
+
+    Args:
+        row: Its heartbeat.
+        previous: The verdict of the last check of the same process; None at the first.
+        deadline_s: Silence allowed to it, in seconds, where it announced no longer one.
+        starved_patience: After this multiple of the allowed silence it is hung in any case.
+        now: Monotonic seconds.
+    """
+    allowed = allowed_silence_s(row, deadline_s)
+    silence = now - row.beat_ns / 1e9
+    if previous is None or row.beats != previous.beats or silence < SUSPICIOUS_SHARE * allowed:
+        return Liveness(row.beats)
+    activity = activity_of(row.pid)
+    suspicion = previous.suspicion or Suspicion(now, silence, activity)
+    alive = is_excused(activity) or not is_hung(suspicion, activity, silence, allowed, now)
+    if alive and silence < starved_patience * allowed:
+        return Liveness(row.beats, suspicion)
+    doing = activity.describe(suspicion.activity) if activity else "gone"
+    phase = row.phase.name.lower()
+    return Liveness(
+        row.beats, suspicion, f"hung: no beat for {silence:.2f} s in phase {phase}, {doing}"
+    )
+
+
+def next_check_at(row: HeartbeatRow, verdict: Liveness | None, deadline_s: float) -> float:
+    """Return when (monotonic seconds) a silence becomes suspicious, or then too long."""
+    suspicious = verdict is not None and verdict.suspicion is not None
+    share = 1.0 if suspicious else SUSPICIOUS_SHARE
+    return row.beat_ns / 1e9 + share * allowed_silence_s(row, deadline_s)
+
+
 def is_hung(
     suspicion: Suspicion, activity: Activity | None, silence_s: float, allowed_s: float, now: float
 ) -> bool:
-    """Tell whether a silence of `silence_s` is a hang: the worker had the time and did not use it.
+    """Whether a silence is a hang: the worker had the time to beat and did not.
 
-    `allowed_s` is the silence allowed to a worker that has a processor whenever it wants one. A
-    silence that was too long at the first look (the watcher itself came late) is watched for the
-    whole of it.
+    A silence that was too long when it was first seen (the watcher itself was late) is watched for
+    a whole deadline.
+
+    Args:
+        suspicion: The state of things when the silence became suspicious.
+        activity: The activity now; None when the process is gone.
+        silence_s: Seconds since the last beat.
+        allowed_s: Silence allowed to a worker that has a processor whenever it wants one.
+        now: Monotonic seconds.
     """
     if silence_s < allowed_s:
         return False
     if suspicion.activity is None or activity is None:
         return True
     if activity.state == "R" or activity.helper_runs:
-        # the kernel adds a wait for a processor when it ends: who waits now shows none of it, so
-        # of a runnable worker only what it did run counts against it
+        # the kernel adds a wait for a processor only when it ends, so a process that waits now
+        # shows none of it: only the time that a runnable worker has run counts against it
         used_s = (activity.ran_ns - suspicion.activity.ran_ns) / 1e9
     else:
         waited_s = (activity.waited_ns - suspicion.activity.waited_ns) / 1e9
         used_s = now - suspicion.at - waited_s
     late = suspicion.silence_s >= allowed_s
-    needed_s = allowed_s if late else max(allowed_s - suspicion.silence_s, LEAST * allowed_s)
+    needed_s = (
+        allowed_s if late else max(allowed_s - suspicion.silence_s, MIN_WATCHED_SHARE * allowed_s)
+    )
     return used_s >= needed_s
 
 
 def is_excused(activity: Activity | None) -> bool:
-    """Tell whether a silence may have a reason outside: a disk that is slow, a debugger."""
+    """Whether a silence may have an outside reason: a slow disk, a debugger."""
     return activity is not None and activity.state in "Dt"

@@ -1,4 +1,7 @@
-"""One worker as the daemon knows it: its process, its state, its deaths, its open incident."""
+"""One worker as the daemon knows it: its process, its state, its deaths, its open incident.
+
+Only the executor changes these fields. Times are monotonic seconds unless their name says `wall`.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workers.contract.statuses import Incident, WorkerStatus
-from workers.supervision.hang_detection import (
-    SUSPICIOUS,
-    Suspicion,
-    activity_of,
-    due_s,
-    is_excused,
-    is_hung,
-)
 from workers.supervision.restart_policy import Death
 from workers.supervision.state_machine import ALIVE, State
 
 if TYPE_CHECKING:
-    from config.supervisor import SupervisorConfig
     from config.worker_spec import WorkerSpec
-    from mesh import HeartbeatRow, ProcessIdentity
+    from mesh import ProcessIdentity
 
 NEVER = float("inf")
-DEATHS_TOLD = 64
+MAX_PUBLISHED_DEATHS = 64
 REASON_CHARACTERS = 400
 
 
 @dataclass
 class ManagedWorker:
-    """Times are monotonic seconds, `since_wall` is wall-clock seconds for people."""
+    """State of one worker and of its present or last process."""
 
     spec: WorkerSpec
-    since_wall: float
+    since_wall: float  # of the last change of state, wall-clock seconds for people
     state: State = State.WAITING
     identity: ProcessIdentity | None = None
     pidfd: int = -1
@@ -47,14 +41,11 @@ class ManagedWorker:
     reason: str = ""
     report: str = ""  # path of the crash report of its last process
     fault: str = ""  # kind of the incident that a kill on purpose will be
-    hopeless: bool = False  # its last process said that starting again does not help
     fault_at: float = NEVER  # when that fault began, as far as it can be known
+    hopeless: bool = False  # its last process said that starting again does not help
     deaths: list[Death] = field(default_factory=list)
     incident: Incident | None = None
-    beats: int = -1
-    suspicion: Suspicion | None = None
     memory_bytes: int = 0
-    missed_at: float = NEVER  # since when it has no row of heartbeats
 
     @property
     def name(self) -> str:
@@ -62,66 +53,46 @@ class ManagedWorker:
         return self.spec.name
 
     def process(self) -> ProcessIdentity:
-        """Give the process, which must be there in this state."""
+        """Return the identity of its process.
+
+        Raises:
+            AssertionError: There is none in this state: a bug of the daemon.
+        """
         if self.identity is None:
             raise AssertionError(f"{self.name} has no process in state {self.state}")
         return self.identity
 
-    def is_hung(self, row: HeartbeatRow, limits: SupervisorConfig, now: float) -> bool:
-        """Judge a silence, and note the reason; time without a processor is not held against it."""
-        allowed = due_s(row, self.spec.heartbeat_deadline_s)
-        silence = now - row.beat_ns / 1e9
-        if row.beats != self.beats or silence < SUSPICIOUS * allowed:
-            self.beats, self.suspicion = row.beats, None
-            return False
-        if self.kill_at != NEVER:
-            return False
-        activity = activity_of(row.pid)
-        if self.suspicion is None:
-            self.suspicion = Suspicion(now, silence, activity)
-        if not is_hung(self.suspicion, activity, silence, allowed, now):
-            if silence < limits.starved_patience * allowed:
-                return False
-        elif is_excused(activity) and silence < limits.starved_patience * allowed:
-            return False
-        doing = activity.told(self.suspicion.activity) if activity else "gone"
-        self.reason = (
-            f"hung: no beat for {silence:.2f} s in phase {row.phase.name.lower()}, {doing}"
-        )
-        self.fault, self.fault_at = "hung", row.beat_ns / 1e9
-        return True
-
-    def next_check_at(self, row: HeartbeatRow | None) -> float:
-        """Give when a silence becomes suspicious, and then when it is too long."""
-        if row is None:
-            return NEVER
-        share = SUSPICIOUS if self.suspicion is None else 1.0
-        return row.beat_ns / 1e9 + share * due_s(row, self.spec.heartbeat_deadline_s)
+    def attach(self, identity: ProcessIdentity, pidfd: int) -> None:
+        """Begin with a new or adopted process; nothing is known against it."""
+        self.identity, self.pidfd = identity, pidfd
+        self.kill_at = self.fault_at = NEVER
+        self.fault = ""
+        self.memory_bytes = 0
 
     def status(self) -> WorkerStatus:
-        """Give the row that others see."""
-        told = min(DEATHS_TOLD, self.spec.restart.intensity + 2)
+        """Return the row that is published."""
+        deaths = min(MAX_PUBLISHED_DEATHS, self.spec.restart.intensity + 2)
         return WorkerStatus(
-            self.name,
-            self.spec.worker,
-            self.identity.pid if self.identity else 0,
-            self.state.value,
-            self.restarts,
-            self.reason[:REASON_CHARACTERS],
-            self.since_wall,
-            self.spec.required,
-            self.spec.group,
-            self.identity.start_time if self.identity else 0,
-            self.generation,
-            self.memory_bytes,
-            [(d.at, d.ready_s, d.hopeless) for d in self.deaths[-told:]],
+            name=self.name,
+            class_path=self.spec.worker,
+            pid=self.identity.pid if self.identity else 0,
+            state=self.state.value,
+            restarts=self.restarts,
+            reason=self.reason[:REASON_CHARACTERS],
+            since=self.since_wall,
+            required=self.spec.required,
+            group=self.spec.group,
+            start_time=self.identity.start_time if self.identity else 0,
+            generation=self.generation,
+            memory_bytes=self.memory_bytes,
+            deaths=[(d.at, d.ready_s, d.hopeless) for d in self.deaths[-deaths:]],
         )
 
-    def remember(self, told: WorkerStatus) -> None:
-        """Take over what an earlier daemon knew, but for the process."""
-        self.since_wall, self.reason = told.since, told.reason
-        self.restarts, self.generation = told.restarts, told.generation
-        self.deaths = [Death(*death) for death in told.deaths]
-        state = State(told.state) if told.state in set(State) else State.WAITING
+    def restore(self, status: WorkerStatus) -> None:
+        """Take over what an earlier daemon published, except for the process."""
+        self.since_wall, self.reason = status.since, status.reason
+        self.restarts, self.generation = status.restarts, status.generation
+        self.deaths = [Death(*death) for death in status.deaths]
+        state = State(status.state) if status.state in set(State) else State.WAITING
         if state not in ALIVE:
             self.state = state

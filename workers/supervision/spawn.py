@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from mesh import ProcessIdentity
+from mesh.procfs import child_pids, data_bytes
 from workers.runtime.process import STOP_SIGNALS, run_worker
 
 if TYPE_CHECKING:
@@ -159,11 +160,7 @@ def end_strays(known: set[int], groups: set[int]) -> list[int]:
         The pids that were killed.
     """
     killed = []
-    try:
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return []
-    for pid in map(int, children.split()):
+    for pid in child_pids(os.getpid()) or ():
         if pid in known:
             continue
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
@@ -196,9 +193,7 @@ def _apply_limits(spec: WorkerSpec) -> None:
         os.sched_setaffinity(0, spec.cpu_affinity)
     if spec.memory_limit_bytes is not None:
         # Between two checks of the daemon a process can grow a lot: the kernel sets the last limit.
-        now = Path("/proc/self/statm").read_text(encoding="ascii").split()
-        data = int(now[5]) * resource.getpagesize() + _BACKSTOP * spec.memory_limit_bytes
-        _set_limit(resource.RLIMIT_DATA, data)
+        _set_limit(resource.RLIMIT_DATA, data_bytes() + _BACKSTOP * spec.memory_limit_bytes)
     for name, value in spec.rlimits.items():
         _set_limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
 

@@ -1,15 +1,15 @@
-"""Processes that use the mesh and are nobody's workers: a notebook's trainer, a tool, a test.
+"""Processes that use the mesh and that no daemon manages: a notebook's trainer, a tool, a test.
 
-They are seen (by a heartbeat row, a lease or a lock), shown in the status and watched if they want
-(a row whose own expectation passed is called silent). They are never signalled. What they hold is
-freed only when they are dead (I3).
+They are found by a heartbeat row, a lease or a lock, and shown in the status (key `foreign`); one
+whose heartbeat is later than it announced itself is called silent. They are never signalled. What
+they hold is freed only when they are dead (I3).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mesh import MeshError, Phase, SpinLock
@@ -17,47 +17,51 @@ from workers.contract.statuses import ForeignStatus
 
 if TYPE_CHECKING:
     from mesh import HeartbeatRow, Mesh, ProcessIdentity
+    from workers.supervision.event_log import EmitEvent
 
-LOOK_S = 1.0
-
-EmitEvent = Callable[[str, str, str], None]  # kind, severity, text of an event
+SCAN_INTERVAL_S = 1.0
 
 
 class UnmanagedProcesses:
-    """All of them, as of the last look."""
+    """All of them, as of the last scan."""
 
     def __init__(self, mesh: Mesh, emit_event: EmitEvent) -> None:
-        """Begin with none seen."""
+        """Start with an empty list; events go to `emit_event`."""
         self._mesh = mesh
         self._emit_event = emit_event
         self._seen: dict[ProcessIdentity, ForeignStatus] = {}
-        self._next = 0.0
+        self._scan_at = 0.0
 
     def statuses(self) -> list[ForeignStatus]:
-        """Give those that live."""
+        """Return those that are alive."""
         return list(self._seen.values())
 
-    def look(self, rows: Iterable[HeartbeatRow], own: set[ProcessIdentity], now: float) -> bool:
-        """Look around, once in a while; `own` are the daemon and its workers. True: it did."""
-        if now < self._next:
-            return False
-        self._next = now + LOOK_S
+    def scan(self, rows: Iterable[HeartbeatRow], own: set[ProcessIdentity], now: float) -> None:
+        """Find them, every `SCAN_INTERVAL_S`.
+
+        Args:
+            rows: All heartbeats.
+            own: The daemon and its workers.
+            now: Monotonic seconds.
+        """
+        if now < self._scan_at:
+            return
+        self._scan_at = now + SCAN_INTERVAL_S
         held = self._holders()
         by_identity = {row.identity: row for row in rows if row.phase is not Phase.GONE}
         for identity in [i for i in self._seen if not i.is_alive()]:
-            self._retire(identity, own)
+            self._free_dead(identity, own)
         for identity in {*held, *by_identity} - own:
             if identity.pid == 0:
                 continue
             if not identity.is_alive():
-                if identity in held:  # it came and died between two looks
+                if identity in held:  # it came and died between two scans
                     self._seen[identity] = self._status(identity, None, held[identity])
-                    self._retire(identity, own)
+                    self._free_dead(identity, own)
                 continue
-            self._see(identity, by_identity.get(identity), sorted(held.get(identity, ())), now)
-        return True
+            self._update(identity, by_identity.get(identity), sorted(held.get(identity, ())), now)
 
-    def _see(
+    def _update(
         self, identity: ProcessIdentity, row: HeartbeatRow | None, holds: list[str], now: float
     ) -> None:
         known = self._seen.get(identity)
@@ -72,13 +76,13 @@ class UnmanagedProcesses:
             )
         known.state = "silent" if silent else "alive"
 
-    def _retire(self, identity: ProcessIdentity, own: set[ProcessIdentity]) -> None:
+    def _free_dead(self, identity: ProcessIdentity, own: set[ProcessIdentity]) -> None:
         status = self._seen.pop(identity)
         if identity in own:
             return
         try:
             broken = self._mesh.break_leases(identity)
-        except MeshError as error:  # who comes next takes a dead process's lease by itself
+        except MeshError as error:  # the next owner takes a dead process's lease by itself
             self._emit_event("not freed", "error", f"{status.name}: {error}")
             broken = []
         what = f"; freed {', '.join(broken)}" if broken else ""
@@ -87,9 +91,9 @@ class UnmanagedProcesses:
         )
 
     def _holders(self) -> dict[ProcessIdentity, list[str]]:
-        """Who holds a lease or a lock, and which."""
+        """Return the names of the leases and locks that each process holds."""
         held: dict[ProcessIdentity, list[str]] = {}
-        with contextlib.suppress(MeshError):  # the directory cannot be read now: nobody is seen
+        with contextlib.suppress(MeshError):  # the directory cannot be read now
             for info in self._mesh.segments():
                 owner = info.owner
                 if info.kind == "lock":
@@ -99,7 +103,11 @@ class UnmanagedProcesses:
         return held
 
     def break_lock(self, name: str) -> tuple[bool, str]:
-        """Free a lock whose owner is dead; say what was done, or why nothing was."""
+        """Free a lock whose owner is dead.
+
+        Returns:
+            Whether it is free now, and what was done or why nothing was.
+        """
         try:
             lock = self._mesh.attach(name)
         except MeshError as error:

@@ -2,7 +2,7 @@
 
 The pid stays (and with it the lease of the status and the parenthood of the workers); the new
 program adopts the workers as after a crash. A program or configuration that does not even start
-is found before: it is asked to check itself in a process of its own.
+is found before, by a check in a process of its own.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ class Upgrade:
         """Start the check of what is installed now, with the daemon's own arguments."""
         self._selector = selector
         self._due = now + CHECK_S
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by fault()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by fault()
         self._process = subprocess.Popen(  # noqa: S603 - the command this daemon was started with
             [*command(), "--check"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=self._output,
         )
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
         selector.register(self._pidfd, selectors.EVENT_READ, lambda _fd: None)
 
     def finished(self, now: float) -> bool:
-        """Tell whether the check has ended; one that hangs is ended."""
+        """Whether the check has ended; one that takes too long is killed."""
         if now >= self._due:
             self._process.kill()
         return self._process.poll() is not None
 
     def fault(self) -> str:
-        """Give why the new program is not fit, or nothing; to be asked once, when it finished."""
+        """Return why the new program is not fit, or an empty text; called once, when finished."""
         self._selector.unregister(self._pidfd)
         os.close(self._pidfd)
-        with self._said as said:
-            said.seek(0)
-            text = said.read().decode("utf-8", "replace").strip()
+        with self._output as output:
+            output.seek(0)
+            text = output.read().decode("utf-8", "replace").strip()
         code = self._process.returncode
-        last = text.splitlines()[-1] if text else "it says nothing"
+        last = text.splitlines()[-1] if text else "it printed nothing"
         return f"the new program does not start (exit code {code}): {last}" if code else ""
 
 
 def command() -> list[str]:
-    """Give the command line that this daemon was started with."""
+    """Return the command line that this daemon was started with."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
@@ -68,6 +68,6 @@ def execute() -> None:
     os.execv(sys.executable, command())  # noqa: S606 - the command this daemon was started with
 
 
-def take_signals() -> None:
-    """Let in what was held back; to be called once the handlers are set."""
+def release_signals() -> None:
+    """Let in the signals that were held back; called once the handlers are set."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)

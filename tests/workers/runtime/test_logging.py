@@ -83,33 +83,26 @@ def test_a_stream_that_fails_harms_nobody():
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_files_stay_within_their_limits(tmp_path, keep):
     """A file over its limit is kept as NAME.1 and begins again; the oldest is dropped."""
-    told = []
-    files = LogFiles(
-        tmp_path, LoggingConfig(max_bytes=4096, keep=keep), lambda *what: told.append(what)
-    )
+    files = LogFiles(tmp_path, LoggingConfig(max_bytes=4096, keep=keep))
     with files.path("w").open("ab") as log:
-        for look in range(6):
-            log.write(b"%d" % look * 5000)
+        for turn in range(6):
+            log.write(b"%d" % turn * 5000)
             log.flush()
-            files.look(float(look * 100))
+            assert files.rotate(float(turn * 100)) == []
             assert files.path("w").stat().st_size == 0
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["w.log", *(f"w.log.{n}" for n in range(1, keep + 1))]
     assert all(path.stat().st_size <= 4096 for path in tmp_path.iterdir())
-    assert told == []
     if keep:
         assert set((tmp_path / "w.log.1").read_text()) == {"5"}
 
 
-def test_a_flood_is_told(tmp_path):
-    """Far over the limit at one look, or over it again soon: the worker's name and the size."""
-    told = []
+def test_a_flood_is_reported(tmp_path):
+    """Far over the limit at one check, or over it again soon: the worker's name and the size."""
     limits = LoggingConfig(max_bytes=4096, keep=1)
-    files = LogFiles(tmp_path, limits, lambda *what: told.append(what))
+    files = LogFiles(tmp_path, limits)
     files.path("w").write_bytes(b"x" * 20_000)
-    files.look(0.0)
-    assert told == [("w", 20_000)]
+    assert files.rotate(0.0) == [("w", 20_000)]
     files.path("w").write_bytes(b"x" * 5000)
-    files.look(1.0)
-    assert told == [("w", 20_000), ("w", 5000)]
+    assert files.rotate(1.0) == [("w", 5000)]
     assert (tmp_path / "w.log.1").stat().st_size == 4096

@@ -15,15 +15,14 @@ from tests.processes import child
 from workers.contract.dtypes import EVENT_DTYPE
 from workers.contract.names import EVENTS, SUPERVISOR
 from workers.contract.statuses import Incident, SupervisorStatus, WorkerStatus
-from workers.supervision.adoption import (
+from workers.supervision.adoption import live_process, open_pidfd
+from workers.supervision.daemon_segments import (
     STATUS_BYTES,
     claim_events,
     claim_status,
-    live_process,
     shortened,
-    watch,
 )
-from workers.supervision.managed_worker import DEATHS_TOLD
+from workers.supervision.managed_worker import MAX_PUBLISHED_DEATHS
 from workers.supervision.spawn import title
 
 
@@ -53,16 +52,16 @@ def mesh(mesh_directory):
 
 def test_first_daemon_finds_nothing(mesh):
     """An empty mesh: the status is ours, and nobody said anything."""
-    cell, told = claim_status(mesh)
-    assert told is None
+    cell, earlier = claim_status(mesh, [])
+    assert earlier is None
     assert cell.info.owner == ProcessIdentity.current()
 
 
 @pytest.mark.parametrize(("workers", "reason"), [(200, 400), (1024, 400)])
 def test_status_of_very_many_workers_fits(mesh, workers, reason):
     """With every field at its longest: incidents go first, what adoption needs stays."""
-    cell, _ = claim_status(mesh)
-    deaths = [(1e9 + n / 3, n / 3, False) for n in range(DEATHS_TOLD)]
+    cell, _ = claim_status(mesh, [])
+    deaths = [(1e9 + n / 3, n / 3, False) for n in range(MAX_PUBLISHED_DEATHS)]
     rows = [
         WorkerStatus(
             f"{n:032}",
@@ -104,16 +103,16 @@ def test_status_of_another_version_is_understood(mesh, state):
 
     with child(body) as process:
         assert process.wait() == 0
-    cell, told = claim_status(mesh)
+    cell, earlier = claim_status(mesh, [])
     if state in {"down", "stopping"}:
-        assert told is None
+        assert earlier is None
     else:
-        assert [(w.name, w.restarts, w.generation) for w in told.workers] == [("w", 2, 0)]
-        assert told.rolling == {}
+        assert [(w.name, w.restarts, w.generation) for w in earlier.workers] == [("w", 2, 0)]
+        assert earlier.rolling == {}
     cell.write(SupervisorStatus(1, 2, 3.0, "new", "", "healthy"))
-    assert claim_events(mesh, 16).dtype == EVENT_DTYPE
-    claim_events(mesh, 16).close()
-    assert claim_events(mesh, 32).info.capacity == 32
+    assert claim_events(mesh, 16, []).dtype == EVENT_DTYPE
+    claim_events(mesh, 16, []).close()
+    assert claim_events(mesh, 32, []).info.capacity == 32
 
 
 def test_mesh_of_another_boot_is_begun_anew(mesh):
@@ -127,8 +126,8 @@ def test_mesh_of_another_boot_is_begun_anew(mesh):
         (mesh.path / name).write_bytes(data)
     with pytest.raises(LayoutMismatch):
         mesh.cell(SUPERVISOR, SupervisorStatus, create=True)
-    cell, told = claim_status(mesh)
-    assert told is None
+    cell, earlier = claim_status(mesh, [])
+    assert earlier is None
     assert cell.info.owner == ProcessIdentity.current()
     assert [info.name for info in mesh.segments()] == [SUPERVISOR]
 
@@ -147,7 +146,7 @@ def test_living_daemon_is_left_alone(mesh, kind):
     with child(body) as process:
         process.started()
         with pytest.raises(LeaseHeld, match=str(process.pid)):
-            claim_status(mesh)
+            claim_status(mesh, [])
         assert mesh.attach(SUPERVISOR).info.owner.pid == process.pid
 
 
@@ -174,9 +173,9 @@ def test_living_worker_is_known_by_identity_or_title(mesh):
         os.write(opener, b"x")
         assert process.started() == "title"
         assert live_process("w", None, row) == identity
-        os.close(watch(identity))
+        os.close(open_pidfd(identity))
         process.kill()
         assert live_process("w", said, row) is None
-        assert watch(identity) is None
+        assert open_pidfd(identity) is None
     os.close(gate)
     os.close(opener)

@@ -1,4 +1,4 @@
-"""Hung or only starved: the judgement, without a process and without a clock."""
+"""Hung or only starved: the verdict, without a process and without a clock."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.processes import child
 from workers.supervision.hang_detection import (
-    LEAST,
-    SUSPICIOUS,
+    MIN_WATCHED_SHARE,
+    SUSPICIOUS_SHARE,
     Activity,
     Suspicion,
     activity_of,
@@ -30,7 +30,7 @@ def activity(ran_s=0.0, waited_s=0.0, state="S"):
 
 def first_hung(step_s, waited_share, late=False):
     """Silence at which a worker that waits this share of the time is called hung; 100 s: never."""
-    silence = 2 * ALLOWED if late else SUSPICIOUS * ALLOWED
+    silence = 2 * ALLOWED if late else SUSPICIOUS_SHARE * ALLOWED
     suspicion = Suspicion(silence, silence, activity())
     while silence < 100.0:
         silence += step_s
@@ -49,7 +49,7 @@ def test_idle_and_stopped_processes_are_hung_at_the_deadline(step):
 @given(st.floats(0.0, 0.95))
 def test_waiting_for_a_processor_is_taken_off(share):
     """With a share of the time spent waiting the verdict comes later by as much."""
-    expected = SUSPICIOUS * ALLOWED + (1 - SUSPICIOUS) * ALLOWED / (1 - share)
+    expected = SUSPICIOUS_SHARE * ALLOWED + (1 - SUSPICIOUS_SHARE) * ALLOWED / (1 - share)
     assert abs(first_hung(0.001, share) - expected) < 0.003
 
 
@@ -61,15 +61,18 @@ def test_who_never_gets_a_processor_is_never_hung():
 @given(st.floats(ALLOWED, 100.0))
 def test_who_is_runnable_and_did_not_run_is_never_hung(silence):
     """The kernel shows a wait for a processor when it ends: until then nothing is shown at all."""
-    suspicion = Suspicion(SUSPICIOUS * ALLOWED, SUSPICIOUS * ALLOWED, activity())
+    suspicion = Suspicion(SUSPICIOUS_SHARE * ALLOWED, SUSPICIOUS_SHARE * ALLOWED, activity())
     assert not is_hung(suspicion, activity(state="R"), silence, ALLOWED, silence)
 
 
 @given(st.floats(0.0, 0.95))
 def test_a_loop_is_hung_when_it_has_run_for_the_time_allowed(share):
     """An endless loop on a busy host: found as soon as it had the processor for long enough."""
-    silence, suspicion = 0.0, Suspicion(SUSPICIOUS * ALLOWED, SUSPICIOUS * ALLOWED, activity())
-    used = (1 - SUSPICIOUS) * ALLOWED
+    silence, suspicion = (
+        0.0,
+        Suspicion(SUSPICIOUS_SHARE * ALLOWED, SUSPICIOUS_SHARE * ALLOWED, activity()),
+    )
+    used = (1 - SUSPICIOUS_SHARE) * ALLOWED
     for silence in (suspicion.silence_s + used / (1 - share) * part for part in (0.98, 1.02)):
         ran = (silence - suspicion.silence_s) * (1 - share)
         looping = activity(ran_s=ran, state="R")
@@ -82,11 +85,13 @@ def test_a_late_watcher_watches_for_a_whole_deadline():
     assert first_hung(0.001, 0.0, late=True) >= 3 * ALLOWED - 0.002
 
 
-@given(st.floats(SUSPICIOUS * ALLOWED, ALLOWED))
+@given(st.floats(SUSPICIOUS_SHARE * ALLOWED, ALLOWED))
 def test_there_is_always_some_watching(silence):
     """However late the first look within the deadline: it takes more than one look."""
     suspicion = Suspicion(silence, silence, activity())
-    assert not is_hung(suspicion, activity(), ALLOWED, ALLOWED, silence + LEAST * ALLOWED / 2)
+    assert not is_hung(
+        suspicion, activity(), ALLOWED, ALLOWED, silence + MIN_WATCHED_SHARE * ALLOWED / 2
+    )
 
 
 def test_the_kernel_is_asked():
@@ -94,13 +99,13 @@ def test_the_kernel_is_asked():
     mine = activity_of(os.getpid())
     assert mine.ran_ns > 0
     assert mine.state == "R"
-    assert "running" in mine.told(mine)
+    assert "running" in mine.describe(mine)
     assert activity_of(2**22 - 1) is None
 
 
 def test_who_waits_for_a_starved_thread_of_its_own_is_not_hung():
     """The main thread sleeps until a helper has done its part, and that gets no processor."""
-    suspicion = Suspicion(SUSPICIOUS * ALLOWED, SUSPICIOUS * ALLOWED, activity())
+    suspicion = Suspicion(SUSPICIOUS_SHARE * ALLOWED, SUSPICIOUS_SHARE * ALLOWED, activity())
     starved = Activity(0, 0, "S", "futex_wait", helper_runs=True)
     assert not is_hung(suspicion, starved, 10.0, ALLOWED, 10.0)
     busy = Activity(int(ALLOWED * 1e9), 0, "S", "futex_wait", helper_runs=True)
