@@ -166,7 +166,7 @@ def ask_a_daemon(script: str) -> None:
         try:
             one.start()
             until("ready", lambda: one.status()["ready"])
-            free = one.mesh.lock("free")
+            free = one.mesh.lock("free", create=True)
             free.acquire(1.0)
             free.release()
             measure([script, "--mesh", str(one.mesh_path)], ".daemon", ASKING)

@@ -32,12 +32,12 @@ _MAX_GROUPS = 256  # what getsockopt() takes; a user in more is known by the fir
 class ControlRequest(msgspec.Struct, frozen=True):
     """What is asked.
 
-    `command` is start, stop, restart or reset of a worker or group; break-lock of a lock (named in
-    `worker` too); ping, reload, upgrade or shutdown of the daemon itself.
+    `command` is start, stop, restart or reset of a worker or group, break-lock of a lock, or ping,
+    reload, upgrade or shutdown of the daemon itself. `target` names the worker, group or lock.
     """
 
     command: str
-    worker: str = ""
+    target: str = ""
     version: int = VERSION
 
 

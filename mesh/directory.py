@@ -22,6 +22,7 @@ from mesh.errors import (
     SegmentMissing,
 )
 from mesh.header import KINDS, Shape
+from mesh.heartbeats import KIND as HEARTBEATS_KIND
 from mesh.heartbeats import Heartbeats, heartbeats_shape
 from mesh.process_identity import ProcessIdentity
 from mesh.procfs import boot_id
@@ -34,6 +35,7 @@ from mesh.segment_file import (
     read_head,
     refusal,
 )
+from mesh.spinlock import KIND as LOCK
 from mesh.spinlock import SpinLock, lock_shape
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HEARTBEATS = "heartbeats"
-RETIRED = 3  # among the counters of a mapping
 
 
 class Mesh:
@@ -63,7 +64,7 @@ class Mesh:
     def cell(
         self,
         name: str,
-        kind: type[T] | np.dtype[Any],
+        type: type[T] | np.dtype[Any],  # noqa: A002 - `kind` is the kind of a segment
         *,
         create: bool = False,
         exclusive: bool = False,
@@ -76,8 +77,8 @@ class Mesh:
         """
         from mesh.cell import Cell, cell_shape  # noqa: PLC0415 - see the head of this module
 
-        shape = cell_shape(kind, max_bytes, checksum=checksum)
-        return Cell(self._open(name, shape, create=create, exclusive=exclusive), kind)
+        shape = cell_shape(type, max_bytes, checksum=checksum)
+        return Cell(self._open(name, shape, create=create, exclusive=exclusive), type)
 
     def ring(
         self,
@@ -150,12 +151,15 @@ class Mesh:
         shape = tensors_shape(like)
         return Tensors(self._open(name, shape, create=create, exclusive=exclusive), like)
 
-    def lock(self, name: str, *, owner_name: str = "", timeout: float = 10.0) -> SpinLock:
+    def lock(
+        self, name: str, *, create: bool = False, owner_name: str = "", timeout: float = 10.0
+    ) -> SpinLock:
         """Open a lock, making it where it is not there; `timeout` s is that of `with`."""
         path = self.path / file_name(name)
-        self._make(path, lock_shape(), exclusive=False)
+        if create:
+            self._make(path, lock_shape(), exclusive=False)
         file = SegmentFile(name, path, writable=False)
-        file.expect(5, None)
+        file.expect(LOCK, None)
         return SpinLock(file, owner_name=owner_name or f"pid {os.getpid()}", timeout=timeout)
 
     def heartbeats(self, *, create: bool = False, rows: int = 64) -> Heartbeats:
@@ -164,7 +168,7 @@ class Mesh:
         if create:
             self._make(path, heartbeats_shape(rows), exclusive=False)
         file = SegmentFile(HEARTBEATS, path, writable=False)
-        file.expect(6, None)
+        file.expect(HEARTBEATS_KIND, None)
         return Heartbeats(file)
 
     def attach(self, name: str) -> Attached:
@@ -297,7 +301,7 @@ class Mesh:
             return file
         self._make(path, shape, exclusive=exclusive)
         file = SegmentFile(name, path, writable=True)
-        if file.mapping.counters()[RETIRED]:
+        if file.mapping.counters().retired:
             self._finish_unlink(file)
             self._make(path, shape, exclusive=exclusive)
             file = SegmentFile(name, path, writable=True)

@@ -10,6 +10,7 @@ import struct
 from _blake2 import blake2b  # hashlib loads all of OpenSSL for it
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mesh._core import _native
 from mesh.errors import Corrupt, LayoutMismatch
@@ -28,6 +29,56 @@ CONTROL = struct.Struct(f"<QQQQQ{LINE - 40}xQQIIQqQIIQqQ")
 KINDS = {1: "cell", 2: "table", 3: "ring", 4: "tensors", 5: "lock", 6: "heartbeats"}
 NUMPY, MSGPACK, ARRAYS = 0, 1, 2
 CHECKED = 1
+
+
+class _Head(NamedTuple):
+    """The fields of IDENTITY, named as in layout.h."""
+
+    magic: int
+    layout_version: int
+    endian_mark: int
+    kind: int
+    slots: int
+    total_size: int
+    record_size: int
+    stride: int
+    capacity: int
+    data_offset: int
+    readers_offset: int
+    schema_offset: int
+    schema_size: int
+    aux_offset: int
+    aux_size: int
+    generation: int
+    creator_start_time: int
+    creator_pid: int
+    encoding: int
+    flags: int
+    reserved: int
+    fingerprint: bytes
+    boot_id: bytes
+
+
+class _ControlHead(NamedTuple):
+    """The fields of CONTROL, with its two owner entries."""
+
+    published: int
+    lease: int
+    intent: int
+    rows: int
+    retired: int
+    breaks: int
+    reserved: int
+    pid_0: int
+    padding_0: int
+    start_time_0: int
+    since_ns_0: int
+    reserved_0: int
+    pid_1: int
+    padding_1: int
+    start_time_1: int
+    since_ns_1: int
+    reserved_1: int
 
 
 def fingerprint(schema: str) -> bytes:
@@ -102,36 +153,37 @@ class Identity:
         size = IDENTITY.size
         if len(data) < size + 8:
             raise Corrupt(f"{where}: {len(data)} bytes are no segment; remove the file")
-        f = IDENTITY.unpack_from(data)
-        if f[0] != MAGIC:
-            raise Corrupt(f"{where}: magic {f[0]:#x}, expected {MAGIC:#x}; remove the file")
-        if (f[1], f[2]) != (LAYOUT_VERSION, ENDIAN_MARK):
+        head = _Head._make(IDENTITY.unpack_from(data))
+        if head.magic != MAGIC:
+            raise Corrupt(f"{where}: magic {head.magic:#x}, expected {MAGIC:#x}; remove the file")
+        if (head.layout_version, head.endian_mark) != (LAYOUT_VERSION, ENDIAN_MARK):
             raise LayoutMismatch(
-                f"{where}: layout version {f[1]} (endian mark {f[2]:#x}), this is version "
-                f"{LAYOUT_VERSION} ({ENDIAN_MARK:#x}); stop its users and remove the file"
+                f"{where}: layout version {head.layout_version} (endian mark "
+                f"{head.endian_mark:#x}), this is version {LAYOUT_VERSION} ({ENDIAN_MARK:#x}); "
+                "stop its users and remove the file"
             )
         (check,) = struct.unpack_from("<Q", data, size)
         found = _native.checksum(data[:size])
         if check != found:
             raise Corrupt(f"{where}: head check {check:#x}, computed {found:#x}; remove the file")
         return cls(
-            f[3],
-            f[4],
-            f[5],
-            f[6],
-            f[7],
-            f[8],
-            f[9],
-            f[10],
-            f[12],
-            f[13],
-            f[14],
-            f[15],
-            ProcessIdentity(f[17], f[16]),
-            f[18],
-            f[19],
-            f[21],
-            f[22],
+            kind=head.kind,
+            slots=head.slots,
+            total_size=head.total_size,
+            record_size=head.record_size,
+            stride=head.stride,
+            capacity=head.capacity,
+            data_offset=head.data_offset,
+            readers_offset=head.readers_offset,
+            schema_size=head.schema_size,
+            aux_offset=head.aux_offset,
+            aux_size=head.aux_size,
+            generation=head.generation,
+            creator=ProcessIdentity(head.creator_pid, head.creator_start_time),
+            encoding=head.encoding,
+            flags=head.flags,
+            fingerprint=head.fingerprint,
+            boot_id=head.boot_id,
         )
 
 
@@ -147,10 +199,13 @@ class Control:
     @classmethod
     def unpack(cls, data: bytes) -> Control:
         """Read the control of a head."""
-        f = CONTROL.unpack_from(data, CONTROL_OFFSET)
-        pid, start_time = ((f[7], f[9]), (f[12], f[14]))[f[1] >> 1 & 1]
+        head = _ControlHead._make(CONTROL.unpack_from(data, CONTROL_OFFSET))
+        odd = head.lease >> 1 & 1  # the epoch's lowest bit says which owner entry counts
+        pid, start_time = (
+            (head.pid_1, head.start_time_1) if odd else (head.pid_0, head.start_time_0)
+        )
         owner = ProcessIdentity(pid, start_time) if pid else None
-        return cls(f[0], f[4] != 0, f[5], owner)
+        return cls(head.published, head.retired != 0, head.breaks, owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Heartbeats(Segment):
     def __init__(self, file: SegmentFile) -> None:
         """Bind for reading; a claim attaches for writing."""
         super().__init__(file)
-        self._hearts = _hearts(file)
+        self._rows = _native_rows(file)
 
     def rows(self) -> tuple[HeartbeatRow, ...]:
         """Give every row that a process has or had, each whole; a damaged one is nobody's."""
@@ -103,7 +103,7 @@ class Heartbeats(Segment):
                 beat,
                 ready,
                 detail,
-            ) in self._hearts.rows()
+            ) in self._rows.rows()
         )
 
     def claim(self, worker: str, *, keep: Collection[str] = ()) -> Heartbeat:
@@ -117,7 +117,7 @@ class Heartbeats(Segment):
         if not 0 < len(name) <= NAME_BYTES:
             raise InvalidName(f"worker name {worker!r}: 1 to {NAME_BYTES} bytes are allowed")
         me = ProcessIdentity.current()
-        hearts = _hearts(SegmentFile(self.name, self._file.path, writable=True))
+        own = _native_rows(SegmentFile(self.name, self._file.path, writable=True))
         with directory_lock(self._file.path.parent):
             rows = self._every_row()
             at = next((i for i, row in enumerate(rows) if row.worker == worker), len(rows))
@@ -127,16 +127,16 @@ class Heartbeats(Segment):
                     "stop that process or take another name"
                 )
             full = at == self._file.identity.capacity
-            place = _given_back(rows, keep) if full else at
-            if place is None or not hearts.claim(place, name, me.pid, me.start_time):
+            index = _reusable_row(rows, keep) if full else at
+            if index is None or not own.claim(index, name, me.pid, me.start_time):
                 raise MeshFull(
                     f"{self.name}: 0 of {len(rows)} rows are free, {worker!r} needs 1; stop one of "
                     "their processes or make the mesh with more rows"
                 )
-        return Heartbeat(hearts)
+        return Heartbeat(own)
 
 
-def _given_back(rows: Sequence[HeartbeatRow], keep: Collection[str]) -> int | None:
+def _reusable_row(rows: Sequence[HeartbeatRow], keep: Collection[str]) -> int | None:
     """Give the row that is missed least: nobody's, else that of the longest dead process."""
     free = [
         i
@@ -146,17 +146,17 @@ def _given_back(rows: Sequence[HeartbeatRow], keep: Collection[str]) -> int | No
     return min(free, key=lambda i: rows[i].beat_ns, default=None)
 
 
-def _hearts(file: SegmentFile) -> _native.Hearts:
+def _native_rows(file: SegmentFile) -> _native.Heartbeats:
     i = file.identity
-    return _native.Hearts(file.mapping, i.data_offset, i.stride, i.capacity)
+    return _native.Heartbeats(file.mapping, i.data_offset, i.stride, i.capacity)
 
 
 class Heartbeat:
     """The row of this process."""
 
-    def __init__(self, hearts: _native.Hearts) -> None:
+    def __init__(self, rows: _native.Heartbeats) -> None:
         """Start in the phase `starting`, not ready, with progress 0."""
-        self._hearts = hearts
+        self._rows = rows
         self._ready = False
         self._progress = 0
 
@@ -185,7 +185,7 @@ class Heartbeat:
 
     def describe(self, detail: str) -> None:
         """Say in a few words how it goes; told with the next beat, cut to DETAIL_BYTES of UTF-8."""
-        self._hearts.describe(detail.encode()[:DETAIL_BYTES].decode("utf-8", "ignore").encode())
+        self._rows.describe(detail.encode()[:DETAIL_BYTES].decode("utf-8", "ignore").encode())
 
     def gone(self) -> None:
         """Say good-bye: the process ends on purpose."""
@@ -193,4 +193,4 @@ class Heartbeat:
         self._beat(Phase.GONE, None)
 
     def _beat(self, phase: Phase, expect: float | None) -> None:
-        self._hearts.beat(phase, self._progress, int((expect or 0.0) * 1e9), self._ready)
+        self._rows.beat(phase, self._progress, int((expect or 0.0) * 1e9), self._ready)

@@ -68,14 +68,20 @@ class Segment:
     def info(self) -> SegmentInfo:
         """The head as it is now. Raises LeaseLost after close()."""
         file = self._file
-        published = file.mapping.counters()[0]
+        published = file.mapping.counters().published
         return _info(self.name, file.identity, file.schema, file.owner(), published)
 
     def statistics(self) -> SegmentStatistics:
         """Give the counters. Raises LeaseLost after close()."""
-        published, _, _, _, breaks, retries, laps, lost = self._file.mapping.counters()
-        size = self._file.identity.total_size
-        return SegmentStatistics(published, retries, laps, lost, breaks, size)
+        counters = self._file.mapping.counters()
+        return SegmentStatistics(
+            published=counters.published,
+            retries=counters.retries,
+            laps=counters.laps,
+            lost=counters.lost,
+            breaks=counters.breaks,
+            size_bytes=self._file.identity.total_size,
+        )
 
     def close(self) -> None:
         """End the lease, if it is ours, and the attachment. Reading afterwards is an error."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from mesh._core import _native
 from mesh.errors import AccessDenied, LeaseLost, LockTimeout, MeshFull
@@ -38,6 +38,13 @@ class Owner:
     def held_s(self) -> float:
         """Seconds since it was acquired."""
         return (time.monotonic_ns() - self.since_ns) / 1e9
+
+
+class LockCounters(NamedTuple):
+    """How often a lock was acquired and broken since its creation."""
+
+    acquired: int
+    broken: int
 
 
 class SpinLock(Segment):
@@ -90,14 +97,14 @@ class SpinLock(Segment):
             return None
         return owner
 
-    def lock_counters(self) -> tuple[int, int]:
-        """Give how often the lock was acquired and how often it was broken."""
-        return self._lock.counters()
+    def lock_counters(self) -> LockCounters:
+        """Return how often the lock was acquired and how often it was broken."""
+        return LockCounters(*self._lock.counters())
 
     def statistics(self) -> SegmentStatistics:
         """Give the counters; `published` counts how often the lock was acquired."""
-        acquired, breaks = self._lock.counters()
-        return replace(super().statistics(), published=acquired, breaks=breaks)
+        counters = self.lock_counters()
+        return replace(super().statistics(), published=counters.acquired, breaks=counters.broken)
 
     def __enter__(self) -> Self:
         """Acquire within the lock's timeout."""

@@ -74,7 +74,7 @@ MUTATIONS = [
         "I1",
         "a row gets another name before it is nobody's",
         CORE + "heartbeat.h",
-        "        if (!mesh_heart_publish(t, row, *lease, &nobody)) return MESH_HEART_LOST;",
+        "        if (!mesh_heartbeat_publish(t, row, *lease, &nobody)) return MESH_HEARTBEAT_LOST;",
         "        (void)nobody;",
         KILLED,
     ),

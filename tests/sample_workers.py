@@ -110,7 +110,7 @@ class Hanging(Counting):
         """Hang after 20 numbers, holding a lock."""
         if self.ring.published < 20:
             return super().step()
-        self.mine = self.context.mesh.lock("mine")
+        self.mine = self.context.mesh.lock("mine", create=True)
         self.mine.acquire(1.0)
         sys.stdout.write("about to hang\n")
         sys.stdout.flush()
@@ -124,7 +124,7 @@ class Hanging(Counting):
 
     def lock(self):
         """Wait for a lock that another worker keeps."""
-        self.context.mesh.lock("wanted").acquire(3600.0)
+        self.context.mesh.lock("wanted", create=True).acquire(3600.0)
 
     def read(self):
         """Block in a read that never returns."""
@@ -152,7 +152,7 @@ class Holding(Counting):
     def setup(self):
         """Hold the lock that other workers want."""
         super().setup()
-        self.lock = self.context.mesh.lock("wanted", owner_name=self.context.name)
+        self.lock = self.context.mesh.lock("wanted", create=True, owner_name=self.context.name)
         self.lock.acquire(5.0)
 
 

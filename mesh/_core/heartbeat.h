@@ -12,8 +12,8 @@
 
 /* One attempt at a row: its version, MESH_BUSY, or another negative one (corrupt). A row without a
  * process has no name: it may be in the middle of getting another one. */
-static inline int64_t mesh_heart_read(const mesh_table *t, uint64_t row, mesh_heartbeat *b,
-                                      uint8_t key[MESH_KEY_BYTES]) {
+static inline int64_t mesh_heartbeat_read(const mesh_table *t, uint64_t row, mesh_heartbeat *b,
+                                          uint8_t key[MESH_KEY_BYTES]) {
     mesh_slots slots = mesh_row_slots(t, row);
     mesh_row *head = mesh_row_of(t, row);
     size_t bytes = 0;
@@ -26,7 +26,7 @@ static inline int64_t mesh_heart_read(const mesh_table *t, uint64_t row, mesh_he
         return MESH_TOO_LONG;
     mesh_copy_out(key, head->key, MESH_KEY_BYTES);
     uint64_t hash = mesh_load(&head->key_hash);
-    mesh_fence_acquire(); /* pairs with the full fence of the commit in mesh_heart_claim */
+    mesh_fence_acquire(); /* pairs with the full fence of the commit in mesh_heartbeat_claim */
     if (mesh_load(&head->version) != (uint64_t)version) return MESH_BUSY;
     if (b->pid == 0)
         memset(key, 0, MESH_KEY_BYTES);
@@ -36,30 +36,31 @@ static inline int64_t mesh_heart_read(const mesh_table *t, uint64_t row, mesh_he
 }
 
 /* 0 = somebody else claimed the row. */
-static inline int mesh_heart_publish(const mesh_table *t, uint64_t row, uint64_t lease,
-                                     const mesh_heartbeat *b) {
+static inline int mesh_heartbeat_publish(const mesh_table *t, uint64_t row, uint64_t lease,
+                                         const mesh_heartbeat *b) {
     mesh_slots slots = mesh_row_slots(t, row);
     return mesh_slots_publish(&slots, lease, b, sizeof *b) != 0;
 }
 
-enum { MESH_HEART_LOST = 0, MESH_HEART_OURS = 1, MESH_HEARTS_FULL = 2 };
+enum { MESH_HEARTBEAT_LOST = 0, MESH_HEARTBEAT_OURS = 1, MESH_HEARTBEATS_FULL = 2 };
 
 /* Take a row (the number of rows = a new one) for `key` with the first beat of its process; its
  * lease in *lease. Who had it before is shut out. */
-static inline int mesh_heart_claim(const mesh_table *t, uint64_t row, const uint8_t *key,
-                                   const mesh_heartbeat *first, uint64_t *lease) {
-    if (row == mesh_table_rows(t) && mesh_table_add(t, key, 0) < 0) return MESH_HEARTS_FULL;
+static inline int mesh_heartbeat_claim(const mesh_table *t, uint64_t row, const uint8_t *key,
+                                       const mesh_heartbeat *first, uint64_t *lease) {
+    if (row == mesh_table_rows(t) && mesh_table_add(t, key, 0) < 0) return MESH_HEARTBEATS_FULL;
     mesh_row *head = mesh_row_of(t, row);
     *lease = mesh_load(&head->lease) + 2;
     mesh_row_fence(head, *lease);
     uint64_t hash = mesh_key_hash(key);
     if (!mesh_row_has_key(t, row, key, hash)) {
         const mesh_heartbeat nobody = {0};
-        if (!mesh_heart_publish(t, row, *lease, &nobody)) return MESH_HEART_LOST;
+        if (!mesh_heartbeat_publish(t, row, *lease, &nobody)) return MESH_HEARTBEAT_LOST;
         mesh_copy_in(head->key, key, MESH_KEY_BYTES);
         mesh_store(&head->key_hash, hash);
     }
-    return mesh_heart_publish(t, row, *lease, first) ? MESH_HEART_OURS : MESH_HEART_LOST;
+    return mesh_heartbeat_publish(t, row, *lease, first) ? MESH_HEARTBEAT_OURS
+                                                         : MESH_HEARTBEAT_LOST;
 }
 
 #endif

@@ -55,10 +55,12 @@ static struct PyModuleDef module_definition = {
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&module_definition);
     if (module == NULL) return NULL;
-    PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type, &reader_type,
-                             &table_type,   &lock_type,  &heart_type};
+    PyTypeObject *types[] = {&mapping_type, &slots_type, &ring_type,      &reader_type,
+                             &table_type,   &lock_type,  &heartbeats_type};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0) return NULL;
+    counters_type = PyStructSequence_NewType(&counters_description);
+    if (counters_type == NULL || PyModule_AddType(module, counters_type) < 0) return NULL;
     PyObject *spin = PyFloat_FromDouble(MESH_SPIN_NS * 1e-9);
     if (PyModule_AddObjectRef(module, "SPIN_S", spin) < 0) return NULL;
     Py_XDECREF(spin);

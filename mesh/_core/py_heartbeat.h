@@ -13,9 +13,9 @@ typedef struct {
     uint64_t fork;
     uint64_t lease; /* of our claim; the next one shuts us out */
     mesh_heartbeat now;
-} heart_object;
+} heartbeats_object;
 
-static PyObject *heart_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
+static PyObject *heartbeats_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     PyObject *mapping;
     Py_ssize_t data, stride, rows;
     static char *names[] = {"mapping", "data_offset", "slot_stride", "rows", NULL};
@@ -30,7 +30,7 @@ static PyObject *heart_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
         rows < 1 || (size_t)rows > end ||
         (size_t)rows > (m->readers_offset - (size_t)data) / row_stride)
         return PyErr_Format(PyExc_ValueError, "the rows lie outside the segment");
-    heart_object *h = (heart_object *)type->tp_alloc(type, 0);
+    heartbeats_object *h = (heartbeats_object *)type->tp_alloc(type, 0);
     if (h == NULL) return NULL;
     h->mapping = (mapping_object *)Py_NewRef(mapping);
     h->table = (mesh_table){control_of(m),    NULL,           0, m->base + data, row_stride,
@@ -39,14 +39,14 @@ static PyObject *heart_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     return (PyObject *)h;
 }
 
-static void heart_dealloc(heart_object *h) {
+static void heartbeats_dealloc(heartbeats_object *h) {
     Py_XDECREF(h->mapping);
     Py_TYPE(h)->tp_free((PyObject *)h);
 }
 
 /* rows() -> [(key, pid, phase, start_time, phase_since_ns, expect_ns, beats, progress, beat_ns, ready,
  * detail)] */
-static PyObject *heart_rows(heart_object *h, PyObject *unused) {
+static PyObject *heartbeats_rows(heartbeats_object *h, PyObject *unused) {
     (void)unused;
     int code = read_problem(h->mapping);
     if (code != 0) return problem(h->mapping, code);
@@ -58,7 +58,7 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
         char detail[MESH_DETAIL_BYTES + 1] = {0};
         int64_t version = MESH_BUSY;
         for (int tries = 0; version == MESH_BUSY && tries < MESH_READ_TRIES; tries++)
-            version = mesh_heart_read(&h->table, row, &b, key);
+            version = mesh_heartbeat_read(&h->table, row, &b, key);
         if (version <
             0) { /* damaged: nobody's, so that the others are seen and it can be claimed */
             memset(&b, 0, sizeof b);
@@ -78,7 +78,7 @@ static PyObject *heart_rows(heart_object *h, PyObject *unused) {
 
 /* claim(row, key, pid, start_time): take a row (rows() long = a new one) under the directory's
  * lock, its former process being dead. False when no row is left. */
-static PyObject *heart_claim(heart_object *h, PyObject *args) {
+static PyObject *heartbeats_claim(heartbeats_object *h, PyObject *args) {
     unsigned long long row, start;
     const char *name;
     Py_ssize_t length;
@@ -95,16 +95,16 @@ static PyObject *heart_claim(heart_object *h, PyObject *args) {
     memcpy(key, name, (size_t)length);
     int64_t now = mesh_monotonic_ns();
     h->now = (mesh_heartbeat){pid, 1, start, now, 0, 0, 0, now, 0, {0}};
-    int claimed = mesh_heart_claim(&h->table, row, key, &h->now, &h->lease);
-    if (claimed == MESH_HEARTS_FULL) Py_RETURN_FALSE;
-    if (claimed == MESH_HEART_LOST) return problem(h->mapping, MESH_LEASE_LOST);
+    int claimed = mesh_heartbeat_claim(&h->table, row, key, &h->now, &h->lease);
+    if (claimed == MESH_HEARTBEATS_FULL) Py_RETURN_FALSE;
+    if (claimed == MESH_HEARTBEAT_LOST) return problem(h->mapping, MESH_LEASE_LOST);
     h->row = (int64_t)row;
     h->fork = fork_count;
     Py_RETURN_TRUE;
 }
 
 /* beat(phase, progress, expect_ns, ready): from the worker's own loop; one write, no system call */
-static PyObject *heart_beat(heart_object *h, PyObject *const *args, Py_ssize_t n) {
+static PyObject *heartbeats_beat(heartbeats_object *h, PyObject *const *args, Py_ssize_t n) {
     if (n != 4) return PyErr_Format(PyExc_TypeError, "beat takes 4 arguments, got %zd", n);
     unsigned long phase = PyLong_AsUnsignedLong(args[0]);
     uint64_t progress = PyLong_AsUnsignedLongLong(args[1]);
@@ -122,13 +122,13 @@ static PyObject *heart_beat(heart_object *h, PyObject *const *args, Py_ssize_t n
     h->now.ready = (uint64_t)(ready != 0);
     h->now.beats++;
     h->now.beat_ns = now;
-    if (!mesh_heart_publish(&h->table, (uint64_t)h->row, h->lease, &h->now))
+    if (!mesh_heartbeat_publish(&h->table, (uint64_t)h->row, h->lease, &h->now))
         return problem(h->mapping, MESH_LEASE_LOST);
     Py_RETURN_NONE;
 }
 
 /* describe(detail): what goes out with the next beat; at most MESH_DETAIL_BYTES are kept */
-static PyObject *heart_describe(heart_object *h, PyObject *detail) {
+static PyObject *heartbeats_describe(heartbeats_object *h, PyObject *detail) {
     char *text;
     Py_ssize_t length;
     if (PyBytes_AsStringAndSize(detail, &text, &length) < 0) return NULL;
@@ -138,20 +138,20 @@ static PyObject *heart_describe(heart_object *h, PyObject *detail) {
     Py_RETURN_NONE;
 }
 
-static PyMethodDef heart_methods[] = {
-    {"rows", (PyCFunction)heart_rows, METH_NOARGS, NULL},
-    {"claim", (PyCFunction)heart_claim, METH_VARARGS, NULL},
-    {"beat", (PyCFunction)(void (*)(void))heart_beat, METH_FASTCALL, NULL},
-    {"describe", (PyCFunction)heart_describe, METH_O, NULL},
+static PyMethodDef heartbeats_methods[] = {
+    {"rows", (PyCFunction)heartbeats_rows, METH_NOARGS, NULL},
+    {"claim", (PyCFunction)heartbeats_claim, METH_VARARGS, NULL},
+    {"beat", (PyCFunction)(void (*)(void))heartbeats_beat, METH_FASTCALL, NULL},
+    {"describe", (PyCFunction)heartbeats_describe, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
-static PyTypeObject heart_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "mesh._core._native.Hearts",
-    .tp_basicsize = sizeof(heart_object),
+static PyTypeObject heartbeats_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "mesh._core._native.Heartbeats",
+    .tp_basicsize = sizeof(heartbeats_object),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = heart_new,
-    .tp_dealloc = (destructor)heart_dealloc,
-    .tp_methods = heart_methods,
+    .tp_new = heartbeats_new,
+    .tp_dealloc = (destructor)heartbeats_dealloc,
+    .tp_methods = heartbeats_methods,
 };
 
 #endif

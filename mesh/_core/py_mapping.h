@@ -267,18 +267,38 @@ static PyObject *mapping_retire(mapping_object *m, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* counters() -> (published, intent, rows, retired, breaks, retries, laps, lost) */
+/* What counters() returns: a tuple with these names, made with the module. */
+static PyTypeObject *counters_type;
+static PyStructSequence_Field counters_fields[] = {
+    {"published", NULL}, {"intent", NULL}, {"rows", NULL}, {"retired", NULL}, {"breaks", NULL},
+    {"retries", NULL},   {"laps", NULL},   {"lost", NULL}, {NULL, NULL},
+};
+static PyStructSequence_Desc counters_description = {
+    "mesh._core._native.Counters", "Counters of a segment since its creation.", counters_fields,
+    sizeof counters_fields / sizeof *counters_fields - 1};
+
+/* counters() -> Counters */
 static PyObject *mapping_counters(mapping_object *m, PyObject *unused) {
     (void)unused;
     if (m->closed) return problem(m, MESH_CLOSED);
     const mesh_control *c = control_of(m);
-    return Py_BuildValue(
-        "KKKKKKKK", (unsigned long long)mesh_load_acquire(&c->published),
-        (unsigned long long)mesh_load(&c->intent), (unsigned long long)mesh_load(&c->rows),
-        (unsigned long long)mesh_load(&c->retired), (unsigned long long)mesh_load(&c->breaks),
-        (unsigned long long)mesh_load(&m->readers->retries),
-        (unsigned long long)mesh_load(&m->readers->laps),
-        (unsigned long long)mesh_load(&m->readers->lost));
+    uint64_t values[] = {mesh_load_acquire(&c->published),
+                         mesh_load(&c->intent),
+                         mesh_load(&c->rows),
+                         mesh_load(&c->retired),
+                         mesh_load(&c->breaks),
+                         mesh_load(&m->readers->retries),
+                         mesh_load(&m->readers->laps),
+                         mesh_load(&m->readers->lost)};
+    PyObject *found = PyStructSequence_New(counters_type);
+    for (Py_ssize_t i = 0; found != NULL && i < counters_description.n_in_sequence; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(values[i]);
+        if (value == NULL)
+            Py_CLEAR(found);
+        else
+            PyStructSequence_SetItem(found, i, value);
+    }
+    return found;
 }
 
 /* Look at the word until it is above `above` or the clock passes `until`. The clock is read between

@@ -152,7 +152,7 @@ def test_foreign_process_is_seen_and_never_killed(tmp_path):
             mesh = Mesh(one.mesh_path)
             heart = mesh.heartbeats(create=True).claim("notebook")
             heart.beat(progress=1, expect=0.2)
-            mesh.lock("theirs").acquire(1.0)
+            mesh.lock("theirs", create=True).acquire(1.0)
             tell()
             while True:
                 signal.pause()

@@ -65,7 +65,9 @@ class Actor:
     def acquire(self, name):
         """Take a lock that must be free now."""
         if name not in self._objects:
-            self._objects[name] = self._mesh.lock(name, owner_name=f"actor {os.getpid()}")
+            self._objects[name] = self._mesh.lock(
+                name, create=True, owner_name=f"actor {os.getpid()}"
+            )
         self._objects[name].acquire(0.0)
 
     def release(self, name):

@@ -24,7 +24,7 @@ def test_every_kind_is_read_without_its_code(mesh):
     mesh.table("quotes", TICK_DTYPE, rows=4, create=True).write("GOOG", np.zeros(1, TICK_DTYPE))
     arrays = {"w": np.ones((2, 3), np.float32), "n": np.array(4)}
     mesh.tensors("policy/a", like=arrays, create=True).publish(arrays)
-    mesh.lock("experience")
+    mesh.lock("experience", create=True)
     mesh.heartbeats(create=True).claim("me")
     found = {info.name: mesh.attach(info.name) for info in mesh.segments()}
     assert {name: type(segment) for name, segment in found.items()} == {

@@ -194,7 +194,7 @@ def test_directory_removed_underneath(mesh):
     ring = mesh.ring("r", DTYPE, capacity=4, create=True)
     ring.publish(np.ones(1))
     reader = mesh.ring("r", DTYPE).reader("oldest")
-    lock = mesh.lock("l")
+    lock = mesh.lock("l", create=True)
     shutil.rmtree(mesh.path)
     assert reader.read().tolist() == [1.0]
     for call in (
@@ -257,7 +257,7 @@ def test_another_user_is_denied(mesh):
         for call in (
             lambda: mesh.cell("c", DTYPE),
             lambda: mesh.cell("new", DTYPE, create=True),
-            lambda: mesh.lock("l"),
+            lambda: mesh.lock("l", create=True),
             lambda: mesh.heartbeats(create=True),
         ):
             with pytest.raises(AccessDenied, match=r"uid 65534"):
@@ -303,7 +303,7 @@ def test_i6_group_reads_and_cannot_harm(mesh_directory):
     try:
         ring = mesh.ring("r", DTYPE, capacity=8, create=True)
         tensors = mesh.tensors("w", like={"a": np.zeros(4)}, create=True)
-        mesh.lock("l")
+        mesh.lock("l", create=True)
         mesh.heartbeats(create=True).claim("me")
     finally:
         os.umask(old_umask)
@@ -321,10 +321,10 @@ def test_i6_group_reads_and_cannot_harm(mesh_directory):
         assert mesh.tensors("w").read()[1]["a"].tolist() == [1.0] * 4
         assert mesh.heartbeats().rows()[0].worker == "me"
         assert {info.name for info in mesh.segments()} == {"r", "w", "l", "heartbeats"}
-        assert mesh.lock("l").owner() is None
+        assert mesh.lock("l", create=True).owner() is None
         for call in (
             lambda: mesh.ring("r", DTYPE, capacity=8, create=True),
-            lambda: mesh.lock("l").acquire(0.01),
+            lambda: mesh.lock("l", create=True).acquire(0.01),
             lambda: mesh.heartbeats().claim("you"),
             lambda: mesh.unlink("r"),
         ):

@@ -136,37 +136,37 @@ def read_tensors(mesh, create):
 
 def make_lock(mesh):
     """A lock that was used."""
-    lock = mesh.lock("s", owner_name="maker")
+    lock = mesh.lock("s", create=True, owner_name="maker")
     with lock:
         return lock
 
 
 def use_lock(mesh, create):
     """Take it, with a time limit."""
-    lock = mesh.lock("s", owner_name="user" if create else "maker", timeout=0.01)
+    lock = mesh.lock("s", create=create, owner_name="user" if create else "maker", timeout=0.01)
     with lock:
         return lock.owner() is not None
 
 
-def make_hearts(mesh):
+def make_heartbeats(mesh):
     """Two rows of this process."""
-    hearts = mesh.heartbeats(create=True, rows=3)
+    heartbeats = mesh.heartbeats(create=True, rows=3)
     for name in ("one", "two"):
-        hearts.claim(name).beat(progress=7)
-    return hearts
+        heartbeats.claim(name).beat(progress=7)
+    return heartbeats
 
 
-def read_hearts(mesh, create):
+def read_heartbeats(mesh, create):
     """Read the rows, or claim one; a row whose key is damaged has another name."""
-    hearts = mesh.heartbeats()
+    heartbeats = mesh.heartbeats()
     if create:
-        hearts.claim("one").beat(progress=7)
+        heartbeats.claim("one").beat(progress=7)
     known = {"one": 7, "two": 7}
-    return all(known.get(row.worker, 7) in {row.progress, 7} for row in hearts.rows())
+    return all(known.get(row.worker, 7) in {row.progress, 7} for row in heartbeats.rows())
 
 
 KINDS = {
-    "heartbeats": (make_hearts, read_hearts),
+    "heartbeats": (make_heartbeats, read_heartbeats),
     "struct": (make_struct, read_struct),
     "cell": (make_cell, read_cell),
     "ring": (make_ring, read_ring),

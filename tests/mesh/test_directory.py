@@ -38,7 +38,7 @@ def test_i4_segment_in_use_is_not_removed(mesh):
 
     def body(tell):
         held = mesh.ring("r", np.dtype("<f8"), capacity=4, create=True)
-        mesh.lock("l").acquire(1.0)
+        mesh.lock("l", create=True).acquire(1.0)
         mesh.heartbeats(create=True).claim("w")
         tell()
         signal.pause()
@@ -64,7 +64,7 @@ def test_i3_leases_of_a_dead_process_are_broken_and_counted(mesh):
 
     def body(tell):
         rings = [mesh.ring(f"r{i}", np.dtype("<f8"), capacity=4, create=True) for i in range(2)]
-        mesh.lock("l").acquire(1.0)
+        mesh.lock("l", create=True).acquire(1.0)
         tell(str(len(rings)))
         signal.pause()
 

@@ -14,8 +14,8 @@ from tests.processes import child
 
 def test_rows_say_who_does_what(mesh):
     """Phase, progress, expectation and readiness are read as they were beaten."""
-    hearts = mesh.heartbeats(create=True, rows=2)
-    beat = hearts.claim("ingest")
+    heartbeats = mesh.heartbeats(create=True, rows=2)
+    beat = heartbeats.claim("ingest")
     (row,) = mesh.heartbeats().rows()
     assert (row.worker, row.phase, row.ready) == ("ingest", Phase.STARTING, False)
     assert row.identity == ProcessIdentity.current()
@@ -40,24 +40,24 @@ def test_rows_say_who_does_what(mesh):
 
 def test_i4_row_of_a_live_worker_is_refused(mesh):
     """Two of one name: the second gets LeaseHeld while the first lives, and the row afterwards."""
-    hearts = mesh.heartbeats(create=True, rows=1)
+    heartbeats = mesh.heartbeats(create=True, rows=1)
 
     def body(tell):
-        hearts.claim("trainer").beat(progress=1)
+        heartbeats.claim("trainer").beat(progress=1)
         tell()
         signal.pause()
 
     with child(body) as worker:
         worker.started()
         with pytest.raises(LeaseHeld, match=f"pid {worker.pid}"):
-            hearts.claim("trainer")
+            heartbeats.claim("trainer")
         worker.kill()
-    assert hearts.rows()[0].progress == 1
-    hearts.claim("trainer")
+    assert heartbeats.rows()[0].progress == 1
+    heartbeats.claim("trainer")
     with pytest.raises(MeshFull, match="more rows"):
-        hearts.claim("feeder")
+        heartbeats.claim("feeder")
     with pytest.raises(InvalidName):
-        hearts.claim("x" * 33)
+        heartbeats.claim("x" * 33)
 
 
 def test_fork_does_not_beat_for_its_parent(mesh):
@@ -76,13 +76,13 @@ def test_fork_does_not_beat_for_its_parent(mesh):
 def test_row_of_the_longest_dead_goes_to_a_newcomer(mesh):
     """Many processes of other names come and go: rows never run out, kept ones stay as they were,
     and a row that changes its name is never read with the one name and the other's values."""
-    hearts = mesh.heartbeats(create=True, rows=3)
-    mine = hearts.claim("mine")
+    heartbeats = mesh.heartbeats(create=True, rows=3)
+    mine = heartbeats.claim("mine")
     mine.beat(progress=1)
 
     def come_and_go(name, keep=("kept",)):
         def body(_tell):
-            hearts.claim(name, keep=keep).beat(progress=int(name[1:] or 0))
+            heartbeats.claim(name, keep=keep).beat(progress=int(name[1:] or 0))
 
         with child(body) as process:
             assert process.wait() == 0
@@ -96,31 +96,31 @@ def test_row_of_the_longest_dead_goes_to_a_newcomer(mesh):
                 if number.isdigit() and row.progress not in {0, int(number)}:
                     tell(f"{row.worker} with {row.progress}")
 
-    with child(lambda _: hearts.claim("kept").beat(progress=7)) as process:
+    with child(lambda _: heartbeats.claim("kept").beat(progress=7)) as process:
         assert process.wait() == 0
     with child(look) as reader:
         reader.started()
         for number in range(1, 60):
             come_and_go(f"n{number}")
         assert not select.select([reader._ready], [], [], 0)[0]
-    rows = {row.worker: row.progress for row in hearts.rows()}
+    rows = {row.worker: row.progress for row in heartbeats.rows()}
     assert rows == {"mine": 1, "kept": 7, "n59": 59}
     mine.beat(progress=2)
     with pytest.raises(MeshFull, match="0 of 3 rows are free"):
-        hearts.claim("another", keep=("kept", "n59"))
+        heartbeats.claim("another", keep=("kept", "n59"))
     come_and_go("x8", keep=())
-    assert {row.worker for row in hearts.rows()} == {"mine", "x8", "n59"}
+    assert {row.worker for row in heartbeats.rows()} == {"mine", "x8", "n59"}
 
 
 def test_i2_row_that_a_killed_process_left_unnamed_is_taken(mesh):
     """A process killed between counting a row and beating in it: the row is nobody's, and goes to
     the next one, whatever is left of a name."""
-    hearts = mesh.heartbeats(create=True, rows=1)
+    heartbeats = mesh.heartbeats(create=True, rows=1)
     file = SegmentFile("heartbeats", mesh.path / "heartbeats", writable=True)
     memory = memoryview(file.mapping)
     memory[512 + 24] = 1  # mesh_control.rows
     start = file.identity.data_offset
     memory[start + 16 : start + 19] = b"hal"  # mesh_row.key
-    assert hearts.rows() == ()
-    hearts.claim("whole").beat(progress=3)
-    assert [(row.worker, row.progress) for row in hearts.rows()] == [("whole", 3)]
+    assert heartbeats.rows() == ()
+    heartbeats.claim("whole").beat(progress=3)
+    assert [(row.worker, row.progress) for row in heartbeats.rows()] == [("whole", 3)]

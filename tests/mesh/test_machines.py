@@ -306,7 +306,7 @@ class LockMachine(ActorMachine):
         """Free."""
         super().__init__()
         self.owner, self.dead = None, False
-        self.lock = self.mesh.lock("l")
+        self.lock = self.mesh.lock("l", create=True)
 
     @rule(actor=actors)
     def acquire(self, actor):

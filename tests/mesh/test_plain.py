@@ -85,7 +85,7 @@ def test_every_kind_reads_plainly(mesh):
     quotes.write("GOOG", np.ones(1, [("bid", "f8")]))
     arrays = {"w": np.ones((2, 3), np.float32)}
     mesh.tensors("policy/a", like=arrays, create=True).publish(arrays)
-    mesh.lock("experience")
+    mesh.lock("experience", create=True)
     mesh.heartbeats(create=True).claim("me")
     found = {info.name: mesh.attach_plain(info.name) for info in mesh.segments()}
     assert {name: type(segment) for name, segment in found.items()} == {
@@ -164,7 +164,7 @@ def test_a_schema_that_describes_no_such_records_is_refused(schema):
 
 def test_a_head_that_contradicts_itself_is_corrupt(mesh):
     """Records of another size than the schema says are a typed error that names the file."""
-    mesh.lock("makes-the-directory")
+    mesh.lock("makes-the-directory", create=True)
     shape = replace(ring_shape(np.dtype("<i8"), 8, 0), schema=schema_of(np.dtype("<i4")))
     create(mesh.path / "numbers", shape, 0o600)
     with pytest.raises(Corrupt, match="numbers"):

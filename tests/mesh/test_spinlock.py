@@ -18,7 +18,7 @@ def hold(mesh):
     """What a child runs that takes the lock and keeps it."""
 
     def body(tell):
-        lock = mesh.lock("experience", owner_name="trainer td3-0")
+        lock = mesh.lock("experience", create=True, owner_name="trainer td3-0")
         lock.acquire(1.0)
         tell()
         signal.pause()
@@ -28,7 +28,7 @@ def hold(mesh):
 
 def test_i3_live_owner_is_never_broken(mesh):
     """While its owner lives, even stopped, a lock can be neither taken nor broken."""
-    lock = mesh.lock("experience")
+    lock = mesh.lock("experience", create=True)
     with child(hold(mesh)) as owner:
         owner.started()
         owner.kill(signal.SIGSTOP)
@@ -43,7 +43,7 @@ def test_i3_live_owner_is_never_broken(mesh):
 
 def test_i3_dead_owner_is_handed_to_the_breaker(mesh):
     """The dead owner is named to whoever waits; one breaker gets it, the next one nothing."""
-    lock = mesh.lock("experience")
+    lock = mesh.lock("experience", create=True)
     with child(hold(mesh)) as owner:
         owner.started()
         identity = ProcessIdentity.of(owner.pid)
@@ -63,7 +63,7 @@ def test_entries_of_the_dead_are_used_again(mesh):
     """More processes than owner entries may use a lock one after the other."""
 
     def use(_tell):
-        with mesh.lock("busy"):
+        with mesh.lock("busy", create=True):
             pass
 
     for _ in range(40):
@@ -73,7 +73,7 @@ def test_entries_of_the_dead_are_used_again(mesh):
 
 def test_fork_does_not_inherit_the_lock(mesh):
     """A forked child is another owner: it can neither release nor hold what its parent took."""
-    lock = mesh.lock("experience")
+    lock = mesh.lock("experience", create=True)
     with lock:
 
         def body(_tell):
@@ -94,7 +94,7 @@ def test_i3_killed_owners_cost_one_break_and_no_exclusion(mesh):
     mesh.ring("counts", dtype, capacity=4, create=True).close()
 
     def count(tell):
-        lock = mesh.lock("sum")
+        lock = mesh.lock("sum", create=True)
         tell()
         while True:
             try:

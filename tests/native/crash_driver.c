@@ -252,7 +252,7 @@ static const char *table_check(void) {
 }
 
 /* A process of a heartbeat row is known by its name, and everything in its beat tells which it is. */
-static mesh_table hearts(void) {
+static mesh_table heartbeats(void) {
     return (mesh_table){control(), NULL, 0, segment + DATA, 64 + 2 * 192, 192, 4, 0};
 }
 static mesh_heartbeat pulse(uint32_t pid, uint64_t n) {
@@ -261,30 +261,30 @@ static mesh_heartbeat pulse(uint32_t pid, uint64_t n) {
     fill(b.detail, sizeof b.detail, pid + n);
     return b;
 }
-static void heart_claim(uint64_t row, uint32_t pid, uint64_t *mine) {
+static void heartbeats_claim(uint64_t row, uint32_t pid, uint64_t *mine) {
     uint8_t key[MESH_KEY_BYTES];
     key_of(key, pid);
     mesh_heartbeat b = pulse(pid, 0);
-    mesh_table t = hearts();
-    (void)mesh_heart_claim(&t, row, key, &b, mine);
+    mesh_table t = heartbeats();
+    (void)mesh_heartbeat_claim(&t, row, key, &b, mine);
 }
 static uint64_t heart_lease;
 static void hearts_prepare(void) {
     uint64_t other;
     begin();
-    heart_claim(0, 1, &heart_lease);
-    heart_claim(1, 9, &other);
+    heartbeats_claim(0, 1, &heart_lease);
+    heartbeats_claim(1, 9, &other);
 }
 static void heart_beat_path(void) {
     mesh_heartbeat b = pulse(1, 5);
-    mesh_table t = hearts();
+    mesh_table t = heartbeats();
     *phase = 1;
-    (void)mesh_heart_publish(&t, 0, heart_lease, &b);
+    (void)mesh_heartbeat_publish(&t, 0, heart_lease, &b);
 }
 static void heart_path(uint64_t row, uint32_t pid) {
     uint64_t mine;
     *phase = 1;
-    heart_claim(row, pid, &mine);
+    heartbeats_claim(row, pid, &mine);
 }
 static void heart_again_path(void) { heart_path(0, 1); }
 static void heart_rename_path(void) { heart_path(0, 2); }
@@ -303,9 +303,9 @@ static int heart_of(const mesh_heartbeat *b, const uint8_t *key) {
 static int heart_in(uint64_t row) {
     mesh_heartbeat b;
     uint8_t key[MESH_KEY_BYTES];
-    mesh_table t = hearts();
+    mesh_table t = heartbeats();
     if (row >= mesh_table_rows(&t)) return 0;
-    return mesh_heart_read(&t, row, &b, key) < 0 ? -2 : heart_of(&b, key);
+    return mesh_heartbeat_read(&t, row, &b, key) < 0 ? -2 : heart_of(&b, key);
 }
 static const char *hearts_check(void) {
     int first = heart_in(0), third = heart_in(2);
@@ -313,8 +313,8 @@ static const char *hearts_check(void) {
     if (first < 0 || third < 0) return "a name with the beat of another one";
     if (first > 2 || (third != 0 && third != 2) || heart_in(1) != 9)
         return "a row of somebody else";
-    heart_claim(0, 3, &mine);
-    heart_claim(2, 4, &mine);
+    heartbeats_claim(0, 3, &mine);
+    heartbeats_claim(2, 4, &mine);
     return heart_in(0) == 3 && heart_in(2) == 4 && heart_in(1) == 9 ? NULL
                                                                     : "the next one cannot claim";
 }
@@ -330,9 +330,9 @@ typedef struct {
 } heart_told;
 static heart_told *told(void) { return (heart_told *)(void *)(segment + SIZE - 2 * MESH_PAGE); }
 static void heart_read_path(void) {
-    mesh_table t = hearts();
+    mesh_table t = heartbeats();
     *phase = 1;
-    told()->version = mesh_heart_read(&t, 0, &told()->beat, told()->key);
+    told()->version = mesh_heartbeat_read(&t, 0, &told()->beat, told()->key);
 }
 static const char *heart_read_check(void) {
     if (told()->version == 0) return heart_in(0) > 0 ? NULL : "killed reader"; /* it said nothing */

@@ -54,7 +54,7 @@ def uses(mesh: Mesh, records: Array) -> None:
     assert_type(mesh.tensors("policy/a"), Tensors)
     with policy.borrow() as view:
         assert_type(view, TensorsView)
-    with mesh.lock("experience") as lock:
+    with mesh.lock("experience", create=True) as lock:
         assert_type(lock.owner(), Owner | None)
     beats = mesh.heartbeats().claim("mine")
     assert_type(beats, Heartbeat)

@@ -41,15 +41,15 @@ def answer_worker_request(
         daemon_commands: Further commands that exist, for the text of a refusal.
     """
     if request.command == "break-lock":
-        ok, text = unmanaged.break_lock(request.worker)
+        ok, text = unmanaged.break_lock(request.target)
         return ControlReply(ok=ok, text=text)
     if request.command not in _EVENTS:
         known = ", ".join([*_EVENTS, "break-lock", *daemon_commands])
         return refusal(f"no command {request.command!r}; there are {known}")
-    workers = executor.named(request.worker) if request.worker else []
+    workers = executor.named(request.target) if request.target else []
     if not workers:
         known = ", ".join(executor.workers)
-        return refusal(f"no worker {request.worker!r}; there are {known}")
+        return refusal(f"no worker {request.target!r}; there are {known}")
     if request.command == "restart" and len(workers) > 1:
         rolling.begin(workers)
         names = ", ".join(rolling.remaining)

@@ -91,7 +91,7 @@ class Loop:
         self.events = mesh.ring(EVENTS, EVENT_DTYPE, capacity=64, create=True)
         self.event("started", "info", "", "daemon")
         self.event("died", "warning", "td3-0", "killed by SIGKILL")
-        self.lock = mesh.lock("journal", owner_name="keeper")
+        self.lock = mesh.lock("journal", create=True, owner_name="keeper")
 
     @staticmethod
     def worker(name, where, **more):

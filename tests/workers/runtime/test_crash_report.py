@@ -65,7 +65,7 @@ def test_locks_and_leases_of_a_process(mesh_directory):
 
     def body(tell):
         Mesh(mesh_directory).ring("theirs", EVENT_DTYPE, capacity=16, create=True)
-        Mesh(mesh_directory).lock("held").acquire(1.0)
+        Mesh(mesh_directory).lock("held", create=True).acquire(1.0)
         tell()
         os.read(os.pipe()[0], 1)
 

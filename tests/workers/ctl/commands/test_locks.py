@@ -24,7 +24,7 @@ def test_a_dead_owner_is_told_with_the_remedy(loop, meshctl):
     """A lock whose owner was killed says how it is freed."""
 
     def hold(tell):
-        Mesh(loop.mesh.path).lock("journal", owner_name="victim").acquire(1.0)
+        Mesh(loop.mesh.path).lock("journal", create=True, owner_name="victim").acquire(1.0)
         tell()
         signal.pause()
 

@@ -50,7 +50,7 @@ def test_what_a_live_process_uses_stays(loop, meshctl):
         mine = Mesh(loop.mesh.path)
         mine.heartbeats().claim("holder")
         mine.ring("spare", DTYPE, capacity=8, create=True)
-        mine.lock("journal", owner_name="keeper").acquire(1.0)
+        mine.lock("journal", create=True, owner_name="keeper").acquire(1.0)
         tell()
         os.read(gate, 1)
 
