@@ -49,6 +49,9 @@ CONFINED = {
     "mlflow": ("workers.shipper",),
     "confluent_kafka": ("workers.ingest", "workers.broker", "workers.replayer"),
     "pydantic": ("config",),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn"), ("workers.gateway",)),
+    "psycopg": ("workers.recorder",),
+    "sqlalchemy": ("workers.recorder", "workers.shipper.destination"),  # MLflow raises its errors
 }
 #: Where the environment is read besides config/, and why.
 ENVIRONMENT_READERS = {
@@ -273,6 +276,44 @@ def test_prose_is_plain():
     assert not text_findings(HYPE, *TEXT)
 
 
+def documented(path):
+    """(line, name, docstring, node) of everything in `path` that has a docstring."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+    for node in nodes(path, *kinds):
+        if text := ast.get_docstring(node):
+            yield getattr(node, "lineno", 1), getattr(node, "name", "the module"), text, node
+
+
+def raised_by(function):
+    """Names of the error classes that `function` raises in its own body."""
+    inside = list(function.body)
+    while inside:
+        node = inside.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            last = ast.unparse(error).rpartition(".")[2]
+            if last[:1].isupper() and last != "AssertionError":  # a variable; a broken invariant
+                yield last
+        inside.extend(ast.iter_child_nodes(node))
+
+
+def test_raises_sections_are_complete():
+    """A `Raises:` section lists every error that the function raises itself."""
+    section = re.compile(r"^Raises:\n((?: +.*\n|\n)*)", re.MULTILINE)
+    wrong = [
+        f"{name(path)}:{line}: {what} raises {error}"
+        for path in sources()
+        for line, what, text, node in documented(path)
+        if (match := section.search(text + "\n"))
+        and not isinstance(node, (ast.ClassDef, ast.Module))
+        for error in sorted(set(raised_by(node)))
+        if not re.search(rf"\b{error}\b", match[1])
+    ]
+    assert not wrong
+
+
 def test_nothing_is_left_unfinished():
     """No reminders in the code: they belong into an issue."""
     assert not text_findings(UNFINISHED, *TEXT)
@@ -379,6 +420,17 @@ def test_every_test_says_what_it_shows():
         if node.name.startswith("test_") and not ast.get_docstring(node)
     ]
     assert not wrong
+
+
+def test_names_import_nothing():
+    """A command that only needs a segment's name pays for no import."""
+    assert not list(imports(ROOT / "workers/contract/names.py"))
+
+
+def test_every_worker_declares_itself():
+    """A package with a worker in it says so in its `__init__.py`."""
+    packages = {path.parent.name for path in (ROOT / "workers").glob("*/worker.py")}
+    assert packages - {"runtime"} == set(shipped())
 
 
 def test_every_mesh_module_has_its_tests():
