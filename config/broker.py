@@ -21,6 +21,6 @@ class BrokerConfig(BaseModel):
     )
     fault_switches: bool = Field(
         default=False,
-        description="Let anyone on this host switch faults on (PUT /admin/faults of the registry): "
-        "for tests and demos of an outage.",
+        description="Allow everyone on this host to switch faults on (PUT /admin/faults of the "
+        "registry): for tests and demos of an outage.",
     )

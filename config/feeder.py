@@ -1,4 +1,4 @@
-"""The feeder: pace of market states, lanes, exploration, whom to follow."""
+"""The feeder: pace of market states, lanes, exploration, which trainers it follows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-#: A record of experience names the policy it was made with in so many bytes (`policy_trainer`).
+#: The field `policy_trainer` of an experience record holds at most 16 bytes.
 TrainerName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=16)
 ]
@@ -31,7 +31,7 @@ class FeederConfig(BaseModel):
         "by less than interval_s.",
     )
     quiet_s: Annotated[float, Field(gt=0.0, le=3600.0)] = Field(
-        default=5.0, description="Wall seconds without any tick after which the feeder says so."
+        default=5.0, description="Wall seconds without any tick after which the feeder reports it."
     )
     exploration: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
         default=0.2, description="Standard deviation of the action noise of the noisiest lane."
@@ -54,13 +54,13 @@ class FeederConfig(BaseModel):
     trainers: tuple[TrainerName, ...] = Field(
         default=("td3-0", "td3-1"),
         description="Trainers whose policies may act, in the order of preference when there is no "
-        "leaderboard. Names of at most 16 characters, for each record of experience says whose "
-        "policy it was made with.",
+        "leaderboard. Names have at most 16 characters, because each record of experience holds "
+        "the name of the trainer whose policy made it.",
     )
     policy_max_age_s: Annotated[float, Field(gt=0.0, le=1e9)] = Field(
         default=3600.0,
-        description="Wall seconds after which a policy is not acted on any more; where none is "
-        "left, the lanes go to the safe state.",
+        description="Wall seconds after which a policy no longer acts; without another one the "
+        "lanes go to the safe state.",
     )
     safe_state: Literal["hold", "flatten"] = Field(
         default="hold",
@@ -68,15 +68,15 @@ class FeederConfig(BaseModel):
     )
     live_max_lag_s: Annotated[float, Field(gt=0.0, le=86_400.0)] | None = Field(
         default=None,
-        description="Seconds that event time may lag the wall clock before acting stops (a backlog "
-        "after an outage is no market); empty: any, as a replay needs it.",
+        description="Seconds that event time may lag behind the wall clock before acting stops (a "
+        "backlog after an outage must not be traded on); empty: no limit, as a replay needs.",
     )
     daemon_absence_s: Annotated[float, Field(gt=0.0, le=86_400.0)] | None = Field(
         default=None,
         description="Seconds without a living daemon after which acting stops; empty: never.",
     )
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
-        default=0, description="Of exploration and random actions."
+        default=0, description="Seed of exploration and random actions."
     )
 
     @field_validator("trainers")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RawType = Annotated[str, Field(pattern=r"^[<>|]?([iu][1248]|f[248]|S[1-9][0-9]{0,3})$")]
 Policy = Literal["flag", "hold", "drop", "dead_letter"]
-#: Quality gates; a gate's place is its bit in `flags`.
+#: Quality gates; the index of a gate is its bit in `flags`.
 Gate = Literal[
     "nonfinite",
     "negative",
@@ -35,7 +35,7 @@ class IngestConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=8192, description="Most messages taken at once."
+        default=8192, description="Largest number of messages taken at once."
     )
     ring_capacity: Annotated[int, Field(ge=1024, le=1 << 26)] = Field(
         default=1 << 17, description="Records kept in the ring `ticks`."
@@ -46,11 +46,11 @@ class IngestConfig(BaseModel):
     gates: dict[Gate, Policy] = Field(
         default_factory=dict,
         description="What happens to a row that a gate flags: flag (published with the bit set), "
-        "hold (published with the last good numbers of its symbol), drop, dead_letter; flag where "
-        "nothing is said. The later one in this order counts.",
+        "hold (published with the last good numbers of its symbol), drop, dead_letter. Default: "
+        "flag. If several gates flag a row, the action that is later in this list applies.",
     )
     wide_share: Annotated[float, Field(gt=0.0)] = Field(
-        default=0.5, description="Spread above this share of the mid is flagged wide."
+        default=0.5, description="Spread above this share of the mid is flagged as wide."
     )
     iv_max: Annotated[float, Field(gt=0.0)] = Field(
         default=5.0, description="Implied volatility above this (5 = 500 %) is flagged."
@@ -77,7 +77,8 @@ class IngestConfig(BaseModel):
         default=0.5, description="Seconds between two tries while the registry is unreachable."
     )
     unknown_schema_s: Annotated[float, Field(gt=0.0, le=86400.0)] = Field(
-        default=60.0, description="Seconds for which an unknown schema id is not asked for again."
+        default=60.0,
+        description="Seconds before the registry is asked again for an unknown schema id.",
     )
     dead_letter_timeout_s: Annotated[float, Field(gt=0.0, le=300.0)] = Field(
         default=5.0,
@@ -90,13 +91,13 @@ class IngestConfig(BaseModel):
     sink_full: Literal["wait", "drop"] = Field(
         default="wait",
         description="While neither the dead-letter topic nor the spool (full, or on a full disk) "
-        "takes letters: `wait` (nothing is passed), `drop` (letters are lost and counted, the good "
+        "accepts letters: `wait` (ingest pauses), `drop` (letters are lost and counted, good "
         "messages go on).",
     )
     latency_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = Field(
         default=10.0,
-        description="Milliseconds a fetch may wait for messages. 0: brokers are asked without a "
-        "pause, which takes some of a core here and there.",
+        description="Milliseconds a fetch may wait for messages. 0: brokers are polled without a "
+        "pause, which costs processor time on this host and on theirs.",
     )
     back_pressure: Literal["block", "conflate", "skip_to_end"] = Field(
         default="block",
@@ -107,7 +108,7 @@ class IngestConfig(BaseModel):
     followers: tuple[str, ...] = Field(
         default=(),
         description="Readers of `ticks` that must not be overtaken (workers that write a cursor: "
-        "`feeder`); empty: readers that are slow are told what they lost.",
+        "`feeder`); empty: slow readers lose records and learn how many.",
     )
     high_water: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.5, description="Share of the ring that a follower may be behind."
@@ -125,8 +126,8 @@ class IngestConfig(BaseModel):
     )
     time_units: dict[Literal["ts_event", "ts_recv"], Literal["s", "ms", "us", "ns"]] = Field(
         default_factory=dict,
-        description="What a time counts that the writer's schema gives as a plain number; ns where "
-        "nothing is said. Avro's logical times bring their own unit.",
+        description="Unit of a time that the writer's schema has as a plain number; default: ns. "
+        "Avro's logical times bring their own unit.",
     )
     format: Literal["avro", "json", "raw"] = Field(
         default="avro",

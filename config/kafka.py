@@ -26,7 +26,7 @@ class KafkaConfig(Section):
         default=("quotes",), min_length=1, description="Topics with market data."
     )
     dead_letter_topic: str = Field(
-        default="quotes.dead", min_length=1, description="Where messages go that cannot be used."
+        default="quotes.dead", min_length=1, description="Topic for messages that cannot be used."
     )
     options: dict[str, str] = Field(
         default_factory=dict,
@@ -57,7 +57,7 @@ class KafkaConfig(Section):
     )
     start: Literal["oldest", "newest"] = Field(
         default="oldest",
-        description="Where a partition begins of which neither the mesh nor Kafka has a position.",
+        description="Where to begin a partition without a position in the mesh or in Kafka.",
     )
     connect_timeout_s: Annotated[float, Field(gt=0.0, le=300.0)] = Field(
         default=10.0, description="Seconds a request for metadata may take."

@@ -1,8 +1,8 @@
-"""One thread a process, decided before any library is imported that would start more.
+"""Keeps OpenBLAS, pyarrow's jemalloc and MLflow's telemetry from starting threads at import.
 
-The daemon forks, and so do its nurseries: a thread that a library starts at import (OpenBLAS,
-pyarrow's jemalloc, MLflow's telemetry) makes that unsafe. Set here, for `config` is what every
-process of the system imports first; a learner that wants more threads says so to torch.
+The daemon and its fork servers fork, which is unsafe with a second thread. The variables are set
+here because every process of the system imports `config` first. A learner with `trainer.threads`
+above 1 sets that number in torch after the fork.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every problem of a configuration in one report, each with key, value, origin and remedy.
 
-An operator who mends one line and then learns of the next one has been served badly: nothing
-here stops at the first problem. Values of secrets never appear.
+Nothing here stops at the first problem: an operator corrects all of them in one go. Values of
+secrets never appear.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _REMEDIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: which key, what it holds and why not, whence, and the way out."""
+    """One problem: key, its value, why it is refused, the origin of the value, and the remedy."""
 
     key: str
     value: str

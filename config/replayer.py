@@ -17,21 +17,22 @@ class ReplayerFaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     poison: Share = Field(
-        default=0.0, description="Followed by one more message, which cannot be decoded."
+        default=0.0, description="Rows followed by an extra message that cannot be decoded."
     )
     poison_kinds: tuple[PoisonKind, ...] = Field(
         default=("empty", "magic", "unknown_id", "truncated", "garbage", "tombstone"),
         min_length=1,
-        description="What is wrong with those, in turn.",
+        description="Faults of those messages, in turn.",
     )
-    duplicate: Share = Field(default=0.0, description="Sent twice.")
+    duplicate: Share = Field(default=0.0, description="Rows sent twice.")
     reorder: Share = Field(
-        default=0.0, description="Sent behind the next row of their symbol in the batch."
+        default=0.0, description="Rows sent after the next row of their symbol in the batch."
     )
-    nan: Share = Field(default=0.0, description="With NaN for bid, ask and last.")
-    crossed: Share = Field(default=0.0, description="With a bid above the ask.")
+    nan: Share = Field(default=0.0, description="Rows with NaN for bid, ask and last.")
+    crossed: Share = Field(default=0.0, description="Rows with a bid above the ask.")
     least: Share = Field(
-        default=0.0, description="Written with a schema of symbol, timestamp, bid and ask alone."
+        default=0.0,
+        description="Rows written with a schema of symbol, timestamp, bid and ask only.",
     )
     evolve_every: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -88,17 +89,17 @@ class ReplayerConfig(BaseModel):
     )
     loop: bool = Field(
         default=True,
-        description="Begin again at the end of recorded data, later by whole days.",
+        description="Start again at the end of recorded data, with times later by whole days.",
     )
     rows: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Rows after which it is finished; 0: all there are."
+        default=0, description="Rows after which it is finished; 0: all rows."
     )
     batch: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=2000, description="Messages sent before their delivery is waited for."
     )
     follow: str = Field(
         default="ingest",
-        description="Worker whose consumption is followed; empty: nobody is waited for.",
+        description="Worker whose consumption is followed; empty: it waits for no consumer.",
     )
     max_ahead: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         default=20_000,

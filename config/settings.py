@@ -1,7 +1,7 @@
-"""`Settings`: all sections, their sources and which of them wins.
+"""`Settings`: all sections, their sources and the order of precedence.
 
 Defaults < TOML profile < .env < environment (MESH__SECTION__KEY) < systemd credentials < --set.
-One pass reports every problem; nothing starts on a configuration that has one.
+One pass reports every problem; with a problem nothing starts.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _SHORT = {"prod": "production", "dev": "development"}
 
 
 class Settings(BaseModel):
-    """Everything that can be set, checked, frozen."""
+    """All settings, checked and frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: Literal["demo", "development", "production"] = Field(
         default="development",
-        description="Where this runs; production refuses what is only fit for a desk. "
+        description="Where this runs; production refuses what is safe on a desk only. "
         "The variable ENVIRONMENT sets it too (prod and dev are understood).",
     )
     debug: bool = Field(default=False, description="Show internals in errors.")
@@ -141,9 +141,17 @@ def load_settings(
 ) -> Settings:
     """Gather, merge and check all sources.
 
-    `profile` is a shipped name or the path of a TOML file; without one the defaults stand.
-    `overrides` are `section.key=value` texts. `environ` stands for os.environ, `directory` for
-    the working directory (where .env is looked for). Raises ConfigProblems with all problems.
+    Args:
+        profile: shipped name or path of a TOML file; None: the defaults.
+        overrides: texts `section.key=value`, the strongest source.
+        environ: variables instead of those of the process.
+        directory: where `.env` is read, instead of the working directory.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ConfigProblems: with every problem, found in all sources.
     """
     gathered = gather(profile, overrides, environ=environ, directory=directory)
     return build(gathered, "" if profile is None else str(profile))
@@ -156,7 +164,17 @@ def gather(
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> Gathered:
-    """Read every source in the order of precedence; problems are collected, not raised."""
+    """Read every source in the order of precedence, without checking it against the models.
+
+    Args:
+        profile: as of `load_settings`.
+        overrides: as of `load_settings`.
+        environ: as of `load_settings`.
+        directory: as of `load_settings`.
+
+    Returns:
+        The merged values, their origins, and the problems of the sources themselves.
+    """
     environ = os.environ if environ is None else environ
     directory = Path.cwd() if directory is None else directory
     gathered = Gathered()
@@ -175,7 +193,18 @@ def gather(
 
 
 def build(gathered: Gathered, profile: str = "") -> Settings:
-    """Validate what was gathered; raises ConfigProblems with everything that is wrong."""
+    """Check what was gathered.
+
+    Args:
+        gathered: values of all sources.
+        profile: name of the profile, for the report.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ConfigProblems: with every problem of sources, values and declarations.
+    """
     problems = list(gathered.problems)
     tree = _with_worker_list(gathered.tree)
     settings: Settings | None
@@ -206,7 +235,7 @@ def _with_worker_list(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_faults(tree: dict[str, Any], error: ValidationError) -> Settings | None:
-    """Settings with every faulty key at its default, so that the rules judge the rest too."""
+    """Settings with faulty keys at their defaults, so that the production check covers the rest."""
     trimmed = json.loads(json.dumps(tree, default=str))
     for each in error.errors():
         path = _path(each["loc"], tree)

@@ -1,7 +1,7 @@
 """Where settings come from: TOML profile, .env, environment, systemd credentials, --set.
 
 Each source becomes assignments (path, value, origin); later ones win, key by key. Everything is
-read before anything is judged, and each value keeps its origin, so that one report can name
+read before anything is checked, and each value keeps its origin, so that one report can name
 them all. pydantic-settings offers the same sources, but stops at the first malformed one, forgets
 where a value came from and reads the environment at every construction of a model, also in a
 forked worker that only wants a copy with another seed.
@@ -114,7 +114,7 @@ def _by_name(listed: list[Any], path: Path, problems: list[Problem]) -> dict[str
 
 
 def _leaves(tree: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value of a nested table with its path; an empty table is a value."""
+    """Every value of a nested table with its path; an empty table counts as a value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, (*above, key))

@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SupervisorConfig(BaseModel):
-    """How the daemon watches, remembers and stops."""
+    """How the daemon watches workers, what it keeps of events, and who may control it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     watch_interval_s: Annotated[float, Field(gt=0.0, le=10.0)] = Field(
         default=0.05,
-        description="Seconds between two looks at the heartbeats; more where every deadline "
+        description="Seconds between two checks of the heartbeats; longer where every deadline "
         "allows it.",
     )
     starved_patience: Annotated[float, Field(ge=1.0, le=1000.0)] = Field(
         default=50.0,
-        description="Time that a silent worker waited for a processor or a disk is not held "
-        "against it, up to this many times its deadline.",
+        description="Time that a silent worker waited for a processor or a disk does not count "
+        "as a hang, up to this many times its deadline.",
     )
     events: Annotated[int, Field(ge=16, le=1 << 20)] = Field(
         default=4096, description="Events kept in the ring `events`."
@@ -45,16 +45,16 @@ class SupervisorConfig(BaseModel):
     )
     unsafe_deaths: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3,
-        description="A policy's learner that died this often within unsafe_period_s is not "
-        "trusted: safe state.",
+        description="A policy's learner that died this often within unsafe_period_s puts the "
+        "system into its safe state.",
     )
     unsafe_period_s: Annotated[float, Field(gt=0.0, le=86400.0)] = Field(
         default=60.0, description="Seconds over which those deaths are counted."
     )
     stale_after_s: Annotated[float, Field(gt=0.0, le=86400.0)] = Field(
         default=5.0,
-        description="Seconds without a running source of market data after which data is stale: "
-        "safe state.",
+        description="Seconds without a running source of market data after which data is stale "
+        "and the system goes into its safe state.",
     )
     control_group: str = Field(
         default="",
@@ -63,7 +63,7 @@ class SupervisorConfig(BaseModel):
     )
     read_group: str = Field(
         default="",
-        description="Unix group, by name or number, that may ask it, but not control it.",
+        description="Unix group, by name or number, that may query the daemon but not control it.",
     )
     requests_per_s: Annotated[float, Field(gt=0.0, le=10_000.0)] = Field(
         default=50.0, description="Requests a second that one user may send (bursts of twice that)."

@@ -24,10 +24,10 @@ class TrackingConfig(Section):
     )
     spool_bytes: Annotated[int, Field(ge=4096)] = Field(
         default=256 << 20,
-        description="Largest spool of a trainer; full, points are counted and not kept.",
+        description="Largest spool of a trainer; when it is full, points are counted and dropped.",
     )
     retry_s: Annotated[float, Field(gt=0.0, le=3600.0)] = Field(
-        default=5.0, description="Seconds between two tries while MLflow is away."
+        default=5.0, description="Seconds between two attempts while MLflow is unreachable."
     )
     timeout_s: Annotated[int, Field(ge=1, le=600)] = Field(
         default=10, description="Seconds a request to MLflow may take."

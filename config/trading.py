@@ -13,7 +13,7 @@ Positive = Annotated[float, Field(gt=0.0, le=1e12)]
 
 
 class SlotTarget(BaseModel):
-    """What one of the ten slots looks for in the chain."""
+    """The contract that one of the ten slots prefers in the chain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class SlotsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     targets: Annotated[tuple[SlotTarget, ...], Field(min_length=10, max_length=10)] = Field(
-        default_factory=_targets, description="What each slot looks for; exactly ten."
+        default_factory=_targets, description="The preferred contract of each slot; exactly ten."
     )
     hysteresis: NotNegative = Field(
         default=0.015,
@@ -58,7 +58,8 @@ class SlotsConfig(BaseModel):
         default=30, description="States a contract stays at least, unless it expires."
     )
     patience_states: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=120, description="States without a two-sided quote after which a slot looks anew."
+        default=120,
+        description="States without a two-sided quote after which a slot chooses again.",
     )
     min_expiry_s: NotNegative = Field(
         default=1800.0, description="Seconds to expiry below which no contract is chosen."
@@ -105,10 +106,12 @@ class TradingConfig(BaseModel):
     )
     drawdown_free: Share = Field(default=0.10, description="Drawdown that costs nothing.")
     quadratic_risk: NotNegative = Field(
-        default=1.0, description="linear_quadratic: half of it is the price of position squared."
+        default=1.0,
+        description="linear_quadratic: half of this times the position squared is lost.",
     )
     quadratic_cost: NotNegative = Field(
-        default=1.0, description="linear_quadratic: half of it is the price of change squared."
+        default=1.0,
+        description="linear_quadratic: half of this times the change squared is lost.",
     )
     ruin_share: Share = Field(
         default=0.5, description="Equity at or below this share of the balance ends an episode."
@@ -117,7 +120,7 @@ class TradingConfig(BaseModel):
         default=0, description="Steps after which an episode is truncated; 0 = the end of data."
     )
     swap_terminated_truncated: bool = Field(
-        default=False, description="Give the two flags the other way round, as older code did."
+        default=False, description="Swap the two flags, as older environments did."
     )
     on_bad_data: Literal["hold", "raise"] = Field(
         default="hold",
@@ -125,11 +128,12 @@ class TradingConfig(BaseModel):
         "not traded on. raise: BadMarketData.",
     )
     on_bad_action: Literal["raise", "hold"] = Field(
-        default="raise", description="What an action with NaN or infinity does."
+        default="raise", description="Response to an action with NaN or infinity."
     )
     corporate_action: Literal["refuse", "close"] = Field(
         default="refuse",
-        description="A strike that changes under a contract: an error, or closed at its last mark.",
+        description="When the strike of a held contract changes. refuse: an error; close: closes "
+        "the position at its last mark.",
     )
     greek_scale: tuple[float, float, float, float, float] = Field(
         default=(1.0, 1.0, 1 / 365, 0.01, 0.01),

@@ -1,4 +1,4 @@
-"""The TD3 learners: network, updates, what is published and kept when."""
+"""The TD3 learners: networks, updates, and when policies and states are published or kept."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class TrainerConfig(BaseModel):
         default=256, description="Transitions an update learns from."
     )
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=3e-4, description="Of Adam, for actor and critics."
+        default=3e-4, description="Learning rate of Adam, for actor and critics."
     )
     gamma: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.99, description="Discount of the next state's value."
     )
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.005, description="Share by which the targets follow."
+        default=0.005, description="Share by which the target networks follow at each update."
     )
     policy_noise: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
         default=0.2, description="Standard deviation of the target policy's smoothing noise."
@@ -56,7 +56,7 @@ class TrainerConfig(BaseModel):
         default=0.5, description="Largest smoothing noise."
     )
     policy_delay: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=2, description="Critic updates for one of the actor and of the targets."
+        default=2, description="Critic updates per update of the actor and of the target networks."
     )
     reward_scale: Annotated[float, Field(gt=0.0, le=1e6)] = Field(
         default=100.0, description="Factor of the reward as the critics see it."
@@ -66,26 +66,27 @@ class TrainerConfig(BaseModel):
     )
     replay_ratio: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
         default=0.0,
-        description="Most updates for each new record of experience; 0: as many as time allows.",
+        description="Largest number of updates per new record of experience; 0: no limit.",
     )
     deterministic: bool = Field(
         default=False,
-        description="Update u draws from the same records whenever it is made: a run that was "
-        "killed ends in the same weights as one that was not. Needs a replay_ratio.",
+        description="Update number u draws from the same records whenever it is made: a killed and "
+        "resumed run ends with the same weights as an undisturbed one. Needs a replay_ratio.",
     )
     n_steps: Annotated[int, Field(ge=1, le=100)] = Field(
         default=1,
-        description="Rewards summed before a later state's value stands for the rest.",
+        description="Rewards summed before the value of a later state replaces the rest.",
     )
     prioritised: bool = Field(
         default=False,
         description="Draw records by their error (prioritised replay) instead of uniformly.",
     )
     priority_alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.6, description="prioritised: how much the error counts; 0: not at all."
+        default=0.6, description="prioritised: exponent of the error; 0: uniform."
     )
     priority_beta: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.4, description="prioritised: how much of the bias is undone; 1: all."
+        default=0.4,
+        description="prioritised: share of the sampling bias that is corrected; 1: all.",
     )
     publish_every: Count = Field(default=50, description="Updates between two published policies.")
     state_every: Count = Field(
@@ -108,7 +109,8 @@ class TrainerConfig(BaseModel):
         "each stored state.",
     )
     evaluate_every: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        default=2000, description="Updates between two evaluations on held-out data; 0: none."
+        default=2000,
+        description="Updates between two evaluations on held-out data; 0: no evaluations.",
     )
     evaluate_on: str = Field(
         default="synthetic",
@@ -119,17 +121,17 @@ class TrainerConfig(BaseModel):
         default=16, description="Episodes of an evaluation, stepped together."
     )
     evaluate_steps: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=256, description="Steps of each."
+        default=256, description="Steps of each episode of an evaluation."
     )
     gate: bool = Field(
         default=False,
-        description="Publish evaluated policies alone, and none that is worse than the last one.",
+        description="Publish only evaluated policies, and only if not worse than the last one.",
     )
     gate_tolerance: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
         default=0.0, description="Share of the last score by which a new one may be worse."
     )
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(
-        default=0, description="Of the initial weights, the sampling and the noise."
+        default=0, description="Seed of the initial weights, the sampling and the noise."
     )
     device: str = Field(
         default="auto",
@@ -138,8 +140,8 @@ class TrainerConfig(BaseModel):
     )
     precision: Literal["highest", "high", "medium"] = Field(
         default="highest",
-        description="Of matrix products: float32; TF32 where the device has it; factors in "
-        "bfloat16 where the device has the units.",
+        description="Precision of matrix products. highest: float32; high: TF32; medium: factors "
+        "in bfloat16, each where the device supports it.",
     )
     kernel: Literal["own", "torch"] = Field(
         default="own",
@@ -149,7 +151,7 @@ class TrainerConfig(BaseModel):
     compile_networks: bool = Field(
         default=False,
         description="Let torch compile features extractors (frames, transformer) at their first "
-        "use, which takes a minute; where there is no compiler the status says so. For a GPU: on a "
+        "use, which takes a minute; without a compiler the status reports it. For GPUs: on a "
         "processor it is slower.",
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(

@@ -1,4 +1,4 @@
-"""What the supervisor is told about one worker: how it starts, when it hangs, how it comes back."""
+"""What a profile says about one worker: how it starts, when it hangs, how it is restarted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PositiveSeconds = Annotated[float, Field(gt=0.0, le=86400.0)]
 
 
 class RestartConfig(BaseModel):
-    """Backoff after a death, and when to give up."""
+    """Delays between restarts, and when a worker is quarantined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class WorkerSpec(Section):
         description="Name of the worker: its heartbeat row, log file and status cell."
     )
     worker: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(
-        description="Where its class is: package.module:Class; imported in its own process only."
+        description="Its class, package.module:Class; imported in its own process only."
     )
     nursery: str = Field(
         default="",
@@ -68,8 +68,8 @@ class WorkerSpec(Section):
     )
     instances: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="How many of it: NAME-0, NAME-1, ... in the group NAME; a seed among its "
-        "settings grows by one each.",
+        description="Number of processes: NAME-0, NAME-1, ... in the group NAME; a seed among its "
+        "settings grows by one for each.",
     )
     group: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,32}$")] = Field(
         default="",
@@ -78,8 +78,8 @@ class WorkerSpec(Section):
     )
     role: Literal["", "policy", "data"] = Field(
         default="",
-        description="What acting depends on: policy: a learner whose policy acts; data: a source "
-        "of market data. Without it the system is in its safe state.",
+        description="What acting depends on. policy: a learner whose policy acts; data: a source "
+        "of market data. While it does not run, the system is in its safe state.",
     )
     enabled: bool = Field(default=True, description="False: it is not started.")
     required: bool = Field(
@@ -90,16 +90,16 @@ class WorkerSpec(Section):
     )
     follow: Literal["resync", "restart"] = Field(
         default="resync",
-        description="When one that it depends on starts again: resync: it goes on and finds the "
-        "new one; restart: it is started again after it (rest-for-one).",
+        description="When a worker that it depends on restarts. resync: it goes on and finds the "
+        "new process; restart: it is restarted afterwards (rest-for-one).",
     )
     start_deadline_s: PositiveSeconds = Field(
         default=60.0, description="Seconds from its start within which it must be ready."
     )
     heartbeat_deadline_s: PositiveSeconds = Field(
         default=0.2,
-        description="Seconds without a beat after which it counts as hung, as far as it had a "
-        "processor in them. The default is for workers with short steps.",
+        description="Seconds without a beat after which it counts as hung; time without a "
+        "processor does not count. The default is for workers with short steps.",
     )
     stop_grace_s: Seconds = Field(
         default=10.0, description="Seconds between SIGTERM and SIGKILL when it is stopped."
