@@ -61,7 +61,7 @@ class FeederWorker(Worker):
         self._lanes = Lanes(config, settings.trading)
         self._state = MarketState(settings.trading, first_step=self._market.published)
         self._resume()
-        self._state.take(agreeing(mesh.table(QUOTES, TICK_DTYPE).snapshot()))
+        self._state.apply(agreeing(mesh.table(QUOTES, TICK_DTYPE).snapshot()))
         self._policies = Policies(mesh, config.trainers, config.policy_max_age_s)
         self._pacer = StatePacer(self._state, config.interval_s, restart=self._restart)
         self._since_state = time.monotonic()
@@ -122,7 +122,7 @@ class FeederWorker(Worker):
         now = time.monotonic()
         if ticks.size:
             self._since_tick = now
-        for _ in self._pacer.feed(ticks):
+        for _ in self._pacer.advance(ticks):
             yield self._make()
         fresh = self._since_tick > self._since_state
         if fresh and now - self._since_state >= self._config.max_wait_s:

@@ -31,7 +31,7 @@ class Archive(Protocol):
     skipped: dict[str, int]
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
-        """Give the rows from position `start` on, in blocks of any size but 0.
+        """Return the rows from position `start` on, in blocks of any size but 0.
 
         Raises MarketDataError where the data ends to be readable.
         """
@@ -57,7 +57,7 @@ class StreamedRows:
         self._read = read
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
-        """Give the rows from `start` on, as written."""
+        """Return the rows from `start` on, as written."""
         position = 0
         self.skipped.clear()
         for rows in self._read(self.skipped):
@@ -70,7 +70,7 @@ class StreamedRows:
 
 
 def numbered(rows: Rows, position: int) -> Rows:
-    """Give rows without a sequence of their own their position as sequence, in place."""
+    """Return rows without a sequence of their own their position as sequence, in location."""
     missing = rows["sequence"] < 0
     if missing.any():
         rows["sequence"][missing] = (position + np.arange(rows.size))[missing]
@@ -78,7 +78,7 @@ def numbered(rows: Rows, position: int) -> Rows:
 
 
 def blank(count: int) -> Rows:
-    """Give `count` rows in which every price and greek is absent (NaN)."""
+    """Return `count` rows in which every price and greek is absent (NaN)."""
     return np.repeat(_BLANK, count)
 
 
@@ -95,7 +95,7 @@ _BLANK = _blank_row()
 
 
 def occ_symbol(root: str, expiry: date, right: str, strike_thousandths: int) -> str:
-    """Give the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000.
+    """Return the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000.
 
     Raises ValueError for a root or a strike that does not fit.
     """

@@ -18,7 +18,7 @@ import msgspec
 from workers.contract.dtypes import SYMBOL_BYTES
 from workers.market_data.archive import BLOCK_ROWS, Rows, blank
 from workers.market_data.csv_stream import BOM
-from workers.market_data.files import Place, Stream, members
+from workers.market_data.files import Location, Stream, members
 
 if TYPE_CHECKING:
     from workers.market_data.errors import MarketDataError
@@ -128,7 +128,7 @@ def _blocks(member: Stream, skipped: dict[str, int]) -> Iterator[Rows]:
     books: dict[str, _Book] = {}
     values: list[tuple[object, ...]] = []
     for number, line in _lines(member):
-        found = _row(line, member.place, number, books)
+        found = _row(line, member.location, number, books)
         if isinstance(found, str):
             skipped[found] = skipped.get(found, 0) + 1
             continue
@@ -158,7 +158,7 @@ def _lines(member: Stream) -> Iterator[tuple[int, bytes]]:
             if text := line.strip():
                 yield number, text
         if len(held) > LINE_BYTES:
-            raise member.place.error(
+            raise member.location.error(
                 f"a line longer than {LINE_BYTES} bytes", expected=_FORM, line=number + 1
             )
     if text := held.strip():
@@ -166,23 +166,23 @@ def _lines(member: Stream) -> Iterator[tuple[int, bytes]]:
 
 
 def _row(
-    line: bytes, place: Place, number: int, books: dict[str, _Book]
+    line: bytes, location: Location, number: int, books: dict[str, _Book]
 ) -> tuple[object, ...] | str:
-    """Give the values of _FIELDS of a line, or the kind of a message that is no quote."""
+    """Return the values of _FIELDS of a line, or the kind of a message that is no quote."""
     received, _, text = line.removeprefix(BOM).partition(b" ")
     if not received.isdigit() or len(received) != 19 or int(received) >= 1 << 63:
-        raise _wrong(place, number, f"begins with {received[:24]!r}")
+        raise _wrong(location, number, f"begins with {received[:24]!r}")
     try:
         event = _decode(_UNWRAP.decode(text).data if b'"data"' in text[:200] else text)
         if isinstance(event, str):
             return event
         return _values(event, int(received), books.setdefault(event.s, _Book()))
     except (msgspec.MsgspecError, ValueError) as error:
-        raise _wrong(place, number, f"{error} in {text[:60]!r}") from error
+        raise _wrong(location, number, f"{error} in {text[:60]!r}") from error
 
 
 def _decode(data: bytes | msgspec.Raw) -> _Quote | _Trade | _Trades | _Spot | str:
-    """Give the event, or the kind of one that is no quote. Raises msgspec's errors."""
+    """Return the event, or the kind of one that is no quote. Raises msgspec's errors."""
     try:
         event = _EVENT.decode(data)
     except msgspec.ValidationError:
@@ -213,5 +213,5 @@ def _values(
     return (symbol, moment * 10**6 or received, received, *sides, sequence)
 
 
-def _wrong(place: Place, number: int, found: str) -> MarketDataError:
-    return place.error(found, expected=_FORM, remedy="remove the line", line=number)
+def _wrong(location: Location, number: int, found: str) -> MarketDataError:
+    return location.error(found, expected=_FORM, remedy="remove the line", line=number)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 if TYPE_CHECKING:
-    from workers.market_data.files import Place, Stream
+    from workers.market_data.files import Location, Stream
 
 PIECE_BYTES = 1 << 18
 LINE_BYTES = 1 << 24
@@ -43,7 +43,7 @@ Choose = Callable[[list[str]], Layout]
 
 
 def tables(stream: Stream, choose: Choose) -> Iterator[tuple[int, pa.Table]]:
-    """Give (number of its first line, table) for every piece of a CSV; none for an empty one."""
+    """Return (number of its first line, table) for every piece of a CSV; none for an empty one."""
     layout: Layout | None = None
     line = 1
     for piece in _pieces(stream):
@@ -66,7 +66,7 @@ def tables(stream: Stream, choose: Choose) -> Iterator[tuple[int, pa.Table]]:
 def _pieces(stream: Stream) -> Iterator[bytes]:
     """The bytes in pieces that end with a line, their line ends LF."""
     data = stream.read(PIECE_BYTES)
-    refuse_wide(data, stream.place)
+    refuse_wide(data, stream.location)
     held = data.removeprefix(BOM)
     while data:
         data = stream.read(PIECE_BYTES)
@@ -75,7 +75,7 @@ def _pieces(stream: Stream) -> Iterator[bytes]:
             yield unix_lines(held[:cut])
             held = held[cut:]
         elif len(held) > LINE_BYTES:
-            raise stream.place.error(
+            raise stream.location.error(
                 f"a line longer than {LINE_BYTES} bytes", expected="lines of text"
             )
         held += data
@@ -83,10 +83,12 @@ def _pieces(stream: Stream) -> Iterator[bytes]:
         yield unix_lines(held + b"\n")
 
 
-def refuse_wide(text: bytes, place: Place) -> None:
+def refuse_wide(text: bytes, location: Location) -> None:
     """Raise MarketDataError for the beginning of a text in UTF-16."""
     if text.startswith(_WIDE_BOMS):
-        raise place.error("UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv")
+        raise location.error(
+            "UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv"
+        )
 
 
 def unix_lines(piece: bytes) -> bytes:
@@ -113,7 +115,7 @@ def _table(stream: Stream, piece: bytes, layout: Layout, line: int) -> pa.Table:
         )
     except pa.ArrowInvalid as error:
         number, found = _fault(piece, layout)
-        raise stream.place.error(
+        raise stream.location.error(
             found or str(error).splitlines()[0],
             expected=layout.describe(),
             line=line + number if found else 0,

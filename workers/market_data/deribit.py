@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from workers.market_data.archive import Rows, blank
 from workers.market_data.csv_stream import Layout, tables
-from workers.market_data.files import Place, members
+from workers.market_data.files import Location, members
 from workers.market_data.named_columns import Numbers, numbers, set_numbers, set_symbols, times_ns
 
 SYMBOL: Final = "instrument_name"
@@ -49,15 +49,15 @@ _EXPECTED: Final = f"columns {SYMBOL}, timestamp, and prices such as bid_price o
 def read(path: Path) -> Iterator[Rows]:
     """Rows of a snapshot, or of many written one after the other. Raises MarketDataError."""
     for member in members(path):
-        for line, table in tables(member, partial(_layout, member.place)):
-            yield _rows(member.place, line, table)
+        for line, table in tables(member, partial(_layout, member.location)):
+            yield _rows(member.location, line, table)
 
 
-def _layout(place: Place, header: list[str]) -> Layout:
+def _layout(location: Location, header: list[str]) -> Layout:
     names = tuple(name.strip() for name in header)
     priced = any(name in names for field in ("bid", "ask") for name, _ in _NAMES[field])
     if SYMBOL not in names or "timestamp" not in names or not priced:
-        raise place.error(
+        raise location.error(
             f"columns {', '.join(names)[:200]}", expected=_EXPECTED, remedy="add them", line=1
         )
     types = {name: pa.float64() for known in _NAMES.values() for name, _ in known if name in names}
@@ -67,10 +67,10 @@ def _layout(place: Place, header: list[str]) -> Layout:
     return Layout(names, types, header=True)
 
 
-def _rows(place: Place, line: int, table: pa.Table) -> Rows:
+def _rows(location: Location, line: int, table: pa.Table) -> Rows:
     rows = blank(table.num_rows)
-    set_symbols(rows, table[SYMBOL].to_pylist(), place, line)
-    rows["ts_event"] = times_ns(table["timestamp"], place, line)
+    set_symbols(rows, table[SYMBOL].to_pylist(), location, line)
+    rows["ts_event"] = times_ns(table["timestamp"], location, line)
     rows["venue"] = b"DERIBIT"
     for field, known in _NAMES.items():
         for name, factor in known:
@@ -80,14 +80,14 @@ def _rows(place: Place, line: int, table: pa.Table) -> Rows:
     for side in ("bid", "ask"):
         rows[side][rows[side] == 0.0] = np.nan
     if "greeks" in table.column_names:
-        _set_packed(rows, table["greeks"].to_pylist(), _GREEKS, place, line)
+        _set_packed(rows, table["greeks"].to_pylist(), _GREEKS, location, line)
     if "stats" in table.column_names:
-        _set_packed(rows, table["stats"].to_pylist(), ("volume",), place, line)
+        _set_packed(rows, table["stats"].to_pylist(), ("volume",), location, line)
     return rows
 
 
 def _set_packed(
-    rows: Rows, texts: list[bytes | None], fields: tuple[str, ...], place: Place, line: int
+    rows: Rows, texts: list[bytes | None], fields: tuple[str, ...], location: Location, line: int
 ) -> None:
     """Fields that a file keeps as the text of a dict, `{'vega': 0.94545, ...}`; None = absent."""
     found = [dict(_ITEM.findall(text or b"")) for text in texts]
@@ -101,7 +101,7 @@ def _set_packed(
             try:
                 values[row] = float(text) * factor
             except ValueError:
-                raise place.error(
+                raise location.error(
                     f"{field} = {text[:40].decode('utf-8', 'replace')!r}, not a number",
                     expected="a number or None",
                     remedy="correct the row",

@@ -18,7 +18,7 @@ from workers.market_data import binance, deribit, lean, tables
 from workers.market_data.archive import Rows, StreamedRows, no_beat
 from workers.market_data.csv_stream import BOM, refuse_wide
 from workers.market_data.errors import MarketDataError
-from workers.market_data.files import Place, members
+from workers.market_data.files import Location, members
 
 if TYPE_CHECKING:
     from workers.market_data.archive import Archive
@@ -94,7 +94,7 @@ def _blocks(family: str, files: list[Path], skipped: dict[str, int]) -> Iterator
 
 
 def _choose(path: Path, date: str, wanted: str) -> tuple[str, list[Path]]:
-    """Give the family and the files, in the order of their names; a folder holds one family."""
+    """Return the family and the files, in the order of their names; a folder holds one family."""
     if path.is_file():
         return (family_of(path) if wanted == "auto" else wanted), [path]
     found: dict[str, list[Path]] = {}
@@ -125,18 +125,18 @@ def family_of(path: Path) -> str:
             return "table"
     for member in islice(members(path), 1):
         with suppress(MarketDataError):
-            return f"lean-{lean.security(member.place)}"
+            return f"lean-{lean.security(member.location)}"
         text = member.read(1 << 16)
-        refuse_wide(text, member.place)
+        refuse_wide(text, member.location)
         if family := _by_text(text):
             return family
         found = f"begins with {_first_line(text)[:60]!r}" if text else "is empty"
-        raise member.place.error(
-            f"{member.place.name!r} of no known kind, it {found}",
+        raise member.location.error(
+            f"{member.location.name!r} of no known kind, it {found}",
             expected=_EXPECTED,
             remedy=_REMEDY,
         )
-    raise Place(path).error("an archive without files", expected=_EXPECTED, remedy=_REMEDY)
+    raise Location(path).error("an archive without files", expected=_EXPECTED, remedy=_REMEDY)
 
 
 def _by_text(text: bytes) -> str:

@@ -35,7 +35,7 @@ _BROKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """A file, or a member of an archive: what errors name."""
 
     path: Path
@@ -58,25 +58,25 @@ class Place:
 class Stream:
     """The bytes of one place; `read` raises MarketDataError alone."""
 
-    def __init__(self, place: Place, file: IO[bytes]) -> None:
+    def __init__(self, location: Location, file: IO[bytes]) -> None:
         """Read from `file`, whoever made it closes it."""
-        self.place = place
+        self.location = location
         self._file = file
         self._unread = b""
 
     def unread(self, data: bytes) -> None:
-        """Give bytes back: they are what the next `read` gives, whatever its size."""
+        """Return bytes back: they are what the next `read` gives, whatever its size."""
         self._unread = data
 
     def read(self, size: int) -> bytes:
-        """Give up to `size` bytes, none at the end."""
+        """Return up to `size` bytes, none at the end."""
         if self._unread:
             data, self._unread = self._unread, b""
             return data
         try:
             return self._file.read(size)
         except _BROKEN as error:
-            raise _broken(self.place, error) from error
+            raise _broken(self.location, error) from error
 
 
 def members(path: Path) -> Iterator[Stream]:
@@ -85,7 +85,7 @@ def members(path: Path) -> Iterator[Stream]:
     Members in folders count; folders themselves and what archivers leave behind do not.
     """
     if zipfile.is_zipfile(path) or ".zip" in (s.lower() for s in path.suffixes[-1:]):
-        yield from _zip_members(Place(path), path)
+        yield from _zip_members(Location(path), path)
         return
     with opened(path) as stream:
         yield stream
@@ -94,32 +94,32 @@ def members(path: Path) -> Iterator[Stream]:
 @contextmanager
 def opened(path: Path) -> Iterator[Stream]:
     """One file that is plain or gzip, by its first bytes."""
-    place = Place(path)
+    location = Location(path)
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             file: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-            yield Stream(place, file)
+            yield Stream(location, file)
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
-            raise _broken(place, error) from error
+            raise _broken(location, error) from error
         raise _unreadable(path, error) from error
 
 
-def _zip_members(place: Place, source: Path | IO[bytes]) -> Iterator[Stream]:
+def _zip_members(location: Location, source: Path | IO[bytes]) -> Iterator[Stream]:
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise _broken(place, error) from error
+        raise _broken(location, error) from error
     except OSError as error:
-        raise _unreadable(place.path, error) from error
+        raise _unreadable(location.path, error) from error
     with archive:
         for info in archive.infolist():
             parts = PurePosixPath(info.filename).parts
             if info.is_dir() or any(part in _IGNORED for part in parts):
                 continue
-            inner = Place(place.path, f"{place.member}!{info.filename}".lstrip("!"))
+            inner = Location(location.path, f"{location.member}!{info.filename}".lstrip("!"))
             try:
                 file = archive.open(info)
             except _BROKEN as error:
@@ -131,19 +131,19 @@ def _zip_members(place: Place, source: Path | IO[bytes]) -> Iterator[Stream]:
                     yield Stream(inner, file)
 
 
-def _nested(place: Place, file: IO[bytes]) -> Iterator[Stream]:
+def _nested(location: Location, file: IO[bytes]) -> Iterator[Stream]:
     """Members of a zip within a zip: its directory is at its end, so it is unpacked first."""
     with tempfile.TemporaryFile() as unpacked:
         try:
             shutil.copyfileobj(file, unpacked)
         except _BROKEN as error:
-            raise _broken(place, error) from error
-        yield from _zip_members(place, unpacked)
+            raise _broken(location, error) from error
+        yield from _zip_members(location, unpacked)
 
 
-def _broken(place: Place, error: Exception) -> MarketDataError:
+def _broken(location: Location, error: Exception) -> MarketDataError:
     text = str(error) or type(error).__name__
-    return place.error(f"cannot be unpacked ({text})", expected="a whole zip or gzip file")
+    return location.error(f"cannot be unpacked ({text})", expected="a whole zip or gzip file")
 
 
 def _unreadable(path: Path, error: OSError) -> MarketDataError:

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 from workers.market_data.archive import Rows, StreamedRows, no_beat, occ_symbol
 from workers.market_data.csv_stream import PIECE_BYTES
 from workers.market_data.errors import MarketDataError
-from workers.market_data.files import Place, members
+from workers.market_data.files import Location, members
 from workers.market_data.lean_columns import DAILY_S, HOUR_S, Series, moment_ns
 from workers.market_data.lean_members import SmallMembers, member_rows
 from workers.market_data.sorted_rows import SortedRows
@@ -76,7 +76,7 @@ def option_day(
 
     rows = SortedRows(files.chain.name, blocks(), spill, beat=beat)
     if len(rows) == 0:
-        raise Place(files.chain).error(
+        raise Location(files.chain).error(
             "no rows in any member", expected="rows", remedy="choose another file"
         )
     return rows
@@ -121,9 +121,9 @@ def read(path: Path, kind: str = "") -> Iterator[Rows]:
     seen: dict[bytes, str] = {}
     small = SmallMembers()
     for member in members(path):
-        series = describe(member.place, kind)
-        if seen.setdefault(series.symbol, member.place.member) != member.place.member:
-            raise member.place.error(
+        series = describe(member.location, kind)
+        if seen.setdefault(series.symbol, member.location.member) != member.location.member:
+            raise member.location.error(
                 f"symbol {series.symbol.decode()!r} again, after {seen[series.symbol]!r}",
                 expected="one member a symbol (strikes in steps of 0.001)",
                 remedy="remove one of them",
@@ -139,24 +139,24 @@ def read(path: Path, kind: str = "") -> Iterator[Rows]:
     yield from small.rows()
 
 
-def describe(place: Place, kind: str = "") -> Series:
+def describe(location: Location, kind: str = "") -> Series:
     """Tell from its name what a member holds. Raises MarketDataError for another name."""
-    match, found = _match(place, kind)
+    match, found = _match(location, kind)
     parts = {key: value.lower() for key, value in match.groupdict().items() if value}
     divisor, zone_name = _SECURITIES[found]
     zone = ZoneInfo(zone_name)
-    resolution = parts.get("tick") or parts.get("resolution") or _resolution(place.path)
+    resolution = parts.get("tick") or parts.get("resolution") or _resolution(location.path)
     try:
         midnight = moment_ns(parts["day"].encode(), zone) if "day" in parts else 0
         symbol = _option_symbol(parts) if found == "option" else parts["root"].upper()
     except ValueError as error:
-        raise place.error(
+        raise location.error(
             str(error),
             expected="dates as YYYYMMDD, a root of up to 6 letters, strikes below 100,000",
             remedy="give a file of contracts that have an OCC symbol",
         ) from error
     return Series(
-        place,
+        location,
         symbol.encode(),
         _kind(parts.get("kind", ""), resolution),
         divisor,
@@ -166,23 +166,27 @@ def describe(place: Place, kind: str = "") -> Series:
     )
 
 
-def security(place: Place) -> str:
-    """Tell whether a member is of an option, equity, ... Raises MarketDataError if it is none."""
-    return _match(place, "")[1]
+def security(location: Location) -> str:
+    """Return whether a member is of an option, equity, ... Raises MarketDataError if it is none."""
+    return _match(location, "")[1]
 
 
-def _match(place: Place, kind: str) -> tuple[re.Match[str], str]:
-    if match := _OPTION.fullmatch(place.name):
+def _match(location: Location, kind: str) -> tuple[re.Match[str], str]:
+    if match := _OPTION.fullmatch(location.name):
         return match, "option"
-    match = _OTHER.fullmatch(place.name) or _UNDATED.fullmatch(place.name)
+    match = _OTHER.fullmatch(location.name) or _UNDATED.fullmatch(location.name)
     if match is None:
-        raise place.error(
-            f"the name {place.name!r}", expected=_NAMES, remedy="give a file of Lean's own layout"
+        raise location.error(
+            f"the name {location.name!r}",
+            expected=_NAMES,
+            remedy="give a file of Lean's own layout",
         )
-    found = kind or _by_folder(place)
+    found = kind or _by_folder(location)
     if found == "option":  # a universe, for one: a day's chain, but no quotes
-        raise place.error(
-            f"the name {place.name!r} says no contract", expected=_NAMES, remedy="give another file"
+        raise location.error(
+            f"the name {location.name!r} says no contract",
+            expected=_NAMES,
+            remedy="give another file",
         )
     return match, found
 
@@ -201,12 +205,12 @@ def _option_symbol(parts: dict[str, str]) -> str:
     return occ_symbol(parts["root"], expiry, right, round(int(parts["strike"]) / 10))
 
 
-def _by_folder(place: Place) -> str:
+def _by_folder(location: Location) -> str:
     """The kind of security, from the nearest folder that is named for one."""
-    for folder in reversed(place.path.absolute().parts[:-1]):
+    for folder in reversed(location.path.absolute().parts[:-1]):
         if folder.lower() in _SECURITIES:
             return folder.lower()
-    raise place.error(
+    raise location.error(
         "no folder above it says what it is",
         expected=f"a folder named {', '.join(_SECURITIES)}",
         remedy="keep Lean's folders, or set replayer.format",

@@ -20,7 +20,7 @@ from workers.market_data.csv_stream import Layout
 from workers.market_data.named_columns import numbers, since_epoch_ns
 
 if TYPE_CHECKING:
-    from workers.market_data.files import Place
+    from workers.market_data.files import Location
 
 _BID, _ASK = ("bo", "bh", "bl", "bid"), ("ao", "ah", "al", "ask")
 #: kind of file -> number of columns -> their names
@@ -58,7 +58,7 @@ DAILY_S, HOUR_S = 86_400, 3600
 class Series:
     """One member: what it is of, and what has to be carried from piece to piece."""
 
-    place: Place
+    location: Location
     symbol: bytes
     kind: str
     divisor: float  # of prices
@@ -73,7 +73,7 @@ class Series:
         names = known.get(len(fields))
         if names is None:
             shown = " or ".join(", ".join(n) for n in known.values())
-            raise self.place.error(
+            raise self.location.error(
                 f"{len(fields)} columns", expected=f"{self.kind}: {shown}", line=1
             )
         dated = self.midnight_ns == 0
@@ -84,7 +84,7 @@ class Series:
         return Layout(names, types)
 
     def rows(self, line: int, table: pa.Table) -> Rows:
-        """Give the rows of one piece. Raises MarketDataError for a time that is none."""
+        """Return the rows of one piece. Raises MarketDataError for a time that is none."""
         rows = blank(table.num_rows)
         rows["symbol"] = self.symbol
         rows["venue"] = b"LEAN"
@@ -114,13 +114,13 @@ class Series:
             row = int(np.argmax(wrong))
             value = milliseconds[row]
             found = "a row without a time" if np.isnan(value) else f"time {value:.15g}"
-            raise self.place.error(
+            raise self.location.error(
                 found, expected=f"milliseconds since midnight, 0 to {_DAY_MS}", line=line + row
             )
         return self._shown_at(milliseconds) + self.bar_s * 10**9
 
     def _shown_at(self, milliseconds: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Give the moments, in ns, at which the clock of the zone shows so many ms of its day."""
+        """Return the moments, in ns, at which the clock of the zone shows so many ms of its day."""
         midnight = datetime.fromtimestamp(self.midnight_ns // 10**9, self.zone)
         if midnight.replace(hour=23).utcoffset() == midnight.utcoffset():
             nanoseconds = np.round(milliseconds * 1e6).astype(np.int64)
@@ -140,7 +140,7 @@ class Series:
         except ValueError:
             row = next(i for i, text in enumerate(texts) if not _is_moment(text, self.zone))
             found = f"time {texts[row][:20].decode('utf-8', 'replace')!r}"
-            raise self.place.error(found, expected="YYYYMMDD HH:MM", line=line + row) from None
+            raise self.location.error(found, expected="YYYYMMDD HH:MM", line=line + row) from None
         return np.array(begins, np.int64) + self.bar_s * 10**9
 
     def _carry_sides(self, rows: Rows) -> None:
@@ -162,7 +162,7 @@ def _texts(column: pa.ChunkedArray, empty: bytes) -> np.ndarray[Any, Any]:
 
 @lru_cache(maxsize=1 << 14)
 def moment_ns(text: bytes, zone: ZoneInfo) -> int:
-    """Give `YYYYMMDD HH:MM` (or the day alone) in ns. Raises ValueError for another form."""
+    """Return `YYYYMMDD HH:MM` (or the day alone) in ns. Raises ValueError for another form."""
     form = "%Y%m%d %H:%M" if b" " in text else "%Y%m%d"
     moment = datetime.strptime(text.decode(), form).replace(tzinfo=zone)
     return since_epoch_ns(moment)

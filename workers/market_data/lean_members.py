@@ -58,14 +58,14 @@ class SmallMembers:
         self._bytes += len(text)
 
     def rows(self) -> Iterator[Rows]:
-        """Give the rows of what is held. Raises MarketDataError."""
+        """Return the rows of what is held. Raises MarketDataError."""
         held, self._held, self._bytes = self._held, [], 0
         together = _together(held)
         if together is not None:
             yield together
             return
         for series, text in held:
-            yield from member_rows(Stream(series.place, io.BytesIO(text)), series)
+            yield from member_rows(Stream(series.location, io.BytesIO(text)), series)
 
 
 def _together(held: list[tuple[Series, bytes]]) -> Rows | None:
@@ -80,7 +80,7 @@ def _together(held: list[tuple[Series, bytes]]) -> Rows | None:
     if b"\n\n" in whole or b'"' in whole:
         return None
     try:
-        pieces = tables(Stream(first.place, io.BytesIO(whole)), first.layout)
+        pieces = tables(Stream(first.location, io.BytesIO(whole)), first.layout)
         rows = np.concatenate([first.rows(line, table) for line, table in pieces])
     except MarketDataError:
         return None

@@ -16,7 +16,7 @@ from workers.contract.dtypes import SYMBOL_BYTES, TICK_DTYPE
 if TYPE_CHECKING:
     from workers.market_data.archive import Rows
     from workers.market_data.errors import MarketDataError
-    from workers.market_data.files import Place
+    from workers.market_data.files import Location
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 #: whole numbers below the limit count in this many ns: seconds until the year 5138, and so on
@@ -28,7 +28,7 @@ _TIME: Final = "ISO 8601 with an offset, or whole s, ms, us or ns since 1970 (of
 
 
 def numbers(column: pa.ChunkedArray) -> Numbers:
-    """Give a column of float64, null as NaN.
+    """Return a column of float64, null as NaN.
 
     From the buffers: whatever of Arrow's makes a numpy array or a scalar imports pandas where that
     is installed, 45 MiB and half a second.
@@ -44,27 +44,27 @@ def numbers(column: pa.ChunkedArray) -> Numbers:
 
 
 def _integers(
-    column: pa.ChunkedArray, place: Place, line: int
+    column: pa.ChunkedArray, location: Location, line: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Give integers or timestamps as int64. Raises MarketDataError for nulls and larger ones."""
+    """Return integers or timestamps as int64. Raises MarketDataError for nulls and larger ones."""
     if column.null_count:
-        raise _no_time("no time", place, line + column.is_null().to_pylist().index(True))
+        raise _no_time("no time", location, line + column.is_null().to_pylist().index(True))
     try:
         array = column.cast(pa.int64()).combine_chunks()
     except pa.ArrowInvalid:  # unsigned ones that are larger
         values = column.to_pylist()
         row = next(row for row, value in enumerate(values) if value > _MOST_NS)
-        raise _no_time(f"time {values[row]}", place, line + row) from None
+        raise _no_time(f"time {values[row]}", location, line + row) from None
     data = array.buffers()[1]
     inside = slice(array.offset, array.offset + len(array))
     return np.frombuffer(data, np.int64)[inside] if data else np.empty(0, np.int64)
 
 
-def set_symbols(rows: Rows, texts: list[bytes | None], place: Place, line: int) -> None:
+def set_symbols(rows: Rows, texts: list[bytes | None], location: Location, line: int) -> None:
     """Fill `symbol`. Raises MarketDataError for one that is empty, too long, or has a zero."""
     for row, text in enumerate(texts):
         if not text or len(text) > SYMBOL_BYTES or b"\0" in text:
-            raise place.error(
+            raise location.error(
                 f"symbol {(text or b'').decode('utf-8', 'replace')!r}",
                 expected=f"1 to {SYMBOL_BYTES} bytes, none of them zero",
                 remedy="correct the row",
@@ -86,13 +86,13 @@ def set_numbers(rows: Rows, name: str, values: Numbers) -> None:
     rows[name] = np.where(usable, np.round(np.where(usable, values, 0.0)), absent)
 
 
-def times_ns(column: pa.ChunkedArray, place: Place, line: int) -> np.ndarray[Any, Any]:
-    """Give times as ns since the epoch. Raises MarketDataError for what is no time."""
+def times_ns(column: pa.ChunkedArray, location: Location, line: int) -> np.ndarray[Any, Any]:
+    """Return times as ns since the epoch. Raises MarketDataError for what is no time."""
     kind = column.type
     if pa.types.is_timestamp(kind):
-        return _scaled(_integers(column, place, line), _ARROW_UNITS[kind.unit], place, line)
+        return _scaled(_integers(column, location, line), _ARROW_UNITS[kind.unit], location, line)
     if pa.types.is_integer(kind):
-        return scaled(_integers(column, place, line), place, line)
+        return scaled(_integers(column, location, line), location, line)
     texts = [_text(value) for value in column.to_pylist()]
     whole = bool(texts) and texts[0].lstrip("-").replace(".", "", 1).isdigit()
     convert: Callable[[str], int] = _whole if whole else _iso_ns
@@ -101,12 +101,12 @@ def times_ns(column: pa.ChunkedArray, place: Place, line: int) -> np.ndarray[Any
         try:
             found[row] = convert(text)
         except (ValueError, OverflowError):
-            raise _no_time(f"time {text[:40]!r}", place, line + row) from None
-    return scaled(found, place, line) if whole else found
+            raise _no_time(f"time {text[:40]!r}", location, line + row) from None
+    return scaled(found, location, line) if whole else found
 
 
 def scaled(
-    values: np.ndarray[Any, np.dtype[np.int64]], place: Place, line: int
+    values: np.ndarray[Any, np.dtype[np.int64]], location: Location, line: int
 ) -> np.ndarray[Any, Any]:
     """Whole numbers of s, ms, us or ns as ns: the unit follows from their size, one for all.
 
@@ -122,24 +122,26 @@ def scaled(
     other = given & (factors != factor)
     if other.any():
         row = int(np.argmax(other))
-        raise _no_time(f"time {values[row]} in another unit than those before", place, line + row)
+        raise _no_time(
+            f"time {values[row]} in another unit than those before", location, line + row
+        )
     return values * factor
 
 
 def _scaled(
-    values: np.ndarray[Any, np.dtype[np.int64]], factor: int, place: Place, line: int
+    values: np.ndarray[Any, np.dtype[np.int64]], factor: int, location: Location, line: int
 ) -> np.ndarray[Any, Any]:
     """Values times a factor. Raises MarketDataError for what 64 bits of ns do not hold."""
     limit = _MOST_NS // factor
     far = (values > limit) | (values < -limit)
     if far.any():
         row = int(np.argmax(far))
-        raise _no_time(f"time {values[row]} x {factor} ns", place, line + row)
+        raise _no_time(f"time {values[row]} x {factor} ns", location, line + row)
     return values * factor
 
 
-def _no_time(found: str, place: Place, line: int) -> MarketDataError:
-    return place.error(found, expected=_TIME, remedy="correct the row", line=line)
+def _no_time(found: str, location: Location, line: int) -> MarketDataError:
+    return location.error(found, expected=_TIME, remedy="correct the row", line=line)
 
 
 def _text(value: Any) -> str:
@@ -171,5 +173,5 @@ def _iso_ns(text: str) -> int:
 
 
 def since_epoch_ns(moment: datetime) -> int:
-    """Give a moment with a zone in ns since the epoch, to the microsecond."""
+    """Return a moment with a zone in ns since the epoch, to the microsecond."""
     return round(moment.timestamp() * 1e6) * 10**3

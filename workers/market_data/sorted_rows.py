@@ -42,7 +42,7 @@ class _Spill:
             left = left[os.write(self._fd, left) :]
 
     def read(self, position: int, count: int) -> Rows:
-        """Give `count` rows from `position` on, as an array of their own."""
+        """Return `count` rows from `position` on, as an array of their own."""
         rows = np.empty(count, TICK_DTYPE)
         view = rows.view(np.uint8).data
         done = 0
@@ -94,7 +94,7 @@ class SortedRows:
         return self._rows
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
-        """Give the rows from `start` on, ordered by time."""
+        """Return the rows from `start` on, ordered by time."""
         for position in range(start, self._rows, BLOCK_ROWS):
             count = min(BLOCK_ROWS, self._rows - position)
             yield numbered(self._file.read(position, count), position)
@@ -133,14 +133,14 @@ class SortedRows:
         return merged, fewer
 
 
-def _gathered(blocks: Iterable[Rows], most: int) -> Iterator[Rows]:
+def _gathered(blocks: Iterable[Rows], max_rows: int) -> Iterator[Rows]:
     """Blocks of any size as arrays of up to `most` rows."""
     held: list[Rows] = []
     count = 0
     for block in blocks:
-        for begin in range(0, block.size, most):
-            rows = block[begin : begin + most]
-            if count + rows.size > most:
+        for begin in range(0, block.size, max_rows):
+            rows = block[begin : begin + max_rows]
+            if count + rows.size > max_rows:
                 yield np.concatenate(held)
                 held, count = [], 0
             held.append(rows)

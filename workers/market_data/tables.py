@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from workers.market_data.archive import BLOCK_ROWS, Rows, blank
 from workers.market_data.csv_stream import Layout, tables
-from workers.market_data.files import Place, members
+from workers.market_data.files import Location, members
 from workers.market_data.named_columns import Numbers, numbers, set_numbers, set_symbols, times_ns
 
 TIMES: Final = ("timestamp", "ts_event")
@@ -58,37 +58,37 @@ def read(path: Path) -> Iterator[Rows]:
         yield from _read_parquet(path)
         return
     for member in members(path):
-        for line, table in tables(member, partial(_layout, member.place)):
-            yield _rows(member.place, line, table)
+        for line, table in tables(member, partial(_layout, member.location)):
+            yield _rows(member.location, line, table)
 
 
 def _read_parquet(path: Path) -> Iterator[Rows]:
-    place = Place(path)
+    location = Location(path)
     try:
         # no read-ahead, a small buffer: a row group may be larger than memory
         with parquet.ParquetFile(
             path, pre_buffer=False, buffer_size=1 << 18, page_checksum_verification=True
         ) as file:
-            wanted = _wanted(place, file.schema_arrow.names)
+            wanted = _wanted(location, file.schema_arrow.names)
             position = 1
             for batch in file.iter_batches(BLOCK_ROWS, columns=wanted, use_threads=False):
-                yield _rows(place, position, pa.Table.from_batches([batch]))
+                yield _rows(location, position, pa.Table.from_batches([batch]))
                 position += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         text = str(error).splitlines()[0]
-        raise place.error(f"cannot be read ({text})", expected="a whole Parquet file") from error
+        raise location.error(f"cannot be read ({text})", expected="a whole Parquet file") from error
 
 
-def _wanted(place: Place, names: list[str]) -> list[str]:
+def _wanted(location: Location, names: list[str]) -> list[str]:
     """Choose the columns that mean something here. Raises MarketDataError where some lack."""
     time = [name for name in TIMES if name in names][:1]
     for name in ("symbol", *time, *NUMBERS):
         if names.count(name) > 1:
-            raise place.error(
+            raise location.error(
                 f"the column {name} twice", expected="each column once", remedy="rename one of them"
             )
     if "symbol" not in names or not time or not _PRICES & set(names):
-        raise place.error(
+        raise location.error(
             f"columns {', '.join(names)[:200]}",
             expected=_EXPECTED,
             remedy="rename or add columns",
@@ -97,33 +97,33 @@ def _wanted(place: Place, names: list[str]) -> list[str]:
     return ["symbol", *time, *(name for name in others if name in names)]
 
 
-def _layout(place: Place, header: list[str]) -> Layout:
+def _layout(location: Location, header: list[str]) -> Layout:
     names = tuple(name.strip() for name in header)
-    wanted = _wanted(place, list(names))
+    wanted = _wanted(location, list(names))
     types = {name: pa.float64() if name in NUMBERS else pa.binary() for name in wanted}
     return Layout(names, types, header=True)
 
 
-def _rows(place: Place, line: int, table: pa.Table) -> Rows:
+def _rows(location: Location, line: int, table: pa.Table) -> Rows:
     rows = blank(table.num_rows)
     names = table.column_names
-    set_symbols(rows, _texts(table["symbol"], "symbol", place), place, line)
+    set_symbols(rows, _texts(table["symbol"], "symbol", location), location, line)
     rows["ts_event"] = times_ns(
-        table["timestamp" if "timestamp" in names else "ts_event"], place, line
+        table["timestamp" if "timestamp" in names else "ts_event"], location, line
     )
     if "ts_recv" in names:
-        rows["ts_recv"] = times_ns(table["ts_recv"], place, line)
+        rows["ts_recv"] = times_ns(table["ts_recv"], location, line)
     if "venue" in names:
         rows["venue"] = np.array(
-            [text or b"" for text in _texts(table["venue"], "venue", place)], "S8"
+            [text or b"" for text in _texts(table["venue"], "venue", location)], "S8"
         )
     for name, field in NUMBERS.items():
         if name in names:
-            set_numbers(rows, field, _numbers(table[name], name, place, line))
+            set_numbers(rows, field, _numbers(table[name], name, location, line))
     return rows
 
 
-def _numbers(column: pa.ChunkedArray, name: str, place: Place, line: int) -> Numbers:
+def _numbers(column: pa.ChunkedArray, name: str, location: Location, line: int) -> Numbers:
     """A column as float64. Raises MarketDataError for one that holds anything else."""
     try:
         return numbers(column.cast(pa.float64()))
@@ -131,13 +131,13 @@ def _numbers(column: pa.ChunkedArray, name: str, place: Place, line: int) -> Num
         values = [] if pa.types.is_nested(column.type) else column.to_pylist()
         for row, value in enumerate(values):
             if not _fits(value):
-                raise place.error(
+                raise location.error(
                     f"{name} = {str(value)[:40]!r}",
                     expected="a number; whole ones up to 2^53",
                     remedy="correct the row",
                     line=line + row,
                 ) from error
-        raise place.error(
+        raise location.error(
             f"column {name} of type {column.type}",
             expected="numbers",
             remedy="store it as float64 or int64",
@@ -154,12 +154,12 @@ def _fits(value: Any) -> bool:
         return False
 
 
-def _texts(column: pa.ChunkedArray, name: str, place: Place) -> list[bytes | None]:
+def _texts(column: pa.ChunkedArray, name: str, location: Location) -> list[bytes | None]:
     """A column of texts. Raises MarketDataError for one of another type."""
     try:
         values = column.cast(pa.binary()).to_pylist()
     except pa.ArrowException as error:
-        raise place.error(
+        raise location.error(
             f"column {name} of type {column.type}", expected="text", remedy="store it as a string"
         ) from error
     return list(values)

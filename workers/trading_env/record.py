@@ -41,8 +41,8 @@ def record_mesh(mesh: Mesh, writer: ArchiveWriter, *, states: int, seconds: floa
     with contextlib.suppress(KeyboardInterrupt):
         while time.monotonic() < end and (not states or writer.count < states):
             if reader.wait_published(min(WAIT_S, max(0.0, end - time.monotonic()))):
-                most = min(ROW_GROUP, states - writer.count) if states else ROW_GROUP
-                writer.append(reader.read(max_records=most))
+                max_records = min(ROW_GROUP, states - writer.count) if states else ROW_GROUP
+                writer.append(reader.read(max_records=max_records))
     return int(reader.lost)
 
 

@@ -137,11 +137,11 @@ def test_a_damaged_byte_is_an_error_of_the_file_or_nothing(tmp_path, method, fro
         archive.writestr(CALL, "\n".join([ROW] * 300))
     good = path.read_bytes()
     whole = rows_of(open_archive(path, spill=tmp_path)).tobytes()
-    dice = np.random.default_rng(method)
+    rng = np.random.default_rng(method)
     refused = 0
-    for place in dice.integers(0, min(len(good), 400), 60):
+    for place in rng.integers(0, min(len(good), 400), 60):
         at = len(good) - 1 - place if from_end else place
-        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << dice.integers(8)]) + good[at + 1 :])
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << rng.integers(8)]) + good[at + 1 :])
         try:
             assert rows_of(open_archive(path, spill=tmp_path)).tobytes() == whole
         except MarketDataError as error:

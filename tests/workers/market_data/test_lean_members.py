@@ -37,7 +37,7 @@ def one_by_one(path):
     """Rows of each member by itself."""
     found = [blank(0)]
     for member in members(path):
-        found += member_rows(member, lean.describe(member.place))
+        found += member_rows(member, lean.describe(member.location))
     return np.concatenate(found)
 
 

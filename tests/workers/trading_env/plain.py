@@ -36,7 +36,7 @@ class PlainEnvironment:
         return np.stack(self.frames)
 
     def step(self, action):
-        """Give (window, reward, ruined, costs, fills)."""
+        """Return (window, reward, ruined, costs, fills)."""
         config = self.config
         here, there = self.states[self.row], self.states[self.row + 1]
         wanted = [min(1.0, max(-1.0, float(a))) * config.contract_limit for a in action]

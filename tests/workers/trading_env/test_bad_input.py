@@ -64,7 +64,7 @@ class Spoiled:
         return self.advance()
 
     def advance(self):
-        """Give the next state."""
+        """Return the next state."""
         self.row += 1
         if self.row >= len(self.states):
             raise EndOfData("done")
@@ -74,12 +74,12 @@ class Spoiled:
 def play(provider, config):
     """An episode; whatever comes out must be fit to learn from."""
     env = TradingEnvironment(provider, config)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     observation, info = env.reset(seed=0)
     for _ in range(14):
         assert env.observation_space.contains(observation)
         assert np.isfinite([info["cash"], info["equity"], info["costs"]]).all()
-        observation, reward, terminated, truncated, info = env.step(dice.uniform(-1, 1, SLOTS))
+        observation, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, SLOTS))
         assert np.isfinite(reward)
         assert np.isfinite(info["fills"]).all()
         if terminated or truncated:

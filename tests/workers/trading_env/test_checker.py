@@ -41,7 +41,7 @@ class Broken:
         return self.advance()
 
     def advance(self):
-        """Give the next state, with the fault in it."""
+        """Return the next state, with the fault in it."""
         self.row += 1
         if self.row == 100 and self.fault == "after the end":
             raise EndOfData("once")
@@ -51,7 +51,7 @@ class Broken:
         if self.fault == "buffer":
             self.buffer[...] = state
             return self.buffer
-        if self.fault == "dice":
+        if self.fault == "rng":
             state["underlying"] *= self.resets
         if self.fault == "shape" and self.row == 50:
             return state.reshape(1)
@@ -90,7 +90,7 @@ def plant(name, value, slot=3):
         ("shape", "shape"),
         ("dtype", "MARKET_DTYPE"),
         ("buffer", "changed after it was given"),
-        ("dice", "another episode"),
+        ("rng", "another episode"),
         ("after the end", "after it had raised EndOfData"),
     ],
 )

@@ -128,8 +128,8 @@ def assert_same(found, wanted):
 def test_scalar_and_batched_agree_step_for_step(mode, swap):
     """Five lanes as SyncVectorEnv of scalar ones and as one batch: the same to the last bit."""
     config = RULES.model_copy(update={"swap_terminated_truncated": swap})
-    dice = np.random.default_rng(5)
-    actions = dice.uniform(-1.3, 1.3, (120, 5, SLOTS)).astype(np.float32)
+    rng = np.random.default_rng(5)
+    actions = rng.uniform(-1.3, 1.3, (120, 5, SLOTS)).astype(np.float32)
     batch = TradingVectorEnv(provider(), 5, config, autoreset_mode=mode)
     scalar = SyncVectorEnv(
         [lambda: TradingEnvironment(provider(), config) for _ in range(5)], autoreset_mode=mode
@@ -139,8 +139,8 @@ def test_scalar_and_batched_agree_step_for_step(mode, swap):
 
 def test_streams_and_rows_agree_step_for_step():
     """A provider stepped by `advance` gives what the same states in memory give."""
-    dice = np.random.default_rng(6)
-    actions = dice.uniform(-1, 1, (100, 3, SLOTS))
+    rng = np.random.default_rng(6)
+    actions = rng.uniform(-1, 1, (100, 3, SLOTS))
     rows = TradingVectorEnv(provider(), 3, RULES)
     streams = TradingVectorEnv([Streamed(provider()) for _ in range(3)], config=RULES)
     assert_same(rollout(rows, actions, 2), rollout(streams, actions, 2))

@@ -144,10 +144,10 @@ def test_measures_are_their_definitions():
 
 def test_the_intervals_cover_what_they_should():
     """Of 60 series with a known mean, about 95 % of the intervals hold it (at least 80 %)."""
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     covered = 0
     for _ in range(60):
-        noise = dice.normal(0, 0.01, 401)
+        noise = rng.normal(0, 0.01, 401)
         found = measures(plain_run(0.002 + noise[1:] + 0.5 * noise[:-1]))["sharpe"]
         truth = 0.002 / (0.01 * math.sqrt(1.25)) * math.sqrt(365)
         covered += found["low"] <= truth <= found["high"]

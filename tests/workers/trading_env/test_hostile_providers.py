@@ -71,7 +71,7 @@ class Losing:
         return self.states[0]
 
     def advance(self):
-        """Give the next state, or none."""
+        """Return the next state, or none."""
         lost = self.left.pop(self.row + 1, None)
         if lost is not StaleData:
             self.row += 1
@@ -84,13 +84,13 @@ class Losing:
 
 def played(provider, config, seed):
     """All that an episode gives, up to the error that ends it."""
-    given, dice = [], np.random.default_rng(seed)
+    given, rng = [], np.random.default_rng(seed)
     try:
         env = TradingEnvironment(provider, config)
         given.append((env.reset(seed=0)[0].tobytes(),))
         over = False
         while not over:
-            window, reward, terminated, truncated, info = env.step(dice.uniform(-1, 1, SLOTS))
+            window, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, SLOTS))
             values = {name: np.asarray(value).tobytes() for name, value in info.items()}
             given.append((window.tobytes(), reward, terminated, truncated, values))
             over = terminated or truncated
@@ -136,13 +136,13 @@ def test_nothing_is_gained_where_no_price_moves(seed, faults, losses, latency, s
         cost_rate=0.001 * spread,
         spread_share=spread,
     )
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for provider in (RecordedProvider(states), Losing(states, losses)):
         env = TradingEnvironment(provider, config)
         try:
             env.reset(seed=0)
             for _ in range(STEPS - 1):
-                window, reward, *_, truncated, info = env.step(dice.uniform(-1, 1, SLOTS))
+                window, reward, *_, truncated, info = env.step(rng.uniform(-1, 1, SLOTS))
                 assert env.observation_space.contains(window)
                 assert np.isfinite(reward)
                 whole = info["equity"] + env.simulation.accounts.costs[0]
@@ -200,10 +200,10 @@ def test_a_million_steps_over_expiries_and_splits_reconcile():
     lanes = 1024
     simulation = Simulation(lanes, config)
     simulation.reset(block, np.zeros(lanes, np.int64))
-    dice = np.random.default_rng(4)
+    rng = np.random.default_rng(4)
     for row in range(1000):
         now = np.full(lanes, row)
-        simulation.step(block, now, now + 1, dice.uniform(-1, 1, (lanes, SLOTS)))
+        simulation.step(block, now, now + 1, rng.uniform(-1, 1, (lanes, SLOTS)))
     accounts = simulation.accounts
     assert accounts.costs.min() > 1e5
     whole = accounts.equity + accounts.costs

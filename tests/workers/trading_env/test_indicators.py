@@ -22,18 +22,18 @@ START = 1_450_967_400 * 10**9  # 2015-12-24 09:30 in New York
 def history(seed, steps, gap_s=60):
     """States with volatilities, expiries and rights of all kinds, some slots empty."""
     states = market(seed, steps)
-    dice = np.random.default_rng(seed)
-    states["ts_event"] = START + np.cumsum(dice.integers(1, 2 * gap_s, steps)) * 10**9
-    states["right"] = dice.choice([-1, 0, 1], (steps, SLOTS), p=[0.45, 0.1, 0.45])
-    states["strike"] = dice.uniform(80, 120, (steps, SLOTS))
-    states["expiry"] = states["ts_event"][:, None] + dice.choice([5, 12], (steps, SLOTS)) * (
+    rng = np.random.default_rng(seed)
+    states["ts_event"] = START + np.cumsum(rng.integers(1, 2 * gap_s, steps)) * 10**9
+    states["right"] = rng.choice([-1, 0, 1], (steps, SLOTS), p=[0.45, 0.1, 0.45])
+    states["strike"] = rng.uniform(80, 120, (steps, SLOTS))
+    states["expiry"] = states["ts_event"][:, None] + rng.choice([5, 12], (steps, SLOTS)) * (
         86_400 * 10**9
     )
-    sigma = dice.uniform(0.1, 0.6, (steps, SLOTS))
-    states["implied_volatility"] = np.where(dice.random((steps, SLOTS)) < 0.1, np.nan, sigma)
+    sigma = rng.uniform(0.1, 0.6, (steps, SLOTS))
+    states["implied_volatility"] = np.where(rng.random((steps, SLOTS)) < 0.1, np.nan, sigma)
     states["tradeable"] &= states["right"] != 0
-    states["age_s"] = dice.uniform(0, 30, steps)
-    return states, dice.integers(0, 500, steps).astype(float)
+    states["age_s"] = rng.uniform(0, 30, steps)
+    return states, rng.integers(0, 500, steps).astype(float)
 
 
 def batch(states, volumes):

@@ -55,12 +55,12 @@ def state_of(config=None):
 def test_marks_are_mids_and_stand_without_a_quote():
     """The middle of the quote; with a side gone the last mark, not tradeable."""
     one = state_of()
-    one.take(quotes(SECOND, (symbol(100.0), 2.0, 2.2)))
+    one.apply(quotes(SECOND, (symbol(100.0), 2.0, 2.2)))
     first = one.state()
     slot = int(np.flatnonzero(first["right"])[0])
     assert first["price"][slot] == pytest.approx(2.1)
     assert first["tradeable"][slot]
-    one.take(quotes(2 * SECOND, (symbol(100.0), 3.0, np.nan)))
+    one.apply(quotes(2 * SECOND, (symbol(100.0), 3.0, np.nan)))
     second = one.state()
     assert second["price"][slot] == pytest.approx(2.1)
     assert not second["tradeable"][slot]
@@ -71,9 +71,9 @@ def test_what_leaves_a_slot_is_closed_at_its_own_quote():
     """A nearer contract appears: the old one goes at its middle and half its spread."""
     one = state_of()
     near, far = symbol(100.0), symbol(110.0)
-    one.take(quotes(SECOND, (far, 1.0, 1.2)))
+    one.apply(quotes(SECOND, (far, 1.0, 1.2)))
     slots = np.flatnonzero(one.state()["right"])
-    one.take(quotes(2 * SECOND, (far, 1.4, 1.8), (near, 2.0, 2.2)))
+    one.apply(quotes(2 * SECOND, (far, 1.4, 1.8), (near, 2.0, 2.2)))
     state = one.state()
     rolled = np.flatnonzero(state["rolled"])
     assert rolled.size
@@ -90,9 +90,9 @@ def test_an_expired_contract_is_settled_at_its_intrinsic_value(right, spot, wort
     """At expiry: intrinsic value, no spread, and the slot looks for the next contract."""
     one = state_of()
     later = symbol(100.0, right, FRIDAY + dt.timedelta(days=7))
-    one.take(quotes(EXPIRY - 3600 * SECOND, (symbol(100.0, right), 2.0, 2.2)))
+    one.apply(quotes(EXPIRY - 3600 * SECOND, (symbol(100.0, right), 2.0, 2.2)))
     held = np.flatnonzero(one.state()["right"])
-    one.take(quotes(EXPIRY, (later, 3.0, 3.2), underlying=spot))
+    one.apply(quotes(EXPIRY, (later, 3.0, 3.2), underlying=spot))
     state = one.state()
     assert state["rolled"][held].all()
     assert state["previous_price"][held] == pytest.approx(worth)
@@ -111,7 +111,7 @@ def test_the_settlement_reaches_the_account():
         (EXPIRY - 3600 * SECOND, 104.0, [(first, 4.5, 4.5)]),
         (EXPIRY + SECOND, 107.0, [(last, 9.0, 9.2)]),
     ):
-        one.take(quotes(at, *rows, underlying=spot))
+        one.apply(quotes(at, *rows, underlying=spot))
         states.append(one.state())
     block = MarketBlock.of(np.stack(states), config)
     simulation = Simulation(1, config)
@@ -134,7 +134,7 @@ def test_coin_quotes_are_valued_in_the_quote_currency():
     ticks = quotes(1_767_258_000 * SECOND, ("BTC-30JAN26-90000-C", 0.049, 0.051))
     ticks = ticks[1:]
     ticks["underlying_price"] = 90_000.0
-    one.take(ticks)
+    one.apply(ticks)
     state = one.state()
     slot = int(np.flatnonzero(state["right"])[0])
     assert state["price"][slot] == pytest.approx(4500.0)
@@ -152,11 +152,11 @@ def test_the_nearest_future_is_the_underlying(reverse):
         ticks = quotes(hour * 3600 * SECOND, *[(name, 0.05, 0.06) for name in names])[1:]
         ticks["underlying_price"] = np.array([90_000.0, 92_000.0, 97_000.0]) + hour
         for tick in ticks[::-1] if reverse else ticks:
-            one.take(tick.reshape(1))
+            one.apply(tick.reshape(1))
         assert one.underlying == 90_000.0 + hour
     far = ticks[2:].copy()
     far["ts_event"] += 10 * SECOND  # nothing of the nearer ones for long: better than none
-    one.take(far)
+    one.apply(far)
     assert one.underlying == 97_004.0
 
 
@@ -170,12 +170,12 @@ def test_a_chain_without_its_underlying_implies_it():
         (symbol(105.0), 1.4, 1.6),
         (symbol(105.0, -1), 3.4, 3.6),
     )
-    one.take(ticks[1:])
+    one.apply(ticks[1:])
     assert one.state()["underlying"] == pytest.approx(103.0)
-    one.take(quotes(2 * SECOND, underlying=103.5))
+    one.apply(quotes(2 * SECOND, underlying=103.5))
     assert one.state()["underlying"] == 103.5
     alone = state_of()
-    alone.take(ticks[1:2])
+    alone.apply(ticks[1:2])
     assert alone.state() is None
 
 
@@ -221,12 +221,12 @@ def test_an_unmarked_change_of_contract_is_refused_or_closed():
 def test_late_and_foreign_ticks_change_nothing():
     """Older than what is known, another root, no known notation: ignored, and counted as such."""
     one = state_of()
-    one.take(quotes(5 * SECOND, (symbol(100.0), 2.0, 2.2)))
+    one.apply(quotes(5 * SECOND, (symbol(100.0), 2.0, 2.2)))
     before = one.state()
     late = quotes(SECOND, (symbol(100.0), 9.0, 9.2), underlying=50.0)
     foreign = quotes(6 * SECOND, ("XYZ   260109C00100000", 9.0, 9.2), ("?!", 1.0, 2.0))[1:]
-    assert one.take(late) == 1
-    assert one.take(foreign) == 0
+    assert one.apply(late) == 1
+    assert one.apply(foreign) == 0
     after = one.state()
     assert after["price"].tolist() == before["price"].tolist()
     assert after["underlying"] == before["underlying"]
@@ -236,13 +236,13 @@ def test_late_and_foreign_ticks_change_nothing():
 def test_age_and_staleness_are_market_time():
     """Options silent for longer than stale_s of market time: the state is stale, none trades."""
     one = state_of()
-    one.take(quotes(SECOND, (symbol(100.0), 2.0, 2.2)))
+    one.apply(quotes(SECOND, (symbol(100.0), 2.0, 2.2)))
     assert not one.state()["stale"]
-    one.take(quotes(200 * SECOND))
+    one.apply(quotes(200 * SECOND))
     state = one.state()
     assert state["age_s"] == 199.0
     assert not state["stale"]
-    one.take(quotes(400 * SECOND))
+    one.apply(quotes(400 * SECOND))
     state = one.state()
     assert state["stale"]
     assert not state["tradeable"].any()
@@ -264,13 +264,13 @@ def chain_of(strikes, quoted=None):
 @given(st.integers(0, 10**6), st.floats(0.0, 0.05), st.integers(0, 30))
 def test_slots_never_share_a_contract_and_hold_what_fits(seed, hysteresis, least):
     """Random walks over a chain that goes blind in places: distinct, right kind, not expired."""
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     choice = SlotChoice(SlotsConfig(hysteresis=hysteresis, min_hold_states=least))
     chain = chain_of(np.arange(80, 121, 2))
     spot, now = 100.0, EXPIRY - 86_400 * SECOND
     since = np.zeros(SLOTS, int)
     for _ in range(120):
-        quoted = dice.random(chain.quoted.size) > 0.2
+        quoted = rng.random(chain.quoted.size) > 0.2
         before = choice.held.copy()
         changed = choice.choose(chain_of(np.arange(80, 121, 2), quoted), spot, now)
         held = choice.held[choice.held != EMPTY]
@@ -281,7 +281,7 @@ def test_slots_never_share_a_contract_and_hold_what_fits(seed, hysteresis, least
         early = changed & (before != EMPTY) & (since + 1 < least)
         assert not early.any()
         since = np.where(changed, 0, since + 1)
-        spot *= np.exp(dice.normal(0, 0.004))
+        spot *= np.exp(rng.normal(0, 0.004))
         now += 60 * SECOND
     choice.choose(chain_of(np.arange(80, 121, 2)), spot, EXPIRY)
     assert (choice.held == EMPTY).all()
@@ -322,7 +322,7 @@ def test_thousands_of_contracts_are_chosen_from():
     config = TradingConfig(slots=SlotsConfig(targets=targets, spread_penalty=0.0))
     one = MarketState(config, root=ROOT)
     for batch in chain.ticks(2, seed=0):
-        one.take(batch)
+        one.apply(batch)
     state = one.state()
     assert one.known == 4000
     for slot, target in enumerate(targets):

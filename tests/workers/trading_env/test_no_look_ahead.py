@@ -26,8 +26,8 @@ def planted(seed, steps, lead):
     for name in ("rolled", "stale", "closed"):
         states[name] = False
     states["tradeable"] = True
-    dice = np.random.default_rng(seed)
-    price = 50.0 + np.cumsum(dice.normal(0, 0.05, (steps, SLOTS)), axis=0)
+    rng = np.random.default_rng(seed)
+    price = 50.0 + np.cumsum(rng.normal(0, 0.05, (steps, SLOTS)), axis=0)
     assert price.min() > 0
     states["price"] = states["bid"] = states["ask"] = states["previous_price"] = price
     states["previous_half_spread"] = 0.0

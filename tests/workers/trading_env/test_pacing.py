@@ -33,7 +33,7 @@ def times_of(batches, *, restart=None, interval_s=60.0):
         return market[0]
 
     pacer = StatePacer(market[0], interval_s, restart=begin if restart else None)
-    made = [int(market[0].state()["ts_event"]) for batch in batches for _ in pacer.feed(batch)]
+    made = [int(market[0].state()["ts_event"]) for batch in batches for _ in pacer.advance(batch)]
     return made, pacer.dropped
 
 
@@ -130,7 +130,7 @@ def test_a_slow_feed_begins_with_its_first_message():
     ticks["ts_event"] = ticks["ts_event"][0] + np.arange(400) * 2 * DAY
     market = MarketState(CONFIG, root=ROOT)
     pacer = StatePacer(market, 60.0)
-    made = [market.ts_event for _ in pacer.feed(ticks)]
+    made = [market.ts_event for _ in pacer.advance(ticks)]
     assert pacer.dropped == 0
     assert made == ticks["ts_event"][: len(made)].tolist()
     assert len(made) >= ticks.size - 1 - CONFIRMED_BY  # the last ones wait for others

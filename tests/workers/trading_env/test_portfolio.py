@@ -14,20 +14,20 @@ from workers.trading_env.market.block import MarketBlock
 
 def market(seed, steps):
     """A random but sane market: prices, spreads, rolls, slots without a quote."""
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     states = np.zeros(steps, MARKET_DTYPE)
     states["ts_event"] = np.arange(1, steps + 1) * 10**9
     states["step"] = np.arange(steps)
-    states["underlying"] = 100.0 * np.exp(np.cumsum(dice.normal(0, 0.01, steps)))
+    states["underlying"] = 100.0 * np.exp(np.cumsum(rng.normal(0, 0.01, steps)))
     states["strike"], states["right"] = 100.0, 1
     states["expiry"] = 10**18
     states["contract"] = b"X"
-    price = 5.0 * np.exp(np.cumsum(dice.normal(0, 0.05, (steps, SLOTS)), axis=0))
+    price = 5.0 * np.exp(np.cumsum(rng.normal(0, 0.05, (steps, SLOTS)), axis=0))
     half = 0.02 * price
     states["price"], states["bid"], states["ask"] = price, price - half, price + half
     states["bid_size"] = states["ask_size"] = 10.0
-    states["tradeable"] = dice.random((steps, SLOTS)) > 0.1
-    states["rolled"][1:] = dice.random((steps - 1, SLOTS)) < 0.05
+    states["tradeable"] = rng.random((steps, SLOTS)) > 0.1
+    states["rolled"][1:] = rng.random((steps - 1, SLOTS)) < 0.05
     states["previous_price"] = np.where(states["rolled"], price * 1.1, price)
     states["previous_half_spread"] = np.where(states["rolled"], half, 0.0)
     return states
@@ -40,13 +40,13 @@ def test_accounts_reconcile(seed, lanes):
     config = TradingConfig(ruin_share=0.0)
     block = MarketBlock.of(market(seed, 300), config)
     simulation = Simulation(lanes, config)
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     simulation.reset(block, np.zeros(lanes, np.int64))
     gains = np.zeros(lanes)
     costs = np.zeros(lanes)
     for row in range(299):
         now = np.full(lanes, row)
-        outcome = simulation.step(block, now, now + 1, dice.uniform(-1, 1, (lanes, SLOTS)))
+        outcome = simulation.step(block, now, now + 1, rng.uniform(-1, 1, (lanes, SLOTS)))
         gains += outcome.swept
         costs += outcome.costs
         accounts = simulation.accounts
@@ -77,13 +77,13 @@ def test_saved_accounts_go_on_bit_for_bit():
     """to_bytes and from_bytes give accounts that do exactly the same afterwards."""
     config = TradingConfig(latency_states=2)
     block = MarketBlock.of(market(3, 60), config)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     one, two = Simulation(4, config), Simulation(4, config)
     zero = np.zeros(4, np.int64)
     one.reset(block, zero)
     two.reset(block, zero)
     for row in range(59):
-        actions = dice.uniform(-1, 1, (4, SLOTS))
+        actions = rng.uniform(-1, 1, (4, SLOTS))
         first = one.step(block, zero + row, zero + row + 1, actions)
         two.accounts.from_bytes(two.accounts.to_bytes())
         second = two.step(block, zero + row, zero + row + 1, actions)

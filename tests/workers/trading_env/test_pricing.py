@@ -107,11 +107,11 @@ def test_greeks_agree_with_quantlib(spot, strike, years, rate, dividend, sigma, 
 
 def test_batches_are_what_single_options_are():
     """Any shape at once: the same numbers as one at a time."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     shape = (7, 5)
-    spot, strike = dice.uniform(50, 150, shape), dice.uniform(50, 150, shape)
-    years, sigma = dice.uniform(0.01, 2, shape), dice.uniform(0.05, 1, shape)
-    right = dice.choice([-1, 1], shape)
+    spot, strike = rng.uniform(50, 150, shape), rng.uniform(50, 150, shape)
+    years, sigma = rng.uniform(0.01, 2, shape), rng.uniform(0.05, 1, shape)
+    right = rng.choice([-1, 1], shape)
     prices = black_scholes(spot, strike, years, 0.03, 0.01, sigma, right)
     values = greeks(spot, strike, years, 0.03, 0.01, sigma, right)
     implied = implied_volatility(prices, spot, strike, years, 0.03, 0.01, right)

@@ -189,10 +189,10 @@ def test_a_damaged_archive_is_refused_or_whole(tmp_path):
     states = market(0, 20)
     write_states(path, states)
     good = path.read_bytes()
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     refused = 0
-    for at in dice.integers(4, len(good), 80):
-        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << dice.integers(8)]) + good[at + 1 :])
+    for at in rng.integers(4, len(good), 80):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << rng.integers(8)]) + good[at + 1 :])
         try:
             assert_same_states(read_states(path), states)
         except BadMarketData as error:

@@ -51,7 +51,7 @@ def many(**options):
         (lambda: RecordedProvider(STATES[:1]), NoMarketData, "more than 1 states"),
         (lambda: MarketBlock.of(np.zeros(3), CONFIG), BadMarketData, "MARKET_DTYPE of shape"),
         (lambda: MarketBlock.of(STATES[:0], CONFIG), NoMarketData, "at least two"),
-        (lambda: MarketState(CONFIG).take(STATES), BadMarketData, "ticks must be TICK_DTYPE"),
+        (lambda: MarketState(CONFIG).apply(STATES), BadMarketData, "ticks must be TICK_DTYPE"),
         (lambda: parse("ABC   991399C00001000"), UnknownSymbol, "impossible date"),
         (lambda: parse("BTC-31FEB26-1000-C"), UnknownSymbol, "impossible date"),
         (lambda: parse("GOOG"), UnknownSymbol, "neither OCC .* nor Deribit"),

@@ -41,9 +41,9 @@ def test_the_step_is_what_plain_python_does(seed, config):
     oracles = [PlainEnvironment(states, config) for _ in range(lanes)]
     for oracle, row in zip(oracles, rows, strict=True):
         assert oracle.reset(row).shape == (16, 100)
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for step in range(40):
-        actions = dice.uniform(-1.2, 1.2, (lanes, SLOTS)).astype(np.float32)
+        actions = rng.uniform(-1.2, 1.2, (lanes, SLOTS)).astype(np.float32)
         found = simulation.step(block, rows + step, rows + step + 1, actions)
         for lane, oracle in enumerate(oracles):
             window, reward, ruined, costs, fills = oracle.step(actions[lane])
@@ -74,13 +74,13 @@ def test_a_million_steps_reconcile(latency):
     block = MarketBlock.of(market(4, 1001), config)
     lanes = 1024
     simulation = Simulation(lanes, config)
-    dice = np.random.default_rng(4)
+    rng = np.random.default_rng(4)
     simulation.reset(block, np.zeros(lanes, np.int64))
     gains, costs = np.zeros((2, lanes, 1000))
     happened = 0
     for row in range(1000):
         now = np.full(lanes, row)
-        found = simulation.step(block, now, now + 1, dice.uniform(-1, 1, (lanes, SLOTS)))
+        found = simulation.step(block, now, now + 1, rng.uniform(-1, 1, (lanes, SLOTS)))
         gains[:, row], costs[:, row] = found.swept, found.costs
         happened |= int(np.bitwise_or.reduce(found.reasons, axis=None))
     wanted = Reason.NO_QUOTE | Reason.PARTIAL | Reason.STALE | Reason.CLOSED | Reason.ROLLED

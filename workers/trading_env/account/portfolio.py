@@ -79,7 +79,7 @@ class Portfolios:
         self.reset(np.arange(lanes))
 
     def reset(self, lanes: Array) -> None:
-        """Give the lanes of these indices a fresh account."""
+        """Return the lanes of these indices a fresh account."""
         self.memory[lanes] = 0.0
         self.pending[lanes] = 0.0
         for column in (CASH, EQUITY, PEAK):

@@ -121,12 +121,12 @@ class History:
         """
         every = max(1, len(self._positions) // WIDTH)
         shown = np.array(self._positions[::every]).reshape(-1, SLOTS).T
-        most = float(np.abs(shown).max(initial=0.0)) or 1.0
+        largest = float(np.abs(shown).max(initial=0.0)) or 1.0
         image = axes.imshow(
             shown,
             cmap="RdBu",
-            vmin=-most,
-            vmax=most,
+            vmin=-largest,
+            vmax=largest,
             aspect="auto",
             interpolation="nearest",
             extent=(-0.5, max(1, shown.shape[1]) * every - 0.5, SLOTS - 0.5, -0.5),
@@ -147,7 +147,7 @@ class History:
         return f"{text}, ended: {self._ended}" if self._ended else text
 
 
-def _amount(value: float, place: object) -> str:
+def _amount(value: float, position: object) -> str:
     """An amount at an axis, in the width there is."""
-    del place
+    del position
     return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:.4g}"

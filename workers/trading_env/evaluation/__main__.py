@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Give the options."""
+    """Return the options."""
     parser = argparse.ArgumentParser(
         "workers.trading_env.evaluation",
         description=__doc__,

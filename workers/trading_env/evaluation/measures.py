@@ -67,10 +67,10 @@ def measures(
     """Every measure of `run` with its interval."""
     steps = _Steps(run)
     found = steps.measures(np.arange(steps.count)[None, :])
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     resamples = max(2, min(RESAMPLES, CELLS // max(1, steps.count)))
     chunks = [
-        steps.measures(stationary_bootstrap(steps.count, part, dice))
+        steps.measures(stationary_bootstrap(steps.count, part, rng))
         for part in _parts(resamples, max(1, 2_000_000 // max(1, steps.count)))
     ]
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
@@ -90,11 +90,11 @@ def measures(
     return document
 
 
-def stationary_bootstrap(count: int, resamples: int, dice: np.random.Generator) -> Array:
+def stationary_bootstrap(count: int, resamples: int, rng: np.random.Generator) -> Array:
     """Indices int64 (resamples, count): blocks of geometric length that wrap around the end."""
     length = max(1.0, count ** (1.0 / 3.0))
-    starts = dice.integers(count, size=(resamples, count))
-    begins = dice.random((resamples, count)) < 1.0 / length
+    starts = rng.integers(count, size=(resamples, count))
+    begins = rng.random((resamples, count)) < 1.0 / length
     begins[:, 0] = True
     at = np.where(begins, np.arange(count), 0)
     at = np.maximum.accumulate(at, axis=1)  # where the block of each entry began
@@ -149,9 +149,9 @@ class _Steps:
         return total / len(self.lengths)
 
 
-def _parts(total: int, most: int) -> list[int]:
-    whole, rest = divmod(total, most)
-    return [most] * whole + ([rest] if rest else [])
+def _parts(total: int, max_part: int) -> list[int]:
+    whole, rest = divmod(total, max_part)
+    return [max_part] * whole + ([rest] if rest else [])
 
 
 def _or_none(value: float) -> float | None:

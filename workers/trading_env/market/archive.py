@@ -58,7 +58,7 @@ class ArchiveWriter:
             self._part.unlink()
 
     def __enter__(self) -> Self:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(

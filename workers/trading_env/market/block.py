@@ -54,7 +54,7 @@ ROW_DTYPE = np.dtype(
 
 
 def slots_rolled(rows: Array) -> Array:
-    """Give the bits of `rolled` of rows (T,) of ROW_DTYPE as bool (T, 10)."""
+    """Return the bits of `rolled` of rows (T,) of ROW_DTYPE as bool (T, 10)."""
     bits: Array = (rows["rolled"][:, None] >> np.arange(SLOTS) & 1).astype(bool)
     return bits
 
@@ -237,7 +237,7 @@ class MarketBlock:
         )
 
     def __len__(self) -> int:
-        """Give the number of states."""
+        """Return the number of states."""
         return int(self.states.size)
 
 

@@ -49,7 +49,7 @@ class StatePacer:
         #: ticks that were not believed
         self.dropped = 0
 
-    def feed(self, ticks: Array) -> Iterator[None]:
+    def advance(self, ticks: Array) -> Iterator[None]:
         """Take ticks (TICK_DTYPE) in the order of arrival; yields when a state is due.
 
         At each yield the market holds exactly the ticks that arrived before the one that made
@@ -63,13 +63,13 @@ class StatePacer:
         while ticks.size:
             late = np.flatnonzero(ticks["ts_event"] >= self._due) if self._due else np.arange(1)
             if late.size == 0:
-                self._market.take(ticks)
+                self._market.apply(ticks)
                 return
-            self._market.take(ticks[: late[0]])
+            self._market.apply(ticks[: late[0]])
             if self._due:
                 yield
             self._due = int(ticks["ts_event"][late[0]]) + self._interval
-            self._market.take(ticks[late[0] : late[0] + 1])
+            self._market.apply(ticks[late[0] : late[0] + 1])
             ticks = ticks[late[0] + 1 :]
 
     def _believed(self, ticks: Array) -> Iterator[Array]:

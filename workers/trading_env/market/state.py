@@ -75,7 +75,7 @@ class MarketState:
     def resume(self, history: Array) -> None:
         """Go on from these states (MARKET_DTYPE (T,), oldest first): slots, marks, indicators.
 
-        To be called before anything was taken up; `take` then brings the quotes up to date. What
+        To be called before anything was taken up; `apply` then brings the quotes up to date. What
         the indicators remember is made from the last `MEMORY` states: exact for those with a
         horizon, within 1e-9 for the exponential averages.
         """
@@ -115,7 +115,7 @@ class MarketState:
         others = sorted(self.refused)[:3]
         return found + (f", symbols that are no options: {others}" if others else "")
 
-    def take(self, ticks: Array) -> int:
+    def apply(self, ticks: Array) -> int:
         """Take up rows of TICK_DTYPE (or of the quotes table), and give how many were used.
 
         Rows older than what is known of their instrument are ignored, as are options on other
@@ -166,7 +166,7 @@ class MarketState:
         self._volume += float(np.where(before > 0, np.maximum(volume - before, 0), 0).sum())
 
     def state(self, ts_published: int = 0) -> Array | None:
-        """Give the market as it is known now: a MARKET_DTYPE record of shape ().
+        """Return the market as it is known now: a MARKET_DTYPE record of shape ().
 
         None while too little is known (no underlying price, no quoted option).
         """
@@ -280,8 +280,8 @@ class MarketState:
             self._quotes[name][rows] = np.where(np.isfinite(size) & (size > 0), size, 0.0)
         for name in ("ts_event", "volume", "implied_volatility"):
             self._quotes[name][rows] = ticks[name]
-        for place, name in enumerate(_GREEK_FIELDS):
-            self._quotes["greeks"][rows, place] = ticks[name]
+        for column, name in enumerate(_GREEK_FIELDS):
+            self._quotes["greeks"][rows, column] = ticks[name]
         self.ts_event = max(self.ts_event, int(ticks["ts_event"].max()))
 
     def _imply_underlying(self, quotes: Array) -> None:

@@ -52,7 +52,7 @@ def positions(count: int, width: int) -> Array:
 
 
 def features_of(kind: int, arrays: Mapping[str, Array]) -> tuple[Features, int]:
-    """Give the features function (n, 16, 100) -> (n, F), and F. Raises InvalidPolicy."""
+    """Return the features function (n, 16, 100) -> (n, F), and F. Raises InvalidPolicy."""
     if kind == FRAMES:
         width = _expect(arrays, "frame_w", (None, FEATURES))[0]
         _expect(arrays, "frame_b", (width,))

@@ -29,7 +29,7 @@ SCALARS = {"updates": np.int64, "score": np.float64, "created_ns": np.int64, "ki
 
 
 def like(hidden: Sequence[int]) -> dict[str, Array]:
-    """Give arrays of the shapes of an MLP with these hidden sizes, zero."""
+    """Return arrays of the shapes of an MLP with these hidden sizes, zero."""
     sizes = [INPUTS, *hidden, SLOTS]
     arrays: dict[str, Array] = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
@@ -41,7 +41,7 @@ def like(hidden: Sequence[int]) -> dict[str, Array]:
 
 
 def layers_of(arrays: Mapping[str, Array], inputs: int = INPUTS) -> list[tuple[Array, Array]]:
-    """Give (w, b) of each layer over `inputs`. Raises InvalidPolicy for no such policy."""
+    """Return (w, b) of each layer over `inputs`. Raises InvalidPolicy for no such policy."""
     if missing := [name for name in (*SCALARS, "w0", "b0") if name not in arrays]:
         raise InvalidPolicy(f"a policy without {missing[0]!r}; it has {sorted(arrays)}")
     if int(arrays["kind"]) not in KINDS:
@@ -99,7 +99,7 @@ class PublishedPolicy:
 
 
 def act(layers: Sequence[tuple[Array, Array]], observations: Array) -> Array:
-    """Give actions float32 (n, 10) for observations (n, 16, 100) or (n, 1600)."""
+    """Return actions float32 (n, 10) for observations (n, 16, 100) or (n, 1600)."""
     values = observations.reshape(len(observations), -1)
     for weight, bias in layers[:-1]:
         values = np.maximum(values @ weight.T + bias, 0.0)

@@ -193,9 +193,9 @@ def _is_constant(known: Array, move: Array) -> bool:
 def _column_names() -> dict[int, str]:
     greeks = ("delta", "gamma", "theta", "vega", "rho")
     names = {MONEYNESS.start + slot: f"log-moneyness of slot {slot}" for slot in range(SLOTS)}
-    for place in range(GREEK_FEATURES.stop - GREEK_FEATURES.start):
-        slot, greek = divmod(place, len(greeks))
-        names[GREEK_FEATURES.start + place] = f"{greeks[greek]} of slot {slot}"
-    for place, name in enumerate(NAMES):
-        names[INDICATOR_FEATURES.start + place] = f"indicator {name!r}"
+    for index in range(GREEK_FEATURES.stop - GREEK_FEATURES.start):
+        slot, greek = divmod(index, len(greeks))
+        names[GREEK_FEATURES.start + index] = f"{greeks[greek]} of slot {slot}"
+    for index, name in enumerate(NAMES):
+        names[INDICATOR_FEATURES.start + index] = f"indicator {name!r}"
     return names

@@ -138,14 +138,14 @@ def known_optimum_provider(
     model = KnownOptimum() if optimum is None else optimum
     if not 1 <= assets <= SLOTS or steps < 1 or episodes < 1:
         raise ValueError(f"{episodes} episodes of {steps} steps with {assets} assets: need >= 1")
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     shape = (episodes, steps + 1, assets)
     signal = np.empty(shape)
-    shocks = model.shock * dice.standard_normal(shape)
+    shocks = model.shock * rng.standard_normal(shape)
     signal[:, 0] = shocks[:, 0] / math.sqrt(1.0 - model.persistence**2)
     for step in range(steps):
         signal[:, step + 1] = model.persistence * signal[:, step] + shocks[:, step + 1]
-    moves = signal[:, :-1] + noise * dice.standard_normal((episodes, steps, assets))
+    moves = signal[:, :-1] + noise * rng.standard_normal((episodes, steps, assets))
     price = np.full(shape, START_PRICE)
     price[:, 1:] += np.cumsum(moves, axis=1)
     if price.min() <= 0.0:

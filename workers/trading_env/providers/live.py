@@ -34,7 +34,7 @@ class LiveProvider:
         self.missed = 0
 
     def reset(self, *, seed: int | None = None) -> Array:
-        """Give the newest state there is. Raises NoMarketData when none is published in time."""
+        """Return the newest state there is. Raises NoMarketData when none is published in time."""
         del seed  # live is live
         try:
             ring = self._mesh.ring(self._ring, MARKET_DTYPE)

@@ -25,7 +25,7 @@ class MarketDataProvider(Protocol):
         """
 
     def advance(self) -> Array:
-        """Give the next state.
+        """Return the next state.
 
         Raises EndOfData when there is none any more, StaleData when a live source sent nothing
         new for as long as it may, BadMarketData for what is no market state.

@@ -84,13 +84,13 @@ class RecordedProvider:
 
     def episode(self, seed: int | None) -> tuple[int, int]:
         """First and last row of an episode, counted over all segments."""
-        dice = random.Random(None if seed is None else int(seed))  # noqa: S311 - an episode, no secret; made in microseconds
+        rng = random.Random(None if seed is None else int(seed))  # noqa: S311 - an episode, no secret; made in microseconds
         if self._random_start:
-            drawn = dice.randrange(self._choices[-1])
+            drawn = rng.randrange(self._choices[-1])
             segment = bisect.bisect_right(self._choices, drawn)
             offset = drawn - (self._choices[segment - 1] if segment else 0)
             return self._starts[segment] + offset, self._stops[segment] - 1
-        segment = dice.randrange(len(self._segments)) if seed is not None else 0
+        segment = rng.randrange(len(self._segments)) if seed is not None else 0
         return self._starts[segment], self._stops[segment] - 1
 
     def reset(self, *, seed: int | None = None) -> Array:
@@ -99,7 +99,7 @@ class RecordedProvider:
         return self._states[self._row]  # type: ignore[no-any-return] # numpy: a record
 
     def advance(self) -> Array:
-        """Give the next state. Raises EndOfData behind the last one."""
+        """Return the next state. Raises EndOfData behind the last one."""
         if self._row >= self._last:
             raise EndOfData(f"the segment ends with state {self._last} of {self._states.size}")
         self._row += 1
@@ -119,7 +119,7 @@ def states_of_ticks(
     found, ticks = [], 0
     for batch in batches:
         ticks += len(batch)
-        found += [market.state() for _ in pacer.feed(batch)]
+        found += [market.state() for _ in pacer.advance(batch)]
     if pacer.dropped > DISBELIEVED * ticks:
         raise BadMarketData(
             f"{pacer.dropped} of {ticks} ticks have a time before 1980, behind 2200, or a day or "

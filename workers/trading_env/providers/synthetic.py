@@ -52,7 +52,7 @@ class SyntheticChain:
     def ticks(self, states: int, seed: int) -> Iterator[Array]:
         """Batches of TICK_DTYPE, one a state: the underlying and the contracts quoted anew."""
         # one after the other, so that a longer market begins as a shorter one does
-        dice = np.random.default_rng([seed, 1])
+        rng = np.random.default_rng([seed, 1])
         start = int(dt.datetime.fromisoformat(self.start).timestamp()) * 10**9
         spots, volatilities = self._path(states, np.random.default_rng([seed, 0]))
         chain, until = self._chain(start), start
@@ -61,10 +61,10 @@ class SyntheticChain:
             if now >= until:
                 chain = self._chain(now)
                 until = int(chain["expiry"].min()) - 86_400 * 10**9
-            yield self._quotes(chain, now, float(spots[step]), float(volatilities[step]), dice)
+            yield self._quotes(chain, now, float(spots[step]), float(volatilities[step]), rng)
 
-    def _path(self, states: int, dice: np.random.Generator) -> tuple[Array, Array]:
-        first, second = dice.standard_normal((states, 2)).T
+    def _path(self, states: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        first, second = rng.standard_normal((states, 2)).T
         log_volatility = np.empty(states)
         level = mean = np.log(self.volatility)
         for step in range(states):
@@ -99,9 +99,9 @@ class SyntheticChain:
         return chain
 
     def _quotes(
-        self, chain: Array, now: int, spot: float, sigma: float, dice: np.random.Generator
+        self, chain: Array, now: int, spot: float, sigma: float, rng: np.random.Generator
     ) -> Array:
-        luck = dice.random((5, chain.size))
+        uniform = rng.random((5, chain.size))
         rows = np.zeros(1 + chain.size, TICK_DTYPE)
         for name in TICK_DTYPE.names or ():
             if TICK_DTYPE[name].kind == "f":
@@ -115,21 +115,21 @@ class SyntheticChain:
         distance = np.log(chain["strike"] / spot)
         smile = sigma * (1.0 + 0.8 * distance**2 - 0.3 * distance) + 0.02
         price = black_scholes(spot, chain["strike"], years, 0.0, 0.0, smile, chain["right"])
-        half = np.maximum(0.01, self.half_spread * price) * (0.5 + luck[0])
+        half = np.maximum(0.01, self.half_spread * price) * (0.5 + uniform[0])
         quotes["bid"] = np.round(np.maximum(price - half, 0.0), 2)
         quotes["ask"] = np.round(price + half, 2)
-        quotes["bid_size"], quotes["ask_size"] = dice.integers(1, 50, (2, chain.size))
-        quotes["volume"] = dice.integers(0, 1000, chain.size)
+        quotes["bid_size"], quotes["ask_size"] = rng.integers(1, 50, (2, chain.size))
+        quotes["volume"] = rng.integers(0, 1000, chain.size)
         quotes["implied_volatility"] = smile
         values = greeks_of(spot, chain["strike"], years, 0.0, 0.0, smile, chain["right"])
-        for place, name in enumerate(("delta", "gamma", "theta", "vega", "rho")):
-            quotes[name] = np.where(luck[1] < self.without_greeks, 0.0, values[:, place])
-        quotes["implied_volatility"][luck[1] < self.without_greeks] = 0.0
-        quotes["bid"][luck[2] < self.absent] = np.nan
-        quotes["ask"][luck[2] > 1.0 - self.absent] = np.nan
-        crossed = luck[3] < self.crossed
+        for column, name in enumerate(("delta", "gamma", "theta", "vega", "rho")):
+            quotes[name] = np.where(uniform[1] < self.without_greeks, 0.0, values[:, column])
+        quotes["implied_volatility"][uniform[1] < self.without_greeks] = 0.0
+        quotes["bid"][uniform[2] < self.absent] = np.nan
+        quotes["ask"][uniform[2] > 1.0 - self.absent] = np.nan
+        crossed = uniform[3] < self.crossed
         quotes["bid"][crossed] = quotes["ask"][crossed] + 0.05
-        keep = np.concatenate([[True], luck[4] >= self.silent])
+        keep = np.concatenate([[True], uniform[4] >= self.silent])
         kept: Array = rows[keep]
         return kept
 
