@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 REPEATS = 5
 BUDGET_S = 0.4
-DICE = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 OBSERVATION_BYTES = WINDOW * 100 * 4
 
 
@@ -138,7 +138,7 @@ def batched(provider: RecordedProvider, lanes: int, *, copy: bool) -> float:
     """Steps a second of our vector environment, lanes at random rows."""
     env = TradingVectorEnv(provider, lanes, copy=copy)
     env.reset(seed=0)
-    actions = DICE.uniform(-0.1, 0.1, (lanes, SLOTS)).astype(np.float32)
+    actions = RNG.uniform(-0.1, 0.1, (lanes, SLOTS)).astype(np.float32)
     return rate(lambda: env.step(actions), lanes)
 
 
@@ -164,7 +164,7 @@ def published() -> dict[str, Callable[[], gymnasium.Env[Any, Any]]]:
     """Constructors of the published trading environments that are installed."""
     import pandas as pd  # noqa: PLC0415 - it comes with the peers
 
-    close = 100.0 * np.exp(np.cumsum(DICE.normal(0, 1e-3, 5000)))
+    close = 100.0 * np.exp(np.cumsum(RNG.normal(0, 1e-3, 5000)))
     columns = {"open": close, "high": close * 1.001, "low": close * 0.999, "close": close}
     frame = pd.DataFrame({**columns, "volume": 1.0})
     found: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {}
@@ -193,7 +193,7 @@ def steps() -> None:
     limits = {lanes: copying(lanes) for lanes in (64, 1024)}
     for lanes, limit in limits.items():
         show(f"steps.limit: a copy of the windows alone, N={lanes}", limit, "1/s")
-    actions = DICE.uniform(-0.1, 0.1, (64, SLOTS)).astype(np.float32)
+    actions = RNG.uniform(-0.1, 0.1, (64, SLOTS)).astype(np.float32)
     plain = sync(lambda: PlainEnv(states), 64, actions)
     show("steps.peer: plain environment in SyncVectorEnv, N=64", plain, "1/s")
     scalar = sync(lambda: TradingEnvironment(provider), 64, actions)
@@ -233,10 +233,10 @@ def policy() -> None:
     arrays = like([256, 256])
     for name, array in arrays.items():
         if name[0] in "wb":
-            array[...] = 0.05 * DICE.standard_normal(array.shape)
+            array[...] = 0.05 * RNG.standard_normal(array.shape)
     layers = layers_of(arrays)
     for lanes in (1, 64):
-        windows = DICE.standard_normal((lanes, WINDOW, 100)).astype(np.float32)
+        windows = RNG.standard_normal((lanes, WINDOW, 100)).astype(np.float32)
         flat, hidden = windows.reshape(lanes, -1), np.ones((lanes, 256), np.float32)
         inputs = [flat, hidden, hidden]
 

@@ -169,9 +169,9 @@ def bench_known(seeds):
                 market, LANES, known_optimum_config(), autoreset_mode="SameStep"
             ).as_sb3()
             model, steps = trading(kind, RewardScale(env, 30.0), UPDATES, seed, gamma=DISCOUNT)
-            look = Look(evaluation, best, algorithm=name, seed=seed)
-            model.learn(steps, callback=look, log_interval=None)
-            lines += look.lines
+            evaluation_callback = Look(evaluation, best, algorithm=name, seed=seed)
+            model.learn(steps, callback=evaluation_callback, log_interval=None)
+            lines += evaluation_callback.lines
     summary(lines)
 
 
@@ -234,7 +234,7 @@ def summary(lines):
 
 
 def padded(runs):
-    """Give the runs of one policy on several test parts as one run of as many episodes."""
+    """Return the runs of one policy on several test parts as one run of as many episodes."""
     longest = max(len(run.reward) for run in runs)
 
     def column(name):

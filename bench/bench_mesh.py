@@ -193,7 +193,7 @@ class ByCell(Way):
         turn.delays[:] = found
 
     def close(self) -> None:
-        """Give the lease back and remove the segment."""
+        """Release the lease and remove the segment."""
         self._writer.close()
         self._mesh.unlink(self._segment)
 
@@ -368,7 +368,7 @@ class ByRing(Way):
             raise RuntimeError(f"{self._reader.lost} records were lost")
 
     def close(self) -> None:
-        """Give the lease back and remove the segment."""
+        """Release the lease and remove the segment."""
         self._writer.close()
         self._mesh.unlink(self._segment)
 

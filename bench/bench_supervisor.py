@@ -56,7 +56,7 @@ def show(
 
 
 def wait_for(what: str, condition: Callable[[], Any], nap_s: float = 0.0005) -> Any:
-    """Give the first true value of `condition()`."""
+    """Return the first true value of `condition()`."""
     deadline = time.monotonic() + WATCHDOG_S
     while time.monotonic() < deadline:
         with contextlib.suppress(MeshError, KeyError, OSError, ValueError):
@@ -237,7 +237,7 @@ LEARNING = "[trainer]\nlearning_starts = 2000\nevaluate_every = 0\nstate_every =
 
 
 def trained(one: Daemon) -> tuple[Any, Any]:
-    """Give the trainer of a daemon experience; give the ring, and its state once it learns."""
+    """Feed experience to the trainer of a daemon; return the ring, and its state once it learns."""
     ring = one.mesh.ring("experience", EXPERIENCE_DTYPE, capacity=8192, create=True)
     ring.publish(steps(128, 64))
     state = wait_for("a learner", lambda: one.mesh.attach("learner/td3-0"))

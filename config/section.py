@@ -16,6 +16,6 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Give what repr() and str() show."""
+        """Return what repr() and str() show."""
         for name, value in super().__repr_args__():
             yield name, hidden(name or "", value)

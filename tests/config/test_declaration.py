@@ -146,10 +146,8 @@ def test_the_profile_overrides_the_declared_fork_server():
 def test_a_wrong_declaration_is_a_problem_of_the_configuration(package, tmp_path, text, reason):
     """It is reported with the others, and nothing starts."""
     package("declaring_wrong", text)
-    for nursery in ("", 'nursery = "plain"\n'):
-        found = problems(
-            tmp_path, f'[workers.x]\nworker = "declaring_wrong.worker:Mine"\n{nursery}'
-        )
+    for group in ("", 'nursery = "plain"\n'):
+        found = problems(tmp_path, f'[workers.x]\nworker = "declaring_wrong.worker:Mine"\n{group}')
         assert reason in next(iter(found.values()))
 
 

@@ -278,12 +278,12 @@ def test_instances_are_workers_of_one_group(tmp_path):
         '[workers.td3]\nworker = "a:B"\ninstances = 3\nsettings = { seed = 7, x = 1 }\n'
         '[workers.judge]\nworker = "a:C"\ndepends_on = ["td3"]\n'
     )
-    *td3, judge = load_settings(profile, environ={}, directory=tmp_path).workers
+    *td3, last = load_settings(profile, environ={}, directory=tmp_path).workers
     assert [spec.name for spec in td3] == ["td3-0", "td3-1", "td3-2"]
     assert {spec.group for spec in td3} == {"td3"}
     assert [spec.settings for spec in td3] == [{"seed": 7 + n, "x": 1} for n in range(3)]
-    assert judge.depends_on == ("td3-0", "td3-1", "td3-2")
-    assert judge.group == ""
+    assert last.depends_on == ("td3-0", "td3-1", "td3-2")
+    assert last.group == ""
 
 
 def test_trainers_have_names_that_records_can_hold():

@@ -34,18 +34,18 @@ NAMES = ("one", "two", "three")
 
 
 class Chaos:
-    """What can go wrong, chosen by a seeded dice."""
+    """What can go wrong, chosen by a seeded generator."""
 
     def __init__(self, one, seed):
         self.one = one
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
 
     def step(self):
         """Do one to three things at once."""
         things = [self.kill_worker, self.stop_worker, self.kill_fork_server, self.ask_something]
-        for thing in self.dice.choices(things, k=self.dice.randint(1, 3)):
+        for thing in self.rng.choices(things, k=self.rng.randint(1, 3)):
             thing()
-        if self.dice.random() < 0.5:
+        if self.rng.random() < 0.5:
             self.kill_daemon()
 
     def kill_worker(self):
@@ -58,7 +58,7 @@ class Chaos:
 
     def signal(self, number):
         """Send a signal to one of the workers."""
-        pid = self.one.worker(self.dice.choice(NAMES))["pid"]
+        pid = self.one.worker(self.rng.choice(NAMES))["pid"]
         if pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -66,15 +66,15 @@ class Chaos:
     def kill_fork_server(self):
         """Kill the fork server, or a child that waits in it."""
         for process in children(self.one.process.pid, "tradingmesh: fork server"):
-            if self.dice.random() < 0.5:
+            if self.rng.random() < 0.5:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
 
     def ask_something(self):
         """Restart, reload or upgrade."""
-        command = self.dice.choice(["restart", "reload", "upgrade"])
+        command = self.rng.choice(["restart", "reload", "upgrade"])
         with contextlib.suppress(ControlUnavailable):
-            ask(self.one.mesh_path, ControlRequest(command, self.dice.choice(NAMES)))
+            ask(self.one.mesh_path, ControlRequest(command, self.rng.choice(NAMES)))
 
     def kill_daemon(self):
         """SIGKILL of the daemon, and the next one."""
@@ -145,5 +145,5 @@ def test_a_little_chaos(tmp_path):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(2, 8))
 def test_much_chaos(tmp_path, seed):
-    """Many rounds, other dice."""
+    """Many rounds, other seeds."""
     play(tmp_path, seed, 25)

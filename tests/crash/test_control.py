@@ -193,13 +193,13 @@ def test_without_groups_the_socket_is_private(tmp_path):
             except ControlUnavailable as error:
                 return str(error)
 
-        told = as_user(65534, [], action)
-        assert "permission denied to uid 65534: the socket is root:root, mode 0600" in told
-        assert "control_group" in told
+        answer = as_user(65534, [], action)
+        assert "permission denied to uid 65534: the socket is root:root, mode 0600" in answer
+        assert "control_group" in answer
         one.mesh_path.chmod(0o750)
         os.chown(one.mesh_path, 0, grp.getgrnam("adm").gr_gid)
-        told = as_user(65534, [], action)
-        assert "its directory is root:adm, mode 0750; join the group adm" in told
+        answer = as_user(65534, [], action)
+        assert "its directory is root:adm, mode 0750; join the group adm" in answer
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")

@@ -88,13 +88,13 @@ def test_quarantined_learner_stops_the_acting(tmp_path, safe_state):
         os.kill(one.running("td3-0", other_than=pid), 9)
         until("quarantined", lambda: one.worker("td3-0")["state"] == "quarantined")
         doing = {"hold": "holding", "flatten": "flattening"}[safe_state]
-        told = f"{doing}: policy of td3-0: quarantined: "
-        until("told", lambda: status(one, "feeder")["state"].startswith(told))
+        state = f"{doing}: policy of td3-0: quarantined: "
+        until("held", lambda: status(one, "feeder")["state"].startswith(state))
         version = one.mesh.attach("policy/td3-0").version
         steps = status(one, "feeder")["market_steps"]
         until("more steps", lambda: status(one, "feeder")["market_steps"] > steps + 2 * STEPS)
         table = newest(one, STEPS)
-        assert status(one, "feeder")["state"].startswith(told)
+        assert status(one, "feeder")["state"].startswith(state)
         if safe_state == "flatten":
             assert np.abs(positions(table)).max() == 0
         else:

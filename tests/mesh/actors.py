@@ -59,7 +59,7 @@ class Actor:
         return self._objects[name].publish(values)
 
     def close(self, name):
-        """Give the lease back."""
+        """Release the lease."""
         self._objects.pop(name).close()
 
     def acquire(self, name):
@@ -71,7 +71,7 @@ class Actor:
         self._objects[name].acquire(0.0)
 
     def release(self, name):
-        """Give a lock back."""
+        """Release a lock."""
         self._objects[name].release()
 
 

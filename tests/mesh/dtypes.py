@@ -19,7 +19,7 @@ SCALARS = (
 
 
 def _record(dtype, aligned):
-    """Give a record dtype, its fields where a C compiler would put them if `aligned`."""
+    """Return a record dtype, its fields where a C compiler would put them if `aligned`."""
     if dtype.names is None:
         dtype = np.dtype([("only", dtype)])
     if aligned:

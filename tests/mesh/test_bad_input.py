@@ -40,7 +40,7 @@ def leftovers(mesh):
 
 
 def become_nobody(*groups):
-    """Give up root for good."""
+    """Drop root for good."""
     os.setgroups(list(groups))
     os.setgid(groups[0] if groups else NOBODY)
     os.setuid(NOBODY)

@@ -39,7 +39,7 @@ class Risk(msgspec.Struct):
 
 
 def by_numpy(value):
-    """Give what numpy decoded as plain values: the oracle."""
+    """Return what numpy decoded as plain values: the oracle."""
     if isinstance(value, np.void) and value.dtype.names:
         return {name: by_numpy(value[name]) for name in value.dtype.names}
     if isinstance(value, np.ndarray):

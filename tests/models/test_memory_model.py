@@ -135,11 +135,11 @@ TORN = [
 ]
 
 
-def published(commit=True, look=ACQUIRE):
+def published(commit=True, order=ACQUIRE):
     """A slot that was never shown before: seq and payload behind the published version."""
     writer = [store("x", 1), store("seq", 2, RELEASE)]
     writer += [update("published", 1) if commit else store("published", 1)]
-    return [writer, [load("v", "published", look), load("q", "seq", ACQUIRE), load("a", "x")]]
+    return [writer, [load("v", "published", order), load("q", "seq", ACQUIRE), load("a", "x")]]
 
 
 STALE = [{"v": 1, "q": 0}, {"v": 1, "q": 2, "a": 0}]
@@ -170,7 +170,7 @@ MIXED = [{"q": 0, "r": 0, "a": 1}, {"q": 2, "r": 2, "a": 0}]
 
 
 def wake(writer_full=True, reader_full=True):
-    """Publish, then look for sleepers; announce the sleep, then look at what is published."""
+    """Publish, then order for sleepers; announce the sleep, then order at what is published."""
     publish = update("published", 1) if writer_full else store("published", 1, RELEASE)
     reader = [store("waiting", 1), fence(FULL) if reader_full else None]
     reader += [load("p", "published", ACQUIRE)]
@@ -215,8 +215,8 @@ WEAKER = [
     ("slot", {"closing": RELAXED}),
     ("slot", {"first": RELAXED}),
     ("slot", {"again": None}),
-    ("published", {"commit": False, "look": RELAXED}),
-    ("published", {"look": RELAXED}),
+    ("published", {"commit": False, "order": RELAXED}),
+    ("published", {"order": RELAXED}),
     ("ring", {"raise_intent": None}),
     ("ring", {"commit": False}),
     ("ring", {"tail": RELAXED}),

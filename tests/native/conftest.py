@@ -16,7 +16,7 @@ FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", *WIDE, "-pthread"]
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Give the program made of a C file: compiled(source, *flags, cc=..., headers=...)."""
+    """Return the program made of a C file: compiled(source, *flags, cc=..., headers=...)."""
     directory = tmp_path_factory.mktemp("native")
 
     def compile_it(source, *flags, cc="cc", headers=ROOT / "mesh/_core"):

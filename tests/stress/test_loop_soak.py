@@ -19,15 +19,15 @@ VICTIMS = ("replayer", "ingest", "feeder", *TRAINERS, "daemon")
 SETTINGS = "[replayer]\nspeed = 300.0\n[ingest]\nring_capacity = 2097152\n" + SMALL
 
 
-def hurt(one, dice):
-    """Kill or stop one process; gives what was done, for the message of a failure."""
-    victim = dice.choice(VICTIMS)
+def hurt(one, rng):
+    """Kill or stop one process; return what was done, for the message of a failure."""
+    victim = rng.choice(VICTIMS)
     if victim == "daemon":
         one.process.kill()
         one.process.wait()
         one.start()
         return "daemon killed"
-    number = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
+    number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
     pid = one.running(victim)
     os.kill(pid, number)
     one.running(victim, other_than=pid)
@@ -37,7 +37,7 @@ def hurt(one, dice):
 def test_i5_i7_random_kills_for_minutes(tmp_path):
     """After every kill: all run again, ticks and experience go on without gap or repeat."""
     seed = random.randrange(1 << 32)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     done = []
     with daemon(tmp_path, LOOP, SETTINGS) as one:
         until("a policy acts", lambda: status(one, "feeder")["acting_version"] > 0, 120)
@@ -46,7 +46,7 @@ def test_i5_i7_random_kills_for_minutes(tmp_path):
         end = time.monotonic() + SECONDS
         try:
             while time.monotonic() < end:
-                done.append(hurt(one, dice))
+                done.append(hurt(one, rng))
                 before = status(one, "feeder")["experience"], status(one, "ingest")["published"]
                 until(
                     "progress",

@@ -138,7 +138,7 @@ def started(mesh, body):
     return process
 
 
-def run_restarts(mesh, seconds, dice, at_least):
+def run_restarts(mesh, seconds, rng, at_least):
     """Kill somebody every few milliseconds, for some time and some kills; the number of kills.
 
     Readers that found a contradiction end by themselves, which is what this looks for.
@@ -148,8 +148,8 @@ def run_restarts(mesh, seconds, dice, at_least):
     kills, until = 0, time.monotonic() + seconds
     try:
         while time.monotonic() < until or kills < at_least:
-            select.select([], [], [], dice.uniform(0, 0.03))
-            at = dice.choices(range(len(bodies)), weights=[6, 6, 6, 6, 1, 1])[0]
+            select.select([], [], [], rng.uniform(0, 0.03))
+            at = rng.choices(range(len(bodies)), weights=[6, 6, 6, 6, 1, 1])[0]
             running[at].kill()
             assert running[at].code == -signal.SIGKILL, f"{bodies[at].__name__} ended by itself"
             running[at] = started(mesh, bodies[at])

@@ -59,7 +59,7 @@ class Authority:
         )
 
     def server(self, host="localhost", *, expired=False, clients=None):
-        """Give a server's TLS context with a certificate for `host`.
+        """Return a server's TLS context with a certificate for `host`.
 
         `clients`: the authority whose certificates clients must show.
         """
@@ -71,7 +71,7 @@ class Authority:
         return context
 
     def certificate(self, host, *, expired=False):
-        """Give the path of a new key and its certificate."""
+        """Return the path of a new key and its certificate."""
         now = dt.datetime.now(dt.UTC)
         since, until = (now - DAY, now - DAY / 2) if expired else (now - DAY / 2, now + DAY)
         names = [x509.DNSName(host)]

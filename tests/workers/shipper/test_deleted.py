@@ -18,7 +18,7 @@ pytestmark = [
 SETTINGS = "[tracking]\nretry_s = 0.2\n"
 
 
-class Tracked:
+class TrackedRun:
     """A run of one trainer under a daemon with a shipper, and MLflow as its user sees it."""
 
     def __init__(self, directory):
@@ -52,7 +52,7 @@ class Tracked:
 @pytest.fixture
 def tracked(tmp_path):
     """Twenty points are in MLflow already; at the end the shipper must not have been restarted."""
-    found = Tracked(tmp_path)
+    found = TrackedRun(tmp_path)
     with daemon(tmp_path, WORKERS, SETTINGS) as one:
         one.running("shipper")
         found.points()

@@ -43,7 +43,7 @@ class Terminal:
         self.raw = ""
 
     def resize(self, columns, lines):
-        """Give the terminal another size."""
+        """Resize the terminal."""
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press(self, text):
