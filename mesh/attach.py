@@ -24,7 +24,7 @@ Attached = Cell[Any] | Ring | Table | Tensors | SpinLock | Heartbeats
 
 
 def tensors_of(file: SegmentFile) -> Tensors:
-    """Give the tensors of an open file, by the arrays its head describes. Raises Corrupt."""
+    """Return the tensors of an open file, by the arrays its head describes. Raises Corrupt."""
     try:
         arrays = json.loads(file.schema)["arrays"]
         return Tensors(
@@ -35,7 +35,7 @@ def tensors_of(file: SegmentFile) -> Tensors:
 
 
 def attached(file: SegmentFile) -> Attached:
-    """Give the segment of an open file; cells of Structs are read as dicts. Raises Corrupt."""
+    """Return the segment of an open file; cells of Structs are read as dicts. Raises Corrupt."""
     kind = KINDS.get(file.identity.kind)
     try:
         if kind == "cell" and file.identity.encoding == MSGPACK:

@@ -26,7 +26,7 @@ SLOT_HEAD = 32
 
 
 def cell_shape(kind: type[Any] | np.dtype[Any], max_bytes: int, *, checksum: bool = False) -> Shape:
-    """Give the shape of a cell; `max_bytes` bounds the msgpack form of a Struct."""
+    """Return the shape of a cell; `max_bytes` bounds the msgpack form of a Struct."""
     if max_bytes < 1 or (isinstance(kind, np.dtype) and kind.itemsize < 1):
         raise ValueError(f"a cell needs a value with a byte in it, got {kind} and {max_bytes=}")
     record = isinstance(kind, np.dtype)
@@ -38,14 +38,25 @@ def cell_shape(kind: type[Any] | np.dtype[Any], max_bytes: int, *, checksum: boo
 
 
 class Cell(Segment, Generic[T]):
-    """One value, its versions counted from 1."""
+    """One value, the latest; versions count from 1.
 
-    #: Publish a value and give its version. Raises LeaseLost when this is not the writer.
+    >>> cell = mesh.cell("limit", np.dtype("<f8"), create=True)
+    >>> cell.write(np.array([2.5])), cell.write(np.array([3.5]))
+    (1, 2)
+    >>> version, value = cell.read()
+    >>> version, value.item(), cell.version
+    (2, 3.5, 2)
+    >>> cell.wait_newer(2, timeout=0.0)
+    False
+    """
+
+    #: write(value) -> its version. Raises LeaseLost when this process is not the writer.
     write: Callable[[T], int]
-    #: Give (version, value); `read(out=record)` fills a record of yours. Raises NotWritten.
+    #: read() -> (version, value); read(out=record) fills a record of the caller's. Raises
+    #: NotWritten before the first write, Corrupt for a value that fails its checksum.
     read: Callable[..., tuple[int, T]]
     #: read_newer(version, timeout, out=None, spin=SPIN_S): wait as `wait_newer` does and read, in
-    #: one call: the shortest way from a writer to its reader. None after `timeout` seconds.
+    #: one call, for the lowest latency. None after `timeout` seconds.
     read_newer: Callable[..., tuple[int, T] | None]
 
     def __init__(self, file: SegmentFile, kind: type[T] | np.dtype[Any]) -> None:
@@ -71,9 +82,15 @@ class Cell(Segment, Generic[T]):
         return self._file.mapping.published
 
     def wait_newer(self, version: int, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
-        """Wait until a version above `version` is there; False after `timeout` seconds.
+        """Wait for a version above `version`; raises SegmentMissing if the segment is replaced.
 
-        Sleeps on a futex after `spin` seconds of looking, which need a processor; by default as
-        long as a sleep and a wake would take. Raises SegmentMissing when the segment is replaced.
+        Args:
+            version: The newest version already known; 0 waits for the first.
+            timeout: Seconds, >= 0.
+            spin: Seconds of busy waiting before the process sleeps on a futex; by default about
+                as long as a sleep and a wake take.
+
+        Returns:
+            False after `timeout` seconds without one.
         """
         return self._file.mapping.wait(version, timeout, spin)

@@ -94,7 +94,7 @@ def _why(path: Path, error: Exception, timeout: float) -> str:
 
 
 def _who_may(path: Path) -> str:
-    """Tell whose the socket is, or the directory that hides it, and how to be let in."""
+    """Say whose the socket is, or the directory that hides it, and how to be let in."""
     import grp  # noqa: PLC0415 - of no use to the daemon, which asks no name service
     import pwd  # noqa: PLC0415 - as above
 
@@ -137,14 +137,14 @@ def listen(mesh: Path, *, mode: int = 0o600) -> socket.socket:
 
 
 def peer(connection: socket.socket) -> tuple[int, int, int]:
-    """Give (pid, uid, gid) of the process at the other end (SO_PEERCRED)."""
+    """Return (pid, uid, gid) of the process at the other end (SO_PEERCRED)."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     pid, uid, gid = _PEER.unpack(raw)
     return pid, uid, gid
 
 
 def groups_of(connection: socket.socket) -> tuple[int, ...]:
-    """Give the supplementary groups of the process at the other end."""
+    """Return the supplementary groups of the process at the other end."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:

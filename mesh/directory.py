@@ -1,7 +1,7 @@
 """A mesh: a directory of segments, opened and created by name. The registry is the directory.
 
 Serves I4 (one writer) and I7 (a process that starts again finds what it left). The kinds that
-need numpy are imported where they are opened: who only looks does not wait for it.
+need numpy are imported where they are opened, so that `meshctl status` starts without numpy.
 """
 
 from __future__ import annotations
@@ -54,10 +54,21 @@ HEARTBEATS = "heartbeats"
 
 
 class Mesh:
-    """The segments of one directory; `mode` is that of the directory, files get its 0o666 part."""
+    """The segments of one directory.
+
+    >>> mesh = Mesh(directory)
+    >>> price = mesh.cell("price", np.dtype("<f8"), create=True)
+    >>> [(info.name, info.kind) for info in mesh.segments()]
+    [('price', 'cell')]
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o700) -> None:
-        """Name the directory; it is made by the first segment that is created in it."""
+        """Name the directory; the first segment created in it makes it.
+
+        Args:
+            path: The directory, on a tmpfs (/dev/shm).
+            mode: Permissions of the directory; a segment's file gets mode & 0o666.
+        """
         self.path = Path(path)
         self.mode = mode
 
@@ -71,9 +82,32 @@ class Mesh:
         max_bytes: int = 4096,
         checksum: bool = False,
     ) -> Cell[T]:
-        """Open a cell; with `create` as its writer.
+        """Open a cell: one value, the latest.
 
-        `max_bytes` bounds a Struct's msgpack form; with `checksum` every read is verified.
+        >>> quote = np.dtype([("bid", "<f8"), ("ask", "<f8")])
+        >>> writer = mesh.cell("price", quote, create=True)
+        >>> writer.write(np.array([(99.5, 100.5)], quote)[0])
+        1
+        >>> version, value = mesh.cell("price", quote).read()
+        >>> version, float(value["ask"])
+        (1, 100.5)
+
+        Args:
+            name: Letters, digits and `-_.`, with one `/` at most as name space.
+            type: A msgspec Struct, or a NumPy dtype for records that are copied as they are.
+            create: Make the segment if needed and become its only writer.
+            exclusive: With `create`: refuse a segment that exists.
+            max_bytes: Bound on the msgpack form of a Struct, in bytes.
+            checksum: Verify a checksum at every read.
+
+        Raises:
+            SegmentMissing: Without `create`: there is no segment of this name.
+            SegmentExists: With `exclusive`: there is one.
+            LeaseHeld: With `create`: another live process writes it.
+            SchemaMismatch: It holds something else.
+            MeshFull: The file system has no room for it.
+            InvalidName: The name could leave the directory.
+            ValueError: The value has no bytes.
         """
         from mesh.cell import Cell, cell_shape  # noqa: PLC0415 - see the head of this module
 
@@ -91,9 +125,26 @@ class Mesh:
         exclusive: bool = False,
         checksum: bool = False,
     ) -> Ring:
-        """Open a ring; with `create` as its writer, of `capacity` records.
+        """Open a ring: a stream of records that every reader reads with a cursor of its own.
 
-        `state_bytes` bounds the state committed with them; with `checksum` every read is verified.
+        >>> ring = mesh.ring("ticks", np.dtype("<i8"), capacity=4, create=True)
+        >>> reader = ring.reader("oldest")
+        >>> ring.publish(np.arange(3))
+        2
+        >>> reader.read().tolist()
+        [0, 1, 2]
+
+        Args:
+            name: As in `cell`.
+            dtype: Of one record.
+            capacity: Records that are kept; needed with `create`.
+            state_bytes: Bound on the state committed together with records, in bytes.
+            create: Make the segment if needed and become its only writer.
+            exclusive: With `create`: refuse a segment that exists.
+            checksum: Verify a checksum of every record read.
+
+        Raises:
+            ValueError: `create` without a capacity, or impossible sizes; else as in `cell`.
         """
         from mesh.ring import Ring, ring_shape  # noqa: PLC0415 - see the head of this module
 
@@ -114,9 +165,24 @@ class Mesh:
         exclusive: bool = False,
         checksum: bool = False,
     ) -> Table:
-        """Open a table; with `create` as its writer, of at most `rows` keys.
+        """Open a table: the latest record of each key.
 
-        With `checksum` every read is verified.
+        >>> table = mesh.table("last", np.dtype("<f8"), rows=8, create=True)
+        >>> table.write("AAPL", np.array([101.5]))
+        1
+        >>> table.read("AAPL")[1].item(), table.keys()
+        (101.5, ['AAPL'])
+
+        Args:
+            name: As in `cell`.
+            dtype: Of one record.
+            rows: Keys that fit; needed with `create`.
+            create: Make the segment if needed and become its only writer.
+            exclusive: With `create`: refuse a segment that exists.
+            checksum: Verify a checksum of every record read.
+
+        Raises:
+            ValueError: `create` without rows, or impossible sizes; else as in `cell`.
         """
         from mesh.table import Table, table_shape  # noqa: PLC0415 - see the head of this module
 
@@ -133,9 +199,25 @@ class Mesh:
         create: bool = False,
         exclusive: bool = False,
     ) -> Tensors:
-        """Open a set of arrays with the names, dtypes and shapes of `like`.
+        """Open a named set of arrays that are published as one version.
 
-        Without `like` its head says what it holds; `create` needs it.
+        >>> weights = mesh.tensors("policy", like={"w": np.zeros((2, 2))}, create=True)
+        >>> weights.publish({"w": np.ones((2, 2))})
+        1
+        >>> version, arrays = mesh.tensors("policy").read()
+        >>> version, float(arrays["w"].sum())
+        (1, 4.0)
+
+        Args:
+            name: As in `cell`.
+            like: Arrays with the names, dtypes and shapes wanted; their values do not matter.
+                Needed with `create`; without it the segment's head says what it holds.
+            create: Make the segment if needed and become its only writer.
+            exclusive: With `create`: refuse a segment that exists.
+
+        Raises:
+            ValueError: `create` without `like`, or arrays without a byte; else as in `cell`.
+            SchemaMismatch: The segment holds no tensors, or others.
         """
         from mesh.tensors import Tensors, tensors_shape  # noqa: PLC0415 - see above
 
@@ -154,7 +236,22 @@ class Mesh:
     def lock(
         self, name: str, *, create: bool = False, owner_name: str = "", timeout: float = 10.0
     ) -> SpinLock:
-        """Open a lock, making it where it is not there; `timeout` s is that of `with`."""
+        """Open a lock between processes.
+
+        >>> with mesh.lock("journal", create=True, owner_name="writer") as lock:
+        ...     lock.owner().name
+        'writer'
+
+        Args:
+            name: As in `cell`.
+            create: Make the lock if needed.
+            owner_name: What others are told of the holder, 32 bytes at most; the pid by default.
+            timeout: Seconds that the `with` statement waits for the lock.
+
+        Raises:
+            SegmentMissing: Without `create`: there is no segment of this name.
+            SchemaMismatch: The segment is no lock.
+        """
         path = self.path / file_name(name)
         if create:
             self._make(path, lock_shape(), exclusive=False)
@@ -163,7 +260,19 @@ class Mesh:
         return SpinLock(file, owner_name=owner_name or f"pid {os.getpid()}", timeout=timeout)
 
     def heartbeats(self, *, create: bool = False, rows: int = 64) -> Heartbeats:
-        """Open the heartbeats, with `create` making them for up to `rows` workers."""
+        """Open the heartbeats of all workers of the mesh.
+
+        >>> mesh.heartbeats(create=True).claim("trainer").beat(progress=3)
+        >>> [(row.worker, row.progress) for row in mesh.heartbeats().rows()]
+        [('trainer', 3)]
+
+        Args:
+            create: Make them if needed.
+            rows: Workers that fit, with `create`.
+
+        Raises:
+            SegmentMissing: Without `create`: there are no heartbeats yet.
+        """
         path = self.path / HEARTBEATS
         if create:
             self._make(path, heartbeats_shape(rows), exclusive=False)
@@ -172,15 +281,27 @@ class Mesh:
         return Heartbeats(file)
 
     def attach(self, name: str) -> Attached:
-        """Open any segment read-only by what its head says. Raises SegmentMissing, Corrupt."""
+        """Open any segment read-only, by what its head says.
+
+        >>> _ = mesh.cell("price", np.dtype("<f8"), create=True).write(np.array([1.5]))
+        >>> mesh.attach("price").read()[1].item()
+        1.5
+
+        Returns:
+            The segment; a cell of a Struct is read as a dict.
+
+        Raises:
+            SegmentMissing: There is no segment of this name.
+            Corrupt: The head contradicts itself.
+        """
         from mesh.attach import attached  # noqa: PLC0415 - see the head of this module
 
         return attached(SegmentFile(name, self.path / file_name(name), writable=False))
 
     def attach_plain(self, name: str) -> Plain:
-        """Open any segment read-only, its values plain Python ones: numpy is for tensors alone.
+        """Open any segment read-only; only tensors need NumPy, other values are Python objects.
 
-        Raises as `attach`.
+        Raises what `attach` raises.
         """
         from mesh.plain import plain_attached  # noqa: PLC0415 - what only `meshctl` needs
 
@@ -188,16 +309,20 @@ class Mesh:
         return plain_attached(file)
 
     def break_leases(self, dead: ProcessIdentity) -> list[str]:
-        """Free every lease and lock of a dead process; give their names.
+        """Free every lease and lock of a dead process.
 
-        Raises LeaseHeld while that process lives: stop it first and wait for its end.
+        Returns:
+            The names of the segments freed.
+
+        Raises:
+            LeaseHeld: The process lives; stop it first and wait for its end.
         """
         if dead.is_alive():
             raise LeaseHeld(f"{self.path}: {dead} lives; its leases are broken after its end only")
         broken = []
         for info in self.segments():
-            # removed between the listing and this: its lease went with it; a damaged one holds
-            # the others up no longer than this
+            # a segment removed since the listing took its lease along; a damaged segment must
+            # not keep the others from being freed
             with contextlib.suppress(SegmentMissing, Corrupt, LayoutMismatch):
                 if self._break_one(info, dead):
                     broken.append(info.name)
@@ -222,7 +347,11 @@ class Mesh:
         return freed
 
     def sweep(self) -> list[str]:
-        """Remove what dead processes left half made and what an earlier boot left; give names."""
+        """Remove unfinished files of dead processes, and segments of an earlier boot.
+
+        Returns:
+            The names of the files removed.
+        """
         removed = []
         paths = sorted(self.path.iterdir()) if self.path.is_dir() else []
         for path in paths:
@@ -251,7 +380,7 @@ class Mesh:
             return False
 
     def info(self, name: str) -> SegmentInfo:
-        """Read the head of a segment, mapping nothing. Raises SegmentMissing, Corrupt."""
+        """Read the head of a segment without mapping it. Raises SegmentMissing, Corrupt."""
         path = self.path / file_name(name)
         try:
             return info_of(name, path)
@@ -259,7 +388,10 @@ class Mesh:
             raise refusal(error, path) from error
 
     def segments(self) -> Iterator[SegmentInfo]:
-        """Give every readable segment; other files are passed over. Raises AccessDenied."""
+        """Iterate over the readable segments by name; other files are skipped.
+
+        Raises what `refusal` says of the directory: AccessDenied, for example.
+        """
         if not self.path.is_dir():
             return
         try:
@@ -273,10 +405,17 @@ class Mesh:
                     yield info_of(name, path)
 
     def unlink(self, name: str) -> None:
-        """Remove a segment; those attached are told at their next call.
+        """Remove a segment; processes attached to it get SegmentMissing at their next call.
 
-        Raises SegmentMissing, and LeaseHeld while another live process writes it, holds it (a lock)
-        or beats in it (heartbeats): stop that process first.
+        >>> _ = mesh.cell("old", np.dtype("<f8"), create=True)
+        >>> mesh.unlink("old")
+        >>> list(mesh.segments())
+        []
+
+        Raises:
+            SegmentMissing: There is no segment of this name.
+            LeaseHeld: Another live process writes it, holds it (a lock) or beats in it
+                (heartbeats); stop that process first.
         """
         path = self.path / file_name(name)
         me = ProcessIdentity.current()
@@ -315,7 +454,7 @@ class Mesh:
         return file
 
     def _finish_unlink(self, file: SegmentFile) -> None:
-        """Take away the file of a segment that was retired by somebody who died over it."""
+        """Remove the file of a segment whose remover died before it could do so."""
         with directory_lock(self.path), contextlib.suppress(MeshError):
             file.check_current()
             file.path.unlink(missing_ok=True)
@@ -340,7 +479,7 @@ class Mesh:
 
 
 def users_of(file: SegmentFile) -> list[ProcessIdentity]:
-    """Give who has a segment to itself or a part of it, dead or alive: writer, owner, workers."""
+    """Processes, dead or alive, that own a segment or a row of it: writer, holder, workers."""
     kind = KINDS.get(file.identity.kind)
     if kind == "heartbeats":
         return [row.identity for row in Heartbeats(file).rows()]

@@ -82,12 +82,12 @@ class _ControlHead(NamedTuple):
 
 
 def fingerprint(schema: str) -> bytes:
-    """Give the 16-byte fingerprint of a schema text (blake2b-128)."""
+    """Return the 16-byte fingerprint of a schema text (blake2b-128)."""
     return blake2b(schema.encode(), digest_size=16).digest()
 
 
 def round_up(n: int, to: int) -> int:
-    """Give the next multiple of `to` that is not below `n`."""
+    """Return the next multiple of `to` that is not below `n`."""
     return (n + to - 1) // to * to
 
 
@@ -119,7 +119,7 @@ class Identity:
         return bool(self.flags & CHECKED)
 
     def pack(self) -> bytes:
-        """Give the bytes of the head, with its check."""
+        """Return the bytes of the head, with its check."""
         head = IDENTITY.pack(
             MAGIC,
             LAYOUT_VERSION,

@@ -57,7 +57,7 @@ class HeartbeatRow:
 
 
 def heartbeats_shape(rows: int) -> Shape:
-    """Give the shape for `rows` workers."""
+    """Return the shape for `rows` workers."""
     if rows < 1:
         raise ValueError(f"heartbeats need rows >= 1, got {rows}")
     schema = '{"heartbeats":1}'
@@ -65,7 +65,16 @@ def heartbeats_shape(rows: int) -> Shape:
 
 
 class Heartbeats(Segment):
-    """The rows of all workers."""
+    """The rows of all workers.
+
+    >>> heartbeats = mesh.heartbeats(create=True, rows=4)
+    >>> own = heartbeats.claim("ingest")
+    >>> own.ready()
+    >>> own.beat(progress=128)
+    >>> row = heartbeats.rows()[0]
+    >>> row.worker, row.phase.name, row.progress, row.ready, row.beats
+    ('ingest', 'WORKING', 128, True, 2)
+    """
 
     def __init__(self, file: SegmentFile) -> None:
         """Bind for reading; a claim attaches for writing."""
@@ -73,7 +82,7 @@ class Heartbeats(Segment):
         self._rows = _native_rows(file)
 
     def rows(self) -> tuple[HeartbeatRow, ...]:
-        """Give every row that a process has or had, each whole; a damaged one is nobody's."""
+        """Return every row that a process has or had, each whole; skip damaged rows."""
         return tuple(row for row in self._every_row() if row.pid)
 
     def _every_row(self) -> tuple[HeartbeatRow, ...]:
@@ -107,11 +116,18 @@ class Heartbeats(Segment):
         )
 
     def claim(self, worker: str, *, keep: Collection[str] = ()) -> Heartbeat:
-        """Take the row of `worker`, or one for it.
+        """Take the row of `worker`, or a row for it.
 
-        Once every row is taken, that of the longest dead process gets the new name; what `keep`
-        names keeps its row. Raises LeaseHeld while another process has the row of `worker`,
-        MeshFull.
+        Once every row is taken, that of the longest dead process gets the new name.
+
+        Args:
+            worker: 1 to 32 bytes of UTF-8.
+            keep: Names whose rows are not reused.
+
+        Raises:
+            InvalidName: The name is empty or too long.
+            LeaseHeld: Another live process has the row.
+            MeshFull: Every row belongs to a live process or to a name in `keep`.
         """
         name = worker.encode()
         if not 0 < len(name) <= NAME_BYTES:
@@ -137,7 +153,7 @@ class Heartbeats(Segment):
 
 
 def _reusable_row(rows: Sequence[HeartbeatRow], keep: Collection[str]) -> int | None:
-    """Give the row that is missed least: nobody's, else that of the longest dead process."""
+    """Index of the row to reuse: one without a process, else that of the longest dead one."""
     free = [
         i
         for i, row in enumerate(rows)
@@ -170,12 +186,17 @@ class Heartbeat:
         self._beat(Phase.STARTING, expect)
 
     def ready(self) -> None:
-        """Say that the worker is ready for what depends on it."""
+        """Declare the worker ready: workers that depend on it may start."""
         self._ready = True
         self._beat(Phase.WORKING, None)
 
     def beat(self, *, progress: int, expect: float | None = None) -> None:
-        """Beat while working; `progress` only grows, `expect` seconds as in `starting`."""
+        """Beat while working.
+
+        Args:
+            progress: A count of work done; it only grows.
+            expect: Seconds within which the next beat is due; the worker's deadline by default.
+        """
         self._progress = progress
         self._beat(Phase.WORKING, expect)
 
@@ -184,11 +205,11 @@ class Heartbeat:
         self._beat(Phase.WAITING, expect)
 
     def describe(self, detail: str) -> None:
-        """Say in a few words how it goes; told with the next beat, cut to DETAIL_BYTES of UTF-8."""
+        """Set the detail that the next beat publishes, cut to DETAIL_BYTES of UTF-8."""
         self._rows.describe(detail.encode()[:DETAIL_BYTES].decode("utf-8", "ignore").encode())
 
     def gone(self) -> None:
-        """Say good-bye: the process ends on purpose."""
+        """Publish that the process ends on purpose."""
         self._ready = False
         self._beat(Phase.GONE, None)
 

@@ -37,7 +37,7 @@ NOT_MSGPACK = (ValueError, IndexError, TypeError, RecursionError, struct.error)
 
 
 def unpack(data: bytes) -> Any:
-    """Give the one value that `data` holds; raises one of NOT_MSGPACK for anything else."""
+    """Return the one value that `data` holds; raises one of NOT_MSGPACK for anything else."""
     value, end = _value(data, 0)
     if end != len(data):
         raise ValueError(f"{len(data) - end} bytes behind the value")
@@ -45,7 +45,7 @@ def unpack(data: bytes) -> Any:
 
 
 def _value(data: bytes, at: int) -> tuple[Any, int]:
-    """Give the value that begins at `at`, and where it ends."""
+    """Return the value that begins at `at`, and where it ends."""
     code = data[at]
     at += 1
     if code in CONSTANTS:

@@ -62,12 +62,12 @@ class PlainRecords:
             raise ValueError(f"the schema describes records of {found} bytes, the head of {size}")
 
     def decode(self, data: bytes) -> list[Any]:
-        """Give the values of consecutive records."""
+        """Return the values of consecutive records."""
         return [self._decode(data, offset) for offset in range(0, len(data), self.size)]
 
 
 def _decoder(described: Any) -> tuple[Decoder, int]:
-    """Give the decoder of a described dtype (see mesh.schema), and its size in bytes."""
+    """Return the decoder of a described dtype (see mesh.schema), and its size in bytes."""
     if isinstance(described, str):
         return _scalar(described)
     if "base" in described:
@@ -94,7 +94,7 @@ def _list(element: Decoder, size: int, length: int) -> Decoder:
 
 
 def _scalar(code: str) -> tuple[Decoder, int]:
-    """Give the decoder of numpy's code of a scalar: `<f8`, `|S16`, `|b1`."""
+    """Return the decoder of numpy's code of a scalar: `<f8`, `|S16`, `|b1`."""
     order, letter = code[0], code[1]
     if code[1:] not in NUMBERS and letter not in "SVU":
         return _by_numpy(code)
@@ -159,7 +159,7 @@ class PlainCell(Segment):
             self._slots.set_codec(bytes, unpack, NOT_MSGPACK)
 
     def read(self) -> tuple[int, Any]:
-        """Give (version, value). Raises NotWritten, Corrupt."""
+        """Return (version, value). Raises NotWritten, Corrupt."""
         if self._records is None:
             return self._slots.read_value()
         version, data = self._slots.read()
@@ -197,7 +197,7 @@ class PlainRing(Segment):
         return self._ring.oldest
 
     def reader(self, start: int) -> PlainReader:
-        """Give a reader whose first record has the sequence `start` (>= 0)."""
+        """Return a reader whose first record has the sequence `start` (>= 0)."""
         return PlainReader(self._file, self._ring, self.records, start)
 
 
@@ -223,7 +223,7 @@ class PlainReader:
         return self._reader.lost
 
     def read(self, max_records: int) -> list[Any]:
-        """Give the next records, none where there are none. Raises SegmentMissing, Corrupt."""
+        """Return the next records, none where there are none. Raises SegmentMissing, Corrupt."""
         return self._records.decode(self._reader.read(max_records))
 
     def wait_published(self, timeout: float) -> bool:
@@ -251,11 +251,11 @@ class PlainTable(Segment):
         )
 
     def keys(self) -> list[bytes]:
-        """Give the keys, in the order they were first written."""
+        """Return the keys, in the order they were first written."""
         return self._table.keys()
 
     def read(self, key: str | bytes) -> tuple[int, Any]:
-        """Give (version, value) of a row. Raises KeyError for a key never written."""
+        """Return (version, value) of a row. Raises KeyError for a key never written."""
         version, data = self._table.read(key)
         return version, self._records.decode(data)[0]
 
@@ -264,7 +264,7 @@ class PlainTensors(Segment):
     """A named set of arrays, which are numpy's: it is imported when they are read."""
 
     def read(self) -> tuple[int, dict[str, Array]]:
-        """Give (version, arrays). Raises NotWritten, Corrupt."""
+        """Return (version, arrays). Raises NotWritten, Corrupt."""
         from mesh.attach import tensors_of  # noqa: PLC0415 - numpy
 
         return tensors_of(self._file).read()
@@ -274,7 +274,7 @@ Plain = PlainCell | PlainRing | PlainTable | PlainTensors | SpinLock | Heartbeat
 
 
 def plain_attached(file: SegmentFile) -> Plain:
-    """Give the segment of an open file for reading. Raises Corrupt."""
+    """Return the segment of an open file for reading. Raises Corrupt."""
     kind = KINDS.get(file.identity.kind, "")
     if kind == "tensors":
         return PlainTensors(file)

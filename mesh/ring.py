@@ -27,7 +27,7 @@ CHECKSUM = 8
 def ring_shape(
     dtype: np.dtype[Any], capacity: int, state_bytes: int, *, checksum: bool = False
 ) -> Shape:
-    """Give the shape of a ring of `capacity` records. Raises ValueError for impossible sizes."""
+    """Return the shape of a ring of `capacity` records. Raises ValueError for impossible sizes."""
     if capacity < 1 or state_bytes < 0 or dtype.itemsize < 1:
         raise ValueError(
             f"a ring needs capacity >= 1, state_bytes >= 0 and records, got {capacity}, "
@@ -51,10 +51,20 @@ def ring_shape(
 
 
 class Ring(Segment):
-    """A ring of records; sequences count from 0, sequence s lies in slot s % capacity."""
+    """A ring of records; sequences count from 0, sequence s lies in slot s % capacity.
 
-    #: publish(records, state=None) -> sequence of the last record. `state` (bytes) is committed
-    #: together with the records, which may be none. Raises LeaseLost when not the writer.
+    >>> ring = mesh.ring("steps", np.dtype("<i8"), capacity=4, state_bytes=8, create=True)
+    >>> ring.publish(np.arange(4))
+    3
+    >>> ring.publish(np.array([4, 5]), b"offset 6")  # overwrites the two oldest
+    5
+    >>> ring.published, ring.oldest, ring.state()
+    (6, 2, b'offset 6')
+    """
+
+    #: publish(records, state=None) -> sequence of the last record. `records` has the shape (n,),
+    #: n >= 0; `state` (bytes) is committed together with them. Raises LeaseLost when this process
+    #: is not the writer.
     publish: Callable[..., int]
 
     def __init__(self, file: SegmentFile, dtype: np.dtype[Any]) -> None:
@@ -88,13 +98,14 @@ class Ring(Segment):
         return self._ring.oldest
 
     def state(self) -> bytes | None:
-        """Give the state committed with the newest records; None where there is none."""
+        """Return the state committed with the newest records; None if no state was committed."""
         return self._ring.state()
 
     def view(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """Give the slots, shape (capacity,), read-only and not copied.
+        """Return a read-only view of the slots, shape (capacity,).
 
-        What was taken from a sequence is whole if `oldest`, asked afterwards, is not above it.
+        A record copied from the view is whole if `oldest`, read afterwards, is not above its
+        sequence.
         """
         i = self._file.identity
         view = np.ndarray(
@@ -110,12 +121,18 @@ class Ring(Segment):
         out: np.ndarray[Any, Any],
         through: str | None = None,
     ) -> bool:
-        """Copy `field` of the records of `sequences` into `out` (C-contiguous, both shapes).
+        """Copy a field of the records of `sequences` into `out`.
 
-        With `through` it is all bytes from `field` to the end of that one, as `out`'s dtype lays
-        them out. False when one of them was not there any more: `out` must then not be used. Raises
-        ValueError where the sizes do not fit, TypeError for an `out` that is not contiguous,
-        KeyError for an unknown field.
+        Args:
+            sequences: Shape (n,), any integer dtype.
+            field: Name of a field of the ring's dtype. Raises KeyError for another name.
+            out: C-contiguous, n times the field's bytes. Raises ValueError for another size,
+                TypeError where it is not contiguous.
+            through: Copy all bytes from `field` to the end of this field, as `out`'s dtype lays
+                them out.
+
+        Returns:
+            False if one of the records was already overwritten; do not use `out` then.
         """
         fields: Any = self.dtype.fields or {}
         start = fields[field][1]
@@ -125,9 +142,14 @@ class Ring(Segment):
         )
 
     def reader(self, start: int | Literal["latest", "oldest"] = "latest") -> RingReader:
-        """Give a reader that starts behind the newest record, at the oldest, or at a sequence.
+        """Return a reader with a cursor of its own.
 
-        Raises ValueError for a negative sequence or another word.
+        Args:
+            start: `latest` reads what is published from now on, `oldest` begins with the oldest
+                record kept, an int is the first sequence to read.
+
+        Raises:
+            ValueError: A negative sequence, or another word.
         """
         if isinstance(start, int) and start >= 0:
             return RingReader(self._file, self._ring, start)
@@ -138,7 +160,15 @@ class Ring(Segment):
 
 
 class RingReader:
-    """A cursor of its own: `sequence` is read next; `lost` and `lapped` count what it missed."""
+    """A reader's cursor: `sequence` is read next; `lost` and `lapped` count what it missed.
+
+    >>> ring = mesh.ring("steps", np.dtype("<i8"), capacity=4, create=True)
+    >>> reader = ring.reader(0)
+    >>> ring.publish(np.arange(4)), ring.publish(np.array([4, 5]))  # the second laps the reader
+    (3, 5)
+    >>> reader.read(max_records=3).tolist(), reader.sequence, reader.lost
+    ([2, 3, 4], 5, 2)
+    """
 
     #: read(max_records=4096) -> owned array, shape (n,); read(out=array) -> n, the part filled.
     #: With timeout=SECONDS it waits for the first record as `wait_published` does, in one call.
@@ -166,8 +196,5 @@ class RingReader:
         return self._reader.lapped
 
     def wait_published(self, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
-        """Wait until there is something to read; False after `timeout` seconds.
-
-        Looks for `spin` seconds and then sleeps on a futex.
-        """
+        """Wait until there is something to read; arguments and result as in `Cell.wait_newer`."""
         return self._file.mapping.wait(self._reader.sequence, timeout, spin)

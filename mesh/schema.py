@@ -14,7 +14,7 @@ import numpy as np
 
 
 def schema_of(kind: type[Any] | np.dtype[Any] | Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Give the schema text of a msgspec Struct, a numpy dtype or a named set of arrays.
+    """Return the schema text of a msgspec Struct, a numpy dtype or a named set of arrays.
 
     Raises TypeError for a dtype that holds Python objects (an address means nothing elsewhere)
     and for anything that is none of the three.
@@ -38,7 +38,7 @@ def schema_of(kind: type[Any] | np.dtype[Any] | Mapping[str, np.ndarray[Any, Any
 
 
 def dtype_of(schema: str) -> np.dtype[Any]:
-    """Give the dtype of a schema text made from one. Raises ValueError for another text."""
+    """Return the dtype of a schema text made from one. Raises ValueError for another text."""
     described = json.loads(schema)
     if "dtype" not in described:
         raise ValueError(f"the schema is not that of a dtype: {schema[:80]}")

@@ -72,7 +72,7 @@ class Segment:
         return _info(self.name, file.identity, file.schema, file.owner(), published)
 
     def statistics(self) -> SegmentStatistics:
-        """Give the counters. Raises LeaseLost after close()."""
+        """Return the counters. Raises LeaseLost after close()."""
         counters = self._file.mapping.counters()
         return SegmentStatistics(
             published=counters.published,

@@ -53,7 +53,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
 
 
 def file_name(name: str) -> str:
-    """Give the file of a segment name. Raises InvalidName for one that could leave the mesh."""
+    """Return the file of a segment name. Raises InvalidName for one that could leave the mesh."""
     if not NAME.fullmatch(name) or any(part.startswith(".") for part in name.split("/")):
         raise InvalidName(
             f"segment name {name!r}: use letters, digits and -_. (64 at most, no leading dot), "
@@ -88,7 +88,7 @@ REFUSALS: tuple[tuple[frozenset[int], type[MeshError], str], ...] = (
 
 
 def refusal(error: OSError, path: Path) -> MeshError:
-    """Give the typed error for what the operating system said about `path`."""
+    """Return the typed error for what the operating system said about `path`."""
     for numbers, kind, text in REFUSALS:
         if error.errno in numbers:
             return kind(f"{path}: {text} (uid {os.getuid()}, {error.strerror})")
@@ -96,7 +96,7 @@ def refusal(error: OSError, path: Path) -> MeshError:
 
 
 def full(path: Path, total: int) -> MeshFull:
-    """Give the error for a segment that does not fit, with what is free and what it needs."""
+    """Return the error for a segment that does not fit, with what is free and what it needs."""
     free = os.statvfs(path.parent)
     return MeshFull(
         f"{path}: needs {total} bytes, {free.f_bavail * free.f_frsize} are free in "
@@ -182,7 +182,7 @@ def read_head(path: Path) -> tuple[Identity, str, Control]:
 
 
 def checked_schema(identity: Identity, data: bytes, path: Path) -> str:
-    """Give the schema text of a head. Raises Corrupt where it is not the one the head names."""
+    """Return the schema text of a head. Raises Corrupt where it is not the one the head names."""
     text = data[SCHEMA_OFFSET : SCHEMA_OFFSET + identity.schema_size].decode("utf-8", "replace")
     if fingerprint(text) != identity.fingerprint:
         raise Corrupt(f"{path}: the schema text is not the one the head names; remove the file")
@@ -199,7 +199,7 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
-    """Give what raises the typed error for a code of the core (enum mesh_problem)."""
+    """Return a function that raises the typed error for a code of the core (enum mesh_problem)."""
     errors: dict[int, tuple[type[MeshError], str]] = {
         1: (NotWritten, "nothing was written yet; wait_newer(0, timeout) waits for it"),
         2: (LeaseLost, "another writer took over, or this is a fork; open it again to write"),
@@ -220,7 +220,7 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
 
 
 def presence_check(name: str, path: Path, opened: os.stat_result) -> Callable[[], None]:
-    """Give what raises SegmentMissing once `path` names the file that was opened no more."""
+    """Return a function that raises SegmentMissing once `path` names another file or none."""
 
     def look() -> None:
         try:
@@ -326,7 +326,7 @@ class SegmentFile:
             self.mapping.lease_take(me.pid, me.start_time)
 
     def owner(self) -> ProcessIdentity | None:
-        """Give the process that holds the lease, dead or alive; None when nobody does."""
+        """Return the process that holds the lease, dead or alive; None when nobody does."""
         _, pid, start_time, _ = self.mapping.lease()
         return ProcessIdentity(pid, start_time) if pid else None
 
@@ -335,7 +335,7 @@ class SegmentFile:
         self._look()
 
     def close(self) -> None:
-        """Give the lease back if it is ours, and unmap once no view is left."""
+        """Drop the lease if it is ours, and unmap once no view is left."""
         try:
             if self.mapping.is_writer:
                 # without the directory nobody can take it over, and nothing is left to guard

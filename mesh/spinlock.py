@@ -22,7 +22,7 @@ NAME_BYTES = 32
 
 
 def lock_shape() -> Shape:
-    """Give the shape of a lock: all of it lies in the page that every process may write."""
+    """Return the shape of a lock: all of it lies in the page that every process may write."""
     return Shape(KIND, NUMPY, '{"lock":1}', 0, 0, 0, 1, 0)
 
 
@@ -48,17 +48,34 @@ class LockCounters(NamedTuple):
 
 
 class SpinLock(Segment):
-    """A lock between processes; threads of one process need a lock of their own beside it."""
+    """A lock between processes; threads of one process need a lock of their own beside it.
+
+    >>> lock = mesh.lock("journal", create=True, owner_name="writer")
+    >>> lock.acquire(timeout=1.0)
+    >>> lock.owner().name, lock.break_stale()  # its owner lives
+    ('writer', None)
+    >>> lock.release()
+    >>> lock.lock_counters()
+    LockCounters(acquired=1, broken=0)
+    """
 
     def __init__(self, file: SegmentFile, *, owner_name: str, timeout: float) -> None:
-        """Bind; `timeout` in seconds is that of the `with` statement."""
+        """Bind; the `with` statement waits for `timeout` seconds."""
         super().__init__(file)
         self._lock = _native.Lock(file.mapping)
         self._owner_name = owner_name
         self._timeout = timeout
 
     def acquire(self, timeout: float) -> None:
-        """Take the lock within `timeout` seconds. Raises LockTimeout naming the owner."""
+        """Take the lock.
+
+        Args:
+            timeout: Seconds, >= 0.
+
+        Raises:
+            LockTimeout: It was not free in time; the message names its owner.
+            AccessDenied: This user may not write the segment's file.
+        """
         if not self._file.shared_page:
             raise AccessDenied(
                 f"{self.name} ({self._file.path}): only who may write the file may take the lock"
@@ -78,21 +95,27 @@ class SpinLock(Segment):
         )
 
     def release(self) -> None:
-        """Give the lock back. Raises LeaseLost when it is not (or no longer) held through this."""
+        """Release the lock.
+
+        Raises:
+            LeaseLost: This object does not hold it, or no longer.
+        """
         if not self._lock.release():
             raise LeaseLost(f"{self.name}: released without being held by this object")
 
     def owner(self) -> Owner | None:
-        """Give who holds the lock, dead or alive; None when it is free."""
-        _, owner = self._judged()
+        """Return the holder of the lock, dead or alive; None when it is free."""
+        _, owner = self._read_owner()
         return owner
 
     def break_stale(self) -> Owner | None:
-        """Free the lock if its owner is dead and give that owner; None if free or its owner lives.
+        """Free the lock if its owner is dead.
 
-        Of two processes that break one lock, one gets the owner and the other None.
+        Returns:
+            The dead owner; None if the lock was free, its owner lives, or another process broke it
+            first.
         """
-        word, owner = self._judged()
+        word, owner = self._read_owner()
         if owner is None or owner.identity.is_alive() or not self._lock.break_word(word):
             return None
         return owner
@@ -102,7 +125,7 @@ class SpinLock(Segment):
         return LockCounters(*self._lock.counters())
 
     def statistics(self) -> SegmentStatistics:
-        """Give the counters; `published` counts how often the lock was acquired."""
+        """Return the counters; `published` counts how often the lock was acquired."""
         counters = self.lock_counters()
         return replace(super().statistics(), published=counters.acquired, breaks=counters.broken)
 
@@ -120,7 +143,7 @@ class SpinLock(Segment):
         """Release."""
         self.release()
 
-    def _judged(self) -> tuple[int, Owner | None]:
+    def _read_owner(self) -> tuple[int, Owner | None]:
         word, pid, start_time, since_ns, name = self._lock.owner()
         if pid == 0:
             return word, None

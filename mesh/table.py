@@ -26,7 +26,7 @@ INDEX_ENTRY = 4
 
 
 def table_shape(dtype: np.dtype[Any], rows: int, *, checksum: bool = False) -> Shape:
-    """Give the shape of a table of `rows` keys. Raises ValueError for sizes that make none."""
+    """Return the shape of a table of `rows` keys. Raises ValueError for sizes that make none."""
     if rows < 1 or dtype.itemsize < 1:
         raise ValueError(f"a table needs rows >= 1 and records, got {rows} and dtype {dtype}")
     stride = round_up(SLOT_HEAD + round_up(dtype.itemsize, 8), 32)
@@ -47,9 +47,16 @@ def table_shape(dtype: np.dtype[Any], rows: int, *, checksum: bool = False) -> S
 
 
 class Table(Segment):
-    """Records by key (str or bytes, 1 to 32 bytes); each row counts its versions from 1."""
+    """Records by key (str or bytes, 1 to 32 bytes); each row counts its versions from 1.
 
-    #: write(key, record) -> version of the row. Raises LeaseLost, MeshFull when no row is free.
+    >>> table = mesh.table("last", np.dtype("<f8"), rows=8, create=True)
+    >>> table.write_batch(np.array(["A", "B"], "S1"), np.array([1.0, 2.0]))
+    >>> table.snapshot().tolist(), len(table)
+    ([1.0, 2.0], 2)
+    """
+
+    #: write(key, record) -> version of the row. Raises LeaseLost when this process is not the
+    #: writer, MeshFull when no row is free.
     write: Callable[[str | bytes, Any], int]
     #: write_batch(keys, records): keys of dtype S1 to S32, shape (n,); the last one of a key wins.
     write_batch: Callable[[Any, Any], None]
@@ -87,15 +94,22 @@ class Table(Segment):
         return self._file.mapping.published
 
     def keys(self) -> list[str]:
-        """Give the keys in the order of `snapshot()`."""
+        """Return the keys in the order of `snapshot()`."""
         found = self._table.keys()
         return [key.decode("utf-8", "replace") for key in found]
 
     def snapshot(self, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
-        """Give the records of all keys, shape (n,), each whole; into the start of `out`."""
+        """Copy the records of all keys, each of them whole, in the order of `keys()`.
+
+        Args:
+            out: Where to copy them, shape (rows,), of the table's dtype; a new array by default.
+
+        Returns:
+            The first n records of `out`, shape (n,), n the number of keys.
+        """
         rows = np.empty(self.rows, self.dtype) if out is None else out
         return rows[: self._table.snapshot(rows)]
 
     def wait_newer(self, version: int, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
-        """Wait until `version` is above the given one; False after `timeout` seconds."""
+        """Wait for a write or batch after `version`; arguments and result as in `Cell`."""
         return self._file.mapping.wait(version, timeout, spin)

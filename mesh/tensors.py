@@ -28,7 +28,7 @@ SLOT_HEAD = 32
 
 
 def tensors_shape(like: Mapping[str, Array]) -> Shape:
-    """Give the shape of a set of arrays like these. Raises ValueError for an empty set."""
+    """Return the shape of a set of arrays like these. Raises ValueError for an empty set."""
     size = sum(round_up(array.nbytes, 64) for array in like.values())
     if size == 0:
         raise ValueError("tensors need at least one array with a byte in it")
@@ -37,7 +37,15 @@ def tensors_shape(like: Mapping[str, Array]) -> Shape:
 
 
 class Tensors(Segment):
-    """Arrays by name; versions count from 1."""
+    """Arrays by name; versions count from 1.
+
+    >>> policy = mesh.tensors("policy", like={"w": np.zeros(2), "b": np.zeros(1)}, create=True)
+    >>> policy.publish({"w": np.array([1.0, 2.0]), "b": np.array([3.0])})
+    1
+    >>> with policy.borrow() as view:  # without a copy
+    ...     float(view["w"] @ view["w"])
+    5.0
+    """
 
     def __init__(self, file: SegmentFile, like: Mapping[str, Array]) -> None:
         """Bind to arrays of these names, dtypes and shapes."""
@@ -55,28 +63,40 @@ class Tensors(Segment):
         return self._file.mapping.published
 
     def publish(self, arrays: Mapping[str, Array]) -> int:
-        """Publish all arrays as one version and give it.
+        """Publish all arrays as one version.
 
-        Raises SchemaMismatch for other names, dtypes or shapes, LeaseLost when not the writer.
+        Args:
+            arrays: The names, dtypes and shapes of the segment; others raise SchemaMismatch.
+
+        Returns:
+            The version, from 1. A process that is not the writer gets LeaseLost.
         """
         return self._slots.publish_arrays(self._ordered(arrays))
 
     def read(self, out: Mapping[str, Array] | None = None) -> tuple[int, dict[str, Array]]:
-        """Give (version, arrays), copied into `out` where given. Raises NotWritten, Corrupt."""
+        """Copy the newest version, all arrays of one version.
+
+        Args:
+            out: Arrays to copy into, as `publish` takes them; new ones by default.
+
+        Returns:
+            The version and the arrays by name. NotWritten before the first, Corrupt if the
+            checksum fails.
+        """
         target = out or {name: np.empty_like(array) for name, array in self._like.items()}
         ordered = self._ordered(target)
         return self._slots.read_arrays(ordered), dict(zip(self._like, ordered, strict=True))
 
     def borrow(self) -> Loan:
-        """Lend the newest version without a copy, in a `with`. Raises NotWritten.
+        """Use the newest version without a copy, in a `with` statement.
 
-        Raises Overtaken at the end of the `with` where the version was overwritten meanwhile:
-        then nothing derived from it may be used.
+        Entering raises NotWritten before the first version. Leaving raises Overtaken if the
+        version was overwritten meanwhile; then do not use anything derived from it.
         """
         return Loan(self)
 
     def views(self, version: int) -> dict[str, Array]:
-        """Give read-only views of the slot in which `version` lies (or lay)."""
+        """Return read-only views of the slot in which `version` lies (or lay)."""
         slot = version % SLOTS
         views = self._views.get(slot)
         if views is None:
@@ -91,16 +111,16 @@ class Tensors(Segment):
         return views
 
     def is_intact(self, version: int) -> bool:
-        """Tell whether what was taken from `version` without a copy was whole up to now."""
+        """Whether the slot of `version` was not overwritten up to now."""
         return self._slots.is_intact(version)
 
     def close(self) -> None:
-        """End the lease, if it is ours, and the attachment; borrowed views keep the memory."""
+        """Drop the lease, if it is ours, and detach; borrowed views keep the memory mapped."""
         self._views.clear()
         super().close()
 
     def wait_newer(self, version: int, timeout: float, *, spin: float = _native.SPIN_S) -> bool:
-        """Wait until a version above `version` is there; False after `timeout` seconds."""
+        """Wait for a version above `version`; arguments and result as in `Cell.wait_newer`."""
         return self._file.mapping.wait(version, timeout, spin)
 
     def _ordered(self, arrays: Mapping[str, Array]) -> tuple[Array, ...]:
@@ -117,7 +137,7 @@ class Tensors(Segment):
 
 
 class Loan:
-    """What `Tensors.borrow()` gives: a `with` around the use of one version in place."""
+    """The context manager that `Tensors.borrow()` returns."""
 
     def __init__(self, tensors: Tensors) -> None:
         """Lend from `tensors` when entered."""
@@ -125,7 +145,7 @@ class Loan:
         self._version = 0
 
     def __enter__(self) -> TensorsView:
-        """Give views of the newest version."""
+        """Return views of the newest version."""
         self._version = self._tensors.version
         if self._version == 0:
             raise NotWritten(
@@ -139,7 +159,7 @@ class Loan:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Raise Overtaken if the version was overwritten, unless another error is on its way."""
+        """Raise Overtaken if the version was overwritten and no other error is raised."""
         if kind is None and not self._tensors.is_intact(self._version):
             raise Overtaken(
                 f"{self._tensors.name}: version {self._version} was overwritten while borrowed; "
@@ -156,13 +176,13 @@ class TensorsView(Mapping[str, Array]):
         self._views = views
 
     def __getitem__(self, name: str) -> Array:
-        """Give the array of that name."""
+        """Return the array of that name."""
         return self._views[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Give the names."""
+        """Return the names."""
         return iter(self._views)
 
     def __len__(self) -> int:
-        """Give the number of arrays."""
+        """Return the number of arrays."""
         return len(self._views)
