@@ -9,22 +9,19 @@ One JSON line a figure: `ratio` is value / peer; `peer` says which one. 64-byte 
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import mmap
-import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import msgspec
 import numpy as np
+from mesh_kills import killed, usable
 from mesh_peers import (
     FORK,
     LATEST,
@@ -37,7 +34,7 @@ from mesh_peers import (
     ShmLock,
     UltraDict,
 )
-from mesh_turns import CURSOR, DONE, Taken, Turn, Way, address, limits, pin, pointer, take_turns
+from mesh_turns import CURSOR, DONE, Taken, Turn, Way, address, limits, pointer, take_turns
 
 from mesh import Mesh
 
@@ -505,50 +502,6 @@ def bench_tensors(mesh: Mesh, directory: str) -> None:
     figure("tensors.borrow", seconds / 1e3, "us", "", None)
 
 
-def in_child(body: Callable[[], None], processor: int) -> Any:
-    """Run `body` in a forked process on a processor of its own."""
-
-    def run() -> None:
-        gc.disable()
-        pin(processor)
-        body()
-
-    process = FORK.Process(target=run, daemon=True)
-    process.start()
-    return process
-
-
-def killed(write: Callable[[int], None], read: Callable[[], bool], trials: int) -> int:
-    """SIGKILL a publishing process `trials` times; how often a reader then hung or saw nonsense."""
-    wrong = 0
-    for trial in range(trials):
-        started, tell = FORK.Pipe(duplex=False)
-
-        def writer(tell: Any = tell, trial: int = trial) -> None:
-            write(trial)
-            tell.send("x")
-            for n in range(1 << 60):
-                write(n)
-
-        victim = in_child(writer, 0)
-        started.recv()
-        time.sleep(0.002 + 0.0001 * (trial % 17))
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.join()
-
-        def check() -> None:
-            os._exit(0 if read() else 1)
-
-        reader = FORK.Process(target=check, daemon=True)
-        reader.start()
-        reader.join(2.0)
-        wrong += reader.exitcode != 0
-        if reader.exitcode is None:
-            reader.kill()
-        reader.join()
-    return wrong
-
-
 def bench_kills(mesh: Mesh, _directory: str) -> None:
     """Publishing writers killed: then a reader must read, and a new writer write, within 2 s."""
     trials = 40
@@ -583,19 +536,6 @@ def bench_kills(mesh: Mesh, _directory: str) -> None:
             peer.close()
         line = {"bench": "kills.wrong", "value": wrong, "unit": f"of {trials}"}
         print(json.dumps({**line, "peer": kind.__name__}), flush=True)
-
-
-def usable(peer: Peer) -> bool:
-    """Whether a reader gets whole values and a new writer gets through."""
-    if isinstance(peer, MpQueue):
-        peer.write(b"new" * 8)
-        while (value := peer.read()) != b"new" * 8:
-            if value is None or value[:8] != value[-8:]:
-                return False
-        return True
-    value = peer.read()
-    peer.write(bytes(SIZE))
-    return value is not None and value[:8] == value[-8:]
 
 
 BENCHES = {
