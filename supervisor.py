@@ -227,7 +227,7 @@ class Supervisor:
         parts.status.replace(
             workers=[worker.status() for worker in workers],
             incidents=list(parts.event_log.incidents),
-            foreign=parts.unmanaged.statuses(),
+            unmanaged=parts.unmanaged.statuses(),
             rolling=dict(parts.rolling.remaining),
             state=state,
             ready=self._was_ready,

@@ -161,7 +161,7 @@ def test_foreign_process_is_seen_and_never_killed(tmp_path):
             notebook.started()
 
             def shown():
-                return next(f for f in one.status()["foreign"] if f["name"] == "notebook")
+                return next(f for f in one.status()["unmanaged"] if f["name"] == "notebook")
 
             until("silent", lambda: shown()["state"] == "silent" and shown()["holds"])
             assert shown()["pid"] == notebook.pid
@@ -172,7 +172,7 @@ def test_foreign_process_is_seen_and_never_killed(tmp_path):
             assert ProcessIdentity.of(notebook.pid).is_alive()
             notebook.kill()
         until("freed", lambda: one.mesh.lock("theirs").owner() is None)
-        until("gone", lambda: not one.status()["foreign"])
+        until("gone", lambda: not one.status()["unmanaged"])
 
 
 def test_foreign_process_in_a_workers_place_is_left_alone(tmp_path):

@@ -41,9 +41,9 @@ class BrokerWorker(Worker):
                 "set broker.registry_port to a free one, or to 0 for any"
             ) from error
         address = BrokerAddress(
-            self._cluster.bootstrap_servers,
-            self._registry.url,
-            dict(config.topics),
+            bootstrap_servers=self._cluster.bootstrap_servers,
+            registry_url=self._registry.url,
+            topics=dict(config.topics),
             incarnation=uuid.uuid4().hex,
             partition_bytes=PARTITION_BYTES,
             fault_switches=self._registry.url + PATH if config.fault_switches else "",

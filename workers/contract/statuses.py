@@ -1,7 +1,7 @@
-"""Status Structs that cross the mesh: what each worker and the daemon say of themselves.
+"""Status Structs that cross the mesh: what each worker and the daemon publish about themselves.
 
-Times are integer nanoseconds since the Unix epoch (UTC) unless a name says otherwise, NaN means
-"absent".
+Each is filled by keyword, so that a field may be added anywhere. Times are integer nanoseconds
+since the Unix epoch (UTC) unless a name says otherwise, NaN means "absent".
 """
 
 from __future__ import annotations
@@ -9,39 +9,41 @@ from __future__ import annotations
 import msgspec
 
 
-class BrokerAddress(msgspec.Struct, frozen=True):
+class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where the embedded broker and its schema registry listen (cell `broker`)."""
 
     bootstrap_servers: str
     registry_url: str
     topics: dict[str, int] = {}  # topic -> partitions
-    incarnation: str = ""  # another one: offsets start again
-    partition_bytes: int = 0  # what a partition keeps before the oldest go; 0 = not known
-    fault_switches: str = ""  # URL of the fault switches; empty = there are none
+    incarnation: str = ""  # changes with each start of the broker: offsets begin at 0 again
+    partition_bytes: int = (
+        0  # what a partition holds before the oldest messages are dropped; 0 = unknown
+    )
+    fault_switches: str = ""  # URL of the fault switches; empty = disabled
 
 
-class BrokerStatus(msgspec.Struct):
-    """What the embedded broker does, and what it cannot (cell `status/<name>`)."""
+class BrokerStatus(msgspec.Struct, kw_only=True):
+    """State and limits of the embedded broker (cell `status/<name>`)."""
 
     state: str = "starting"  # starting, serving, down on request
     requests: int = 0  # to the registry
     refused: int = 0  # connections to the registry that were cut off
     schemas: int = 0
     faults_injected: int = 0
-    ready_s: float = 0.0  # from the start of the process to its address being published
+    ready_s: float = 0.0  # from the start of the process until its address was published
     topics: dict[str, int] = {}  # topic -> partitions
-    partition_bytes: int = 0  # a consumer further behind than this has lost messages
-    persistent: bool = False  # messages are in memory: a restart forgets them
+    partition_bytes: int = 0  # a consumer that lags further than this loses messages
+    persistent: bool = False  # False: messages are in memory and a restart loses them
 
 
 class ReaderCursor(msgspec.Struct, frozen=True):
-    """How far a reader of a ring got (cell `cursor/<name>`), for writers that wait for it."""
+    """Position of a reader in a ring (cell `cursor/<name>`), for writers that wait for it."""
 
     ring: str
-    sequence: int  # read next
+    sequence: int  # of the next record to read
 
 
-class IngestStatus(msgspec.Struct):
+class IngestStatus(msgspec.Struct, kw_only=True):
     """Counters of an ingest worker (cell `status/<name>`), since the segment was created."""
 
     consumed: int = 0
@@ -59,25 +61,25 @@ class IngestStatus(msgspec.Struct):
     errors: dict[str, int] = {}
     rate: float = 0.0
     last_error: str = ""
-    #: offsets passed, per "topic/partition": the next offset to consume
+    #: next offset to consume, per "topic/partition"
     positions: dict[str, int] = {}
     incarnation: str = ""  # of the broker that the positions belong to
     batches: int = 0  # committed to the ring
-    market_time_ns: int = 0  # newest believable event time
-    market_leap_ns: int = 0  # an event time far beyond it, not believed yet
-    rewinds: int = 0  # positions moved back, by an operator or with a topic made anew
-    rewind_id: str = ""  # of the operator's last request that was fulfilled
+    market_time_ns: int = 0  # newest plausible event time
+    market_leap_ns: int = 0  # an event time far ahead of it, not yet accepted
+    rewinds: int = 0  # positions moved back, by an operator or because a topic was recreated
+    rewind_id: str = ""  # of the operator's last completed request
     rebalances: int = 0
     registry_requests: int = 0
     round_trip_ms: float = 0.0  # of the brokers, mean
-    backlog: int = 0  # records that the slowest follower is behind
-    slowest: str = ""  # which follower that is
+    backlog: int = 0  # records by which the slowest follower lags
+    slowest: str = ""  # name of that follower
     replayed: int = -1  # messages consumed again by this process, already in the ring; -1: unknown
-    letters_lost: int = 0  # of `dropped`: dead letters for which there was no room anywhere
-    letters_repeated: int = 0  # sent by this process, perhaps delivered by the one before it
+    letters_lost: int = 0  # of `dropped`: dead letters that could neither be sent nor spooled
+    letters_repeated: int = 0  # sent by this process, possibly delivered by its predecessor too
 
 
-class ReplayerStatus(msgspec.Struct):
+class ReplayerStatus(msgspec.Struct, kw_only=True):
     """What a replayer has sent (cell `status/<name>`)."""
 
     produced: int = 0
@@ -90,20 +92,20 @@ class ReplayerStatus(msgspec.Struct):
     source: str = ""
     position: int = 0  # next row of the source
     incarnation: str = ""  # of the broker that `delivered` counts for
-    delivered: int = 0  # to this incarnation
+    delivered: int = 0  # messages delivered to this incarnation
     shift_ns: int = 0  # added to recorded times: whole days, more with each loop
-    skipped: dict[str, int] = {}  # what the files hold besides rows, in this loop
+    skipped: dict[str, int] = {}  # entries of the files that are not rows, in this loop
     faults: dict[str, int] = {}  # injected and delivered, by kind
 
 
-class FeederStatus(msgspec.Struct):
-    """What the feeder does (cell `status/<name>`)."""
+class FeederStatus(msgspec.Struct, kw_only=True):
+    """State and counters of the feeder (cell `status/<name>`)."""
 
     state: str = "starting"  # starting, acting, holding: <why>
     market_steps: int = 0
     experience: int = 0
     episodes: int = 0
-    policies_refused: int = 0
+    policies_refused: int = 0  # published, but not usable
     holds: int = 0
     acting_trainer: str = ""
     acting_version: int = 0
@@ -114,8 +116,8 @@ class FeederStatus(msgspec.Struct):
     slots: list[str] = []
 
 
-class TrainerStatus(msgspec.Struct):
-    """What a trainer does (cell `status/<name>`)."""
+class TrainerStatus(msgspec.Struct, kw_only=True):
+    """State and counters of a trainer (cell `status/<name>`)."""
 
     state: str = "starting"  # starting, waiting: <why>, training, evaluating, rolled back: <why>
     updates: int = 0
@@ -129,20 +131,20 @@ class TrainerStatus(msgspec.Struct):
     resumed_from: str = ""  # shared memory, disk: <file>, or empty for a fresh start
     run_id: str = ""
     tracking: str = ""
-    skipped: int = 0  # updates whose loss or gradient was no number: not made
-    faults: int = 0  # records of experience passed over: a number in them was none
+    skipped: int = 0  # updates not applied: their loss or gradient was not finite
+    faults: int = 0  # experience records skipped: they contain NaN or infinity
     learning_rate: float = 0.0
     device: str = ""
-    update_kind: str = ""  # how the gradients come about
+    update_kind: str = ""  # how gradients are computed
     withheld: int = 0  # policies not published
-    lost_batch: str = ""  # file with the newest batch that lost its numbers
+    lost_batch: str = ""  # file with the newest batch that became NaN or infinite
     best_score: float = float("nan")  # of the policies published so far
-    evaluated: int = 0  # updates of the newest evaluation
-    unwritten: int = 0  # checkpoints, best policies and lost batches that the disk did not take
-    disk_error: str = ""  # the newest of them, and why
+    evaluated: int = 0  # number of updates at the newest evaluation
+    unwritten: int = 0  # checkpoints, best policies and lost batches that could not be written
+    disk_error: str = ""  # of the newest failed write
 
 
-class Standing(msgspec.Struct):
+class Standing(msgspec.Struct, kw_only=True):
     """One published policy as the leaderboard ranks it."""
 
     trainer: str
@@ -150,19 +152,27 @@ class Standing(msgspec.Struct):
     updates: int = 0
     score: float = float("nan")
     created_ns: int = 0
-    state: str = ""  # quarantined; empty: its policy may act
+    state: str = ""  # quarantined; empty: its policy may be used
 
 
-class Leaderboard(msgspec.Struct):
+class Leaderboard(msgspec.Struct, kw_only=True):
     """Whose policy is best (cell `leaderboard`), kept by one of the trainers."""
 
-    best: str = ""  # empty: nobody has a score, each follower's own order counts
+    best: str = ""  # empty: no policy has a score; followers use their own order
     rows: list[Standing] = []
     keeper: str = ""
     at_ns: int = 0
 
 
-class WorkerStatus(msgspec.Struct):
+class RecordedDeath(msgspec.Struct, frozen=True, array_like=True):
+    """One unplanned end of a worker, kept for the restart policy of the next daemon."""
+
+    at: float  # monotonic seconds
+    ready_s: float  # how long the worker had been ready
+    hopeless: bool  # the worker said that another start does not help
+
+
+class WorkerStatus(msgspec.Struct, kw_only=True):
     """One row of `SupervisorStatus`."""
 
     name: str
@@ -175,19 +185,19 @@ class WorkerStatus(msgspec.Struct):
     required: bool = True
     group: str = ""
     start_time: int = 0  # of the process, as in ProcessIdentity
-    generation: int = 0  # how often it was started on this mesh
-    memory_bytes: int = 0  # of its own, whole MiB; 0 = not watched
-    deaths: list[tuple[float, float, bool]] = []  # Death: monotonic s, seconds ready, hopeless
+    generation: int = 0  # number of starts on this mesh
+    memory_bytes: int = 0  # private memory, whole MiB; 0 = not measured
+    deaths: list[RecordedDeath] = []  # oldest first
 
 
-class Incident(msgspec.Struct):
+class Incident(msgspec.Struct, kw_only=True):
     """One failure of a worker from its detection to its end."""
 
     worker: str
     kind: str  # exited, killed, hung, not ready, memory, quarantined, ...
     at: float  # wall clock seconds
-    detected_s: float = 0.0  # from the fault (as far as it can be known) to its detection
-    running_s: float = -1.0  # from the detection to ready again; -1 = not yet
+    detected_s: float = 0.0  # from the fault (as far as known) to its detection
+    running_s: float = -1.0  # from the detection until ready again; -1 = not yet
     evidence: str = ""
     locks_broken: list[str] = []
     leases_broken: list[str] = []
@@ -196,11 +206,11 @@ class Incident(msgspec.Struct):
     pid: int = 0  # of the process that failed
     generation: int = 0  # of the process that failed
     died_at: float = 0.0  # monotonic seconds of the confirmed death
-    messages_replayed: int = -1  # taken again from its source after the restart; -1 = not known
+    messages_replayed: int = -1  # read from its source again after the restart; -1 = unknown
 
 
-class ForeignStatus(msgspec.Struct):
-    """A process that uses the mesh and is not the daemon's: seen, never killed."""
+class UnmanagedProcess(msgspec.Struct, kw_only=True):
+    """A process that uses the mesh but was not started by the daemon: listed, never killed."""
 
     name: str  # its heartbeat row, or what it holds
     pid: int
@@ -210,8 +220,8 @@ class ForeignStatus(msgspec.Struct):
     since: float = 0.0  # wall clock seconds when it was first seen
 
 
-class SupervisorStatus(msgspec.Struct):
-    """What the daemon knows (cell `supervisor`); readable while it is dead."""
+class SupervisorStatus(msgspec.Struct, kw_only=True):
+    """What the daemon knows (cell `supervisor`); stays readable after it died."""
 
     pid: int
     start_time: int
@@ -220,12 +230,12 @@ class SupervisorStatus(msgspec.Struct):
     profile: str
     state: str  # starting, healthy, degraded, stopping
     ready: bool = False
-    safe_state: str = ""  # empty: acting is allowed; else why it is not
+    safe_state: str = ""  # why acting is stopped; empty = acting is allowed
     workers: list[WorkerStatus] = []
     incidents: list[Incident] = []
     control: str = ""  # path of the control socket
     logs: str = ""  # directory of the workers' logs
-    foreign: list[ForeignStatus] = []
-    rolling: dict[str, int] = {}  # rolling restart: worker -> generation that is to be replaced
+    unmanaged: list[UnmanagedProcess] = []
+    rolling: dict[str, int] = {}  # rolling restart: worker -> generation to replace
     configuration: str = ""  # fingerprint of the settings in force
     reload_error: str = ""  # why the last changed configuration or upgrade was refused

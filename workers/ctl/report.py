@@ -57,7 +57,7 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
         "daemon": daemon,
         "workers": workers,
         "incidents": said.get("incidents", []),
-        "foreign": said.get("foreign", []),
+        "foreign": said.get("unmanaged", []),
         "rolling": sorted(said.get("rolling", {})),
         "locks": [lock for lock in locks(mesh, infos) if lock["owner"] is not None],
         "flow": _flow(doing, summaries, infos, board),

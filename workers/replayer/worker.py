@@ -155,7 +155,9 @@ class ReplayerWorker(Worker):
     def _address(self) -> BrokerAddress | None:
         kafka = self.context.settings.kafka
         if "mesh" not in {kafka.bootstrap_servers, kafka.registry_url}:
-            return BrokerAddress(kafka.bootstrap_servers, kafka.registry_url)
+            return BrokerAddress(
+                bootstrap_servers=kafka.bootstrap_servers, registry_url=kafka.registry_url
+            )
         try:
             return self.context.mesh.cell(BROKER, BrokerAddress).read()[1]
         except (SegmentMissing, NotWritten):

@@ -152,7 +152,7 @@ def shortened(status: SupervisorStatus) -> SupervisorStatus:
     First go incidents and unmanaged processes, then the deaths and the ends of the reasons; what
     adoption needs (name, pid, start time, state) stays for any possible number of workers.
     """
-    short = msgspec.structs.replace(status, incidents=[], foreign=[])
+    short = msgspec.structs.replace(status, incidents=[], unmanaged=[])
     if len(msgspec.msgpack.encode(short)) > STATUS_BYTES:
         rows = [
             msgspec.structs.replace(row, reason=row.reason[:SHORT_REASON], deaths=[])

@@ -101,9 +101,9 @@ class EventLog:
         """
         number = max((i.number for i in self.incidents), default=0) + 1
         incident = Incident(
-            worker.name,
-            kind,
-            time.time_ns() / 1e9,
+            worker=worker.name,
+            kind=kind,
+            at=time.time_ns() / 1e9,
             detected_s=detected_s,
             evidence=worker.reason[:REASON_CHARACTERS],
             number=number,

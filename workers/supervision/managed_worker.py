@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workers.contract.statuses import Incident, WorkerStatus
+from workers.contract.statuses import Incident, RecordedDeath, WorkerStatus
 from workers.supervision.restart_policy import Death
 from workers.supervision.state_machine import ALIVE, State
 
@@ -85,14 +85,17 @@ class ManagedWorker:
             start_time=self.identity.start_time if self.identity else 0,
             generation=self.generation,
             memory_bytes=self.memory_bytes,
-            deaths=[(d.at, d.ready_s, d.hopeless) for d in self.deaths[-deaths:]],
+            deaths=[
+                RecordedDeath(at=d.at, ready_s=d.ready_s, hopeless=d.hopeless)
+                for d in self.deaths[-deaths:]
+            ],
         )
 
     def restore(self, status: WorkerStatus) -> None:
         """Take over what an earlier daemon published, except for the process."""
         self.since_wall, self.reason = status.since, status.reason
         self.restarts, self.generation = status.restarts, status.generation
-        self.deaths = [Death(*death) for death in status.deaths]
+        self.deaths = [Death(d.at, d.ready_s, d.hopeless) for d in status.deaths]
         state = State(status.state) if status.state in set(State) else State.WAITING
         if state not in ALIVE:
             self.state = state

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mesh import MeshError, Phase, SpinLock
-from workers.contract.statuses import ForeignStatus
+from workers.contract.statuses import UnmanagedProcess
 
 if TYPE_CHECKING:
     from mesh import HeartbeatRow, Mesh, ProcessIdentity
@@ -29,10 +29,10 @@ class UnmanagedProcesses:
         """Start with an empty list; events go to `emit_event`."""
         self._mesh = mesh
         self._emit_event = emit_event
-        self._seen: dict[ProcessIdentity, ForeignStatus] = {}
+        self._seen: dict[ProcessIdentity, UnmanagedProcess] = {}
         self._scan_at = 0.0
 
-    def statuses(self) -> list[ForeignStatus]:
+    def statuses(self) -> list[UnmanagedProcess]:
         """Return those that are alive."""
         return list(self._seen.values())
 
@@ -138,8 +138,13 @@ class UnmanagedProcesses:
     @staticmethod
     def _status(
         identity: ProcessIdentity, row: HeartbeatRow | None, holds: list[str]
-    ) -> ForeignStatus:
+    ) -> UnmanagedProcess:
         name = row.worker if row is not None else f"pid {identity.pid}"
-        return ForeignStatus(
-            name, identity.pid, identity.start_time, "alive", list(holds), time.time_ns() / 1e9
+        return UnmanagedProcess(
+            name=name,
+            pid=identity.pid,
+            start_time=identity.start_time,
+            state="alive",
+            holds=list(holds),
+            since=time.time_ns() / 1e9,
         )

@@ -23,12 +23,12 @@ from workers.contract.names import (
 )
 from workers.contract.statuses import (
     FeederStatus,
-    ForeignStatus,
     Incident,
     IngestStatus,
     ReplayerStatus,
     SupervisorStatus,
     TrainerStatus,
+    UnmanagedProcess,
     WorkerStatus,
 )
 from workers.ctl.cli import main
@@ -41,28 +41,8 @@ class Loop:
 
     def __init__(self, path, *, records=64, rows=16):
         self.mesh = mesh = Mesh(path)
-        me = ProcessIdentity.current()
         self.logs = path / ".logs"
-        self.status = SupervisorStatus(
-            me.pid,
-            me.start_time,
-            time.time() - 90.0,
-            "1.2.3",
-            "demo",
-            "healthy",
-            ready=True,
-            workers=[
-                self.worker("ingest", "workers.ingest.worker:IngestWorker"),
-                self.worker("feeder", "workers.feeder.worker:FeederWorker"),
-                self.worker("td3-0", "workers.trainer.worker:TrainerWorker", restarts=1),
-                self.worker("replayer", "workers.replayer.worker:ReplayerWorker"),
-            ],
-            incidents=[
-                Incident("td3-0", "exited", time.time(), running_s=0.05, evidence="SIGKILL")
-            ],
-            logs=str(self.logs),
-            foreign=[ForeignStatus("notebook", DEAD.pid, 1, "dead", ["policy/mine"])],
-        )
+        self.status = self._daemon_status()
         self._cell = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=65536)
         self.tell()
         hearts = mesh.heartbeats(create=True)
@@ -71,12 +51,29 @@ class Loop:
             heart.ready()
             heart.beat(progress=5)
         self._cells = [
-            self._write("ingest", IngestStatus(11, 9, 1, 1, state="running", gates={"wide": 3})),
             self._write(
-                "feeder", FeederStatus("acting", 4, acting_trainer="td3-0", acting_version=2)
+                "ingest",
+                IngestStatus(
+                    consumed=11,
+                    published=9,
+                    dead_lettered=1,
+                    dropped=1,
+                    state="running",
+                    gates={"wide": 3},
+                ),
             ),
-            self._write("td3-0", TrainerStatus("training", 40, version=2, updates_per_s=9.0)),
-            self._write("replayer", ReplayerStatus(11, speed=60.0, source="synthetic seed 7")),
+            self._write(
+                "feeder",
+                FeederStatus(
+                    state="acting", market_steps=4, acting_trainer="td3-0", acting_version=2
+                ),
+            ),
+            self._write(
+                "td3-0", TrainerStatus(state="training", updates=40, version=2, updates_per_s=9.0)
+            ),
+            self._write(
+                "replayer", ReplayerStatus(produced=11, speed=60.0, source="synthetic seed 7")
+            ),
         ]
         self.ticks = mesh.ring(TICKS, TICK_DTYPE, capacity=records, create=True)
         self.publish(5)
@@ -93,12 +90,46 @@ class Loop:
         self.event("died", "warning", "td3-0", "killed by SIGKILL")
         self.lock = mesh.lock("journal", create=True, owner_name="keeper")
 
+    def _daemon_status(self):
+        """What a daemon that is this process would publish."""
+        me = ProcessIdentity.current()
+        return SupervisorStatus(
+            pid=me.pid,
+            start_time=me.start_time,
+            since=time.time() - 90.0,
+            version="1.2.3",
+            profile="demo",
+            state="healthy",
+            ready=True,
+            workers=[
+                self.worker("ingest", "workers.ingest.worker:IngestWorker"),
+                self.worker("feeder", "workers.feeder.worker:FeederWorker"),
+                self.worker("td3-0", "workers.trainer.worker:TrainerWorker", restarts=1),
+                self.worker("replayer", "workers.replayer.worker:ReplayerWorker"),
+            ],
+            incidents=[
+                Incident(
+                    worker="td3-0",
+                    kind="exited",
+                    at=time.time(),
+                    running_s=0.05,
+                    evidence="SIGKILL",
+                )
+            ],
+            logs=str(self.logs),
+            unmanaged=[
+                UnmanagedProcess(
+                    name="notebook", pid=DEAD.pid, start_time=1, state="dead", holds=["policy/mine"]
+                )
+            ],
+        )
+
     @staticmethod
     def worker(name, where, **more):
         """A running worker that is this process."""
         me = ProcessIdentity.current()
         more = {"restarts": 0, "start_time": me.start_time, **more}
-        return WorkerStatus(name, where, me.pid, "running", **more)
+        return WorkerStatus(name=name, class_path=where, pid=me.pid, state="running", **more)
 
     @staticmethod
     def tick(bid):

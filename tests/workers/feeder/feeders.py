@@ -122,7 +122,15 @@ class Feeder:
 
     def safety(self, reason):
         """Say what the daemon would say about acting."""
-        status = SupervisorStatus(os.getpid(), 0, 0.0, "test", "test", "healthy", safe_state=reason)
+        status = SupervisorStatus(
+            pid=os.getpid(),
+            start_time=0,
+            since=0.0,
+            version="test",
+            profile="test",
+            state="healthy",
+            safe_state=reason,
+        )
         self.mesh.cell("supervisor", SupervisorStatus, create=True, max_bytes=4096).write(status)
 
     def kill(self):

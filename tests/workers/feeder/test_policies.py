@@ -66,7 +66,7 @@ def test_the_leaderboard_is_followed_also_when_it_is_replaced(mesh_directory):
     assert policies.best().trainer == "p"
     for best in ("q", "p"):
         board = mesh.cell("leaderboard", Leaderboard, create=True, max_bytes=4096)
-        board.write(Leaderboard(best))
+        board.write(Leaderboard(best=best))
         until("the board's best", lambda best=best: policies.best().trainer == best)
         board.close()
         mesh.unlink("leaderboard")

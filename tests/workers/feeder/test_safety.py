@@ -35,7 +35,17 @@ def state(lag_s=0.0):
 def daemon_says(mesh, word):
     """A daemon's status, written by this process."""
     cell = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=1 << 17)
-    cell.write(SupervisorStatus(1, 1, 0.0, "0", "", "healthy", safe_state=word))
+    cell.write(
+        SupervisorStatus(
+            pid=1,
+            start_time=1,
+            since=0.0,
+            version="0",
+            profile="",
+            state="healthy",
+            safe_state=word,
+        )
+    )
     return cell
 
 

@@ -14,7 +14,7 @@ from mesh._core._native import checksum, layout
 from tests.processes import child
 from workers.contract.dtypes import EVENT_DTYPE
 from workers.contract.names import EVENTS, SUPERVISOR
-from workers.contract.statuses import Incident, SupervisorStatus, WorkerStatus
+from workers.contract.statuses import Incident, RecordedDeath, SupervisorStatus, WorkerStatus
 from workers.supervision.adoption import live_process, open_pidfd
 from workers.supervision.daemon_segments import (
     STATUS_BYTES,
@@ -41,7 +41,15 @@ class Older(msgspec.Struct):
 
 def older(state):
     """What it said."""
-    return Older(1, 2, 3.0, "0.0", "p", state, [WorkerStatus("w", "a:B", 4, "running", 2)])
+    return Older(
+        pid=1,
+        start_time=2,
+        since=3.0,
+        version="0.0",
+        profile="p",
+        state=state,
+        workers=[WorkerStatus(name="w", class_path="a:B", pid=4, state="running", restarts=2)],
+    )
 
 
 @pytest.fixture
@@ -61,27 +69,40 @@ def test_first_daemon_finds_nothing(mesh):
 def test_status_of_very_many_workers_fits(mesh, workers, reason):
     """With every field at its longest: incidents go first, what adoption needs stays."""
     cell, _ = claim_status(mesh, [])
-    deaths = [(1e9 + n / 3, n / 3, False) for n in range(MAX_PUBLISHED_DEATHS)]
+    deaths = [
+        RecordedDeath(1e9 + n / 3, n / 3, hopeless=False) for n in range(MAX_PUBLISHED_DEATHS)
+    ]
     rows = [
         WorkerStatus(
-            f"{n:032}",
-            "a:" + "B" * 80,
-            2**22 - n,
-            "running",
-            10**6,
-            "é" * reason,
-            1e9,
-            True,
-            "g" * 32,
-            2**40 + n,
-            10**6,
-            2**40,
-            deaths,
+            name=f"{n:032}",
+            class_path="a:" + "B" * 80,
+            pid=2**22 - n,
+            state="running",
+            restarts=10**6,
+            reason="é" * reason,
+            since=1e9,
+            required=True,
+            group="g" * 32,
+            start_time=2**40 + n,
+            generation=10**6,
+            memory_bytes=2**40,
+            deaths=deaths,
         )
         for n in range(workers)
     ]
-    incidents = [Incident("w" * 32, "exited", 1e9, evidence="é" * reason) for _ in range(2000)]
-    long = SupervisorStatus(1, 2, 3.0, "1", "p", "healthy", workers=rows, incidents=incidents)
+    incidents = [
+        Incident(worker="w" * 32, kind="exited", at=1e9, evidence="é" * reason) for _ in range(2000)
+    ]
+    long = SupervisorStatus(
+        pid=1,
+        start_time=2,
+        since=3.0,
+        version="1",
+        profile="p",
+        state="healthy",
+        workers=rows,
+        incidents=incidents,
+    )
     assert len(msgspec.msgpack.encode(long)) > STATUS_BYTES
     cell.write(shortened(long))
     said = cell.read()[1]
@@ -109,7 +130,9 @@ def test_status_of_another_version_is_understood(mesh, state):
     else:
         assert [(w.name, w.restarts, w.generation) for w in earlier.workers] == [("w", 2, 0)]
         assert earlier.rolling == {}
-    cell.write(SupervisorStatus(1, 2, 3.0, "new", "", "healthy"))
+    cell.write(
+        SupervisorStatus(pid=1, start_time=2, since=3.0, version="new", profile="", state="healthy")
+    )
     assert claim_events(mesh, 16, []).dtype == EVENT_DTYPE
     claim_events(mesh, 16, []).close()
     assert claim_events(mesh, 32, []).info.capacity == 32
@@ -167,7 +190,14 @@ def test_living_worker_is_known_by_identity_or_title(mesh):
         process.started()
         (row,) = mesh.heartbeats().rows()
         identity = ProcessIdentity.of(process.pid)
-        said = WorkerStatus("w", "a:B", identity.pid, "running", 0, start_time=identity.start_time)
+        said = WorkerStatus(
+            name="w",
+            class_path="a:B",
+            pid=identity.pid,
+            state="running",
+            restarts=0,
+            start_time=identity.start_time,
+        )
         assert live_process("w", said, None) == identity
         assert live_process("w", None, row) is None
         os.write(opener, b"x")

@@ -51,7 +51,7 @@ def worker(name="w"):
 def test_events_go_into_the_ring_and_lines_wait_for_the_flush(log, ring, lines):
     """A record carries worker, pid, incident and text; the logger is asked at the flush."""
     one = worker()
-    one.incident = Incident("w", "exited", 0.0, number=5)
+    one.incident = Incident(worker="w", kind="exited", at=0.0, number=5)
     log.emit("started", "info", "hello")
     log.emit("died", "warning", "ä" * 1000, one)
     log.log_only("spawned", one)
@@ -84,9 +84,9 @@ def test_incidents_are_numbered_bounded_and_closed(log):
 def test_open_incidents_of_an_earlier_daemon_are_taken_over(log):
     """As copies, the newest of each worker counts: it is open, or there is none."""
     earlier = [
-        Incident("a", "exited", 0.0, number=1),
-        Incident("a", "exited", 0.0, running_s=0.5, number=2),
-        Incident("b", "hung", 0.0, number=3),
+        Incident(worker="a", kind="exited", at=0.0, number=1),
+        Incident(worker="a", kind="exited", at=0.0, running_s=0.5, number=2),
+        Incident(worker="b", kind="hung", at=0.0, number=3),
     ]
     taken = log.take_over(earlier)
     assert taken == {"a": None, "b": earlier[2]}

@@ -78,7 +78,14 @@ def daemon(tmp_path, mesh_directory):
 
 def status(name, state, pid=GONE.pid, class_path="a:B"):
     """A row that an earlier daemon published."""
-    return WorkerStatus(name, class_path, pid, state, restarts=3, start_time=GONE.start_time)
+    return WorkerStatus(
+        name=name,
+        class_path=class_path,
+        pid=pid,
+        state=state,
+        restarts=3,
+        start_time=GONE.start_time,
+    )
 
 
 def states(daemon):

@@ -100,10 +100,24 @@ def test_feeder_goes_on_with_the_next_when_the_best_is_quarantined(mesh_director
     assert policies.best().trainer == "td3-0"
     supervisor = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=16384)
     workers = [
-        WorkerStatus("td3-0", "workers.trainer", 0, "quarantined", 9),
-        WorkerStatus("td3-1", "workers.trainer", 1, "running", 0),
+        WorkerStatus(
+            name="td3-0", class_path="workers.trainer", pid=0, state="quarantined", restarts=9
+        ),
+        WorkerStatus(
+            name="td3-1", class_path="workers.trainer", pid=1, state="running", restarts=0
+        ),
     ]
-    supervisor.write(SupervisorStatus(1, 1, 0.0, "", "", "degraded", workers=workers))
+    supervisor.write(
+        SupervisorStatus(
+            pid=1,
+            start_time=1,
+            since=0.0,
+            version="",
+            profile="",
+            state="degraded",
+            workers=workers,
+        )
+    )
     assert policies.best() is not None
     keeper.keep(now=True)
     assert policies.best().trainer == "td3-1"

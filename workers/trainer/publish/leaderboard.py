@@ -50,7 +50,9 @@ class LeaderboardKeeper:
             rows = self._standings()
             if rows != self._last:
                 self._cell.write(
-                    Leaderboard(_best(rows), rows, keeper=self._name, at_ns=time.time_ns())
+                    Leaderboard(
+                        best=_best(rows), rows=rows, keeper=self._name, at_ns=time.time_ns()
+                    )
                 )
                 self._last = rows
         except LeaseHeld:
@@ -86,7 +88,13 @@ class LeaderboardKeeper:
         except (SegmentMissing, NotWritten, Overtaken, KeyError):
             self._policies.pop(trainer, None)
             return None
-        return Standing(trainer, version, numbers[1], numbers[0], numbers[2])
+        return Standing(
+            trainer=trainer,
+            version=version,
+            updates=numbers[1],
+            score=numbers[0],
+            created_ns=numbers[2],
+        )
 
     def _quarantined(self) -> set[str]:
         try:
