@@ -135,7 +135,7 @@ def test_worker_that_fills_its_log_is_bounded(tmp_path, how):
     more = (f'settings = {{ how = "{how}" }}', "heartbeat_deadline_s = 5.0")
     with daemon(tmp_path, one_worker("Flooding", *more), limits) as one:
         pid = one.running("bad")
-        until("told", lambda: "writes too much" in one.worker("bad")["reason"])
+        until("reported", lambda: "writes too much" in one.worker("bad")["reason"])
         log = tmp_path / "run" / "logs" / "bad.log"
         until("kept", lambda: log.with_name("bad.log.1").stat().st_size <= 65536)
         if how != "raw":

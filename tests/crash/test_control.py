@@ -300,7 +300,7 @@ def test_without_descriptors_clients_are_turned_away(mesh_directory):
         assert process.wait() == 0
 
 
-def test_without_even_the_spare_descriptor_the_server_pauses(mesh_directory):
+def test_without_even_the_reserved_descriptor_the_server_pauses(mesh_directory):
     """Not even an answer is possible: the client waits, the loop sleeps, and later serves it."""
 
     def body(tell):

@@ -143,7 +143,7 @@ def test_rolling_restart_replaces_one_after_the_other(tmp_path):
         assert one.status()["incidents"] == []
 
 
-def test_foreign_process_is_seen_and_never_killed(tmp_path):
+def test_unmanaged_process_is_seen_and_never_killed(tmp_path):
     """A process of somebody else: shown, silent when it hangs, freed of its lock when dead."""
     with daemon(tmp_path, TWO) as one:
         one.running("first")
@@ -175,7 +175,7 @@ def test_foreign_process_is_seen_and_never_killed(tmp_path):
         until("gone", lambda: not one.status()["unmanaged"])
 
 
-def test_foreign_process_in_a_workers_place_is_left_alone(tmp_path):
+def test_unmanaged_process_in_a_workers_place_is_left_alone(tmp_path):
     """Somebody runs a worker of ours by hand: not doubled, not killed, and the status says it."""
     with daemon(tmp_path, TWO) as one:
         pid = one.running("second")
@@ -191,7 +191,7 @@ def test_foreign_process_in_a_workers_place_is_left_alone(tmp_path):
         with child(body) as hand:
             hand.started()
             assert ask(one.mesh_path, ControlRequest("start", "second")).ok
-            until("told", lambda: f"pid {hand.pid}" in one.worker("second")["reason"])
+            until("reported", lambda: f"pid {hand.pid}" in one.worker("second")["reason"])
             assert one.worker("second")["state"] == "waiting"
             assert ProcessIdentity.of(hand.pid).is_alive()
         one.running("second", other_than=pid)

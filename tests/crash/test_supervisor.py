@@ -155,7 +155,7 @@ restart = { base_delay_s = 0.01, intensity = 5 }
         one.clean()
 
 
-def test_worker_that_dies_between_farewell_and_kill(tmp_path):
+def test_worker_that_dies_between_stack_dump_and_kill(tmp_path):
     """Found hung, and dead before the SIGKILL that was on its way: one death, no harm done."""
     with daemon(tmp_path, TWO) as one:
         pid = one.running("first")

@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all: written beside its place, then renamed."""
+"""Files that appear whole or not at all: written under another name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, temporary: str = "", durable: bool = True) -> Iterator[BinaryIO]:
-    """Give a new file that takes the place of `path` when the block ends, and not if it raises.
+    """Open a new file that replaces `path` when the block ends; if the block raises, it does not.
 
-    Until then it has the name `temporary` beside it, by default `path`'s with the suffix `.tmp`.
-    What a kill leaves under that name the next writer of it overwrites. If `durable`, file and
-    name outlast a loss of power from then on. Raises OSError, as of a full disk, and leaves
-    nothing then.
+    An OSError, as of a full disk, leaves no file behind. What a kill leaves under the temporary
+    name is overwritten by the next writer.
+
+    Args:
+        path: The file to be replaced or made.
+        temporary: Name of the file until then, beside `path`; empty: its name with `.tmp`.
+        durable: Make file and name survive a loss of power.
     """
     unfinished = path.parent / (temporary or path.with_suffix(".tmp").name)
     try:
@@ -36,9 +39,16 @@ def replacing(path: Path, *, temporary: str = "", durable: bool = True) -> Itera
 
 
 def write_whole(path: Path, *parts: bytes, temporary: str = "", durable: bool = True) -> Path:
-    """Put `parts` behind each other into the file `path`, as `replacing` does, and give the path.
+    """Write `parts` one after the other into a new file, as `replacing` does.
 
-    Directories that are missing are made.
+    Args:
+        path: The file; missing directories are made.
+        parts: Its content.
+        temporary: As for `replacing`.
+        durable: As for `replacing`.
+
+    Returns:
+        The path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, temporary=temporary, durable=durable) as file:
@@ -47,7 +57,7 @@ def write_whole(path: Path, *parts: bytes, temporary: str = "", durable: bool = 
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory outlast a loss of power."""
+    """Make the names in a directory survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

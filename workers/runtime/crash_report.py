@@ -24,7 +24,7 @@ TAIL_LINES = 40
 
 
 def write_report(directory: Path, worker: str, pid: int, content: dict[str, Any]) -> Path:
-    """Write `content` (JSON values) and give the path; raises OSError where that fails."""
+    """Write `content` (JSON values) as a report and return its path; OSError where that fails."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     head = {"worker": worker, "pid": pid, "at": stamp}
     text = json.dumps({**head, **content}, indent=1, default=str)
@@ -36,19 +36,21 @@ def keep_newest(directory: Path, count: int) -> None:
     """Remove all reports but the `count` newest."""
     written: dict[Path, int] = {}
     for path in directory.glob("*.json"):
-        with contextlib.suppress(FileNotFoundError):  # daemon and workers clear up side by side
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # daemon and workers may remove it at the same time
             written[path] = path.stat().st_mtime_ns
     for path in sorted(written, key=lambda p: written[p])[:-count]:
         path.unlink(missing_ok=True)
 
 
 def stack_file(directory: Path, worker: str, pid: int) -> Path:
-    """Give the file into which a worker dumps its stacks when it is asked to (SIGUSR2)."""
+    """Return the file into which a worker dumps its stacks on SIGUSR2."""
     return directory / f".stack-{worker}-{pid}"
 
 
 def take_stacks(directory: Path, worker: str, pid: int) -> str:
-    """Give the stacks that a worker dumped, and remove the file."""
+    """Return the stacks that a worker dumped, and remove the file."""
     path = stack_file(directory, worker, pid)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -59,7 +61,7 @@ def take_stacks(directory: Path, worker: str, pid: int) -> str:
 
 
 def own_report(directory: Path, worker: str, pid: int) -> tuple[str, str]:
-    """Give path and error line of the report that process `pid` wrote about itself, or ("", "")."""
+    """Return path and error of the report that process `pid` wrote about itself, or ("", "")."""
     for path in sorted(directory.glob(f"{worker}-*-{pid}.json"), reverse=True):
         try:
             error = json.loads(path.read_text(encoding="utf-8")).get("error", "")
@@ -70,7 +72,7 @@ def own_report(directory: Path, worker: str, pid: int) -> tuple[str, str]:
 
 
 def held_by(mesh: Mesh, process: ProcessIdentity) -> tuple[list[str], list[str]]:
-    """Give the names of the locks and of the leases that `process` holds."""
+    """Return the names of the locks and of the leases that `process` holds."""
     locks, leases = [], []
     for info in mesh.segments():
         if info.kind != "lock":
@@ -90,7 +92,7 @@ def held_by(mesh: Mesh, process: ProcessIdentity) -> tuple[list[str], list[str]]
 
 
 def last_lines(log: Path) -> list[str]:
-    """Give the last lines of a log file; none where it cannot be read."""
+    """Return the last lines of a log file; empty where it cannot be read."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -2,7 +2,7 @@
 
 Every line carries the context of its process (worker, pid, generation, incident), those of the
 standard library's loggers and of libraries included. A process that logs too much is limited: the
-lines left out are counted and told. A log that cannot be written never ends its process.
+lines left out are counted and reported. A log that cannot be written never ends its process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LineLimit:
         return True
 
     def taken(self) -> int:
-        """Give how many lines were left out since the last call."""
+        """Return how many lines were left out since the last call."""
         count, self.left_out = self.left_out, 0
         return count
 
@@ -108,14 +108,14 @@ def limit_output(config: LoggingConfig) -> None:
 
 
 def _bare(stream: TextIO) -> TextIO:
-    """Give the stream behind a limit that was inherited through a fork."""
+    """Return the stream behind a limit that was inherited through a fork."""
     return stream._stream if isinstance(stream, LimitedStream) else stream  # noqa: SLF001 - its own
 
 
 def configure_logging(
     config: LoggingConfig, **context: object
 ) -> structlog.typing.FilteringBoundLogger:
-    """Set this process's logging up and give a logger that carries `context` in every line.
+    """Set up this process's logging and return a logger with `context` in every line.
 
     structlog is imported here: adoption by a new daemon does not wait for it.
     """

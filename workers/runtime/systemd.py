@@ -1,6 +1,6 @@
-"""What the service manager is told (sd_notify(3)): ready, status, reloading, watchdog, stopping.
+"""Notifications to the service manager (sd_notify(3)): ready, status, reloading, watchdog, stop.
 
-Without one nothing is sent. The watchdog is fed from the daemon's own loop and nowhere else.
+Without a manager nothing is sent. Only the daemon's own loop feeds the watchdog.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import time
 
 
 def sd_notify(state: str) -> bool:
-    """Tell the service manager; False where there is none, or where it does not listen."""
+    """Send `state` to the service manager; False where there is none or it does not listen."""
     address = os.environ.get("NOTIFY_SOCKET", "")  # set by systemd, not a setting of ours
     if not address:
         return False
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
-        contextlib.suppress(OSError),  # a manager that restarts itself: the next word will do
+        contextlib.suppress(OSError),  # a manager that restarts itself: the next message will do
     ):
         notify.setblocking(False)
         notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
@@ -28,7 +28,7 @@ def sd_notify(state: str) -> bool:
 
 
 class Systemd:
-    """The conversation with systemd: each word is said when it changes, the watchdog in time."""
+    """The connection to systemd: what changed is sent once, the watchdog fed in time."""
 
     def __init__(self) -> None:
         """Read the watchdog's period, which systemd sets for its child."""
@@ -40,25 +40,25 @@ class Systemd:
         self._ready = False
 
     def status(self, text: str) -> None:
-        """Say in a line what the daemon does."""
+        """Send what the daemon does, as one line."""
         if text != self._status:
             self._status = text
             sd_notify(f"STATUS={text}")
 
     def ready(self) -> None:
-        """Say, once after each start or reload, that the service is ready."""
+        """Send, once after each start or reload, that the service is ready."""
         if not self._ready:
             self._ready = sd_notify(f"READY=1\nMAINPID={os.getpid()}") or True
 
     def reloading(self) -> None:
-        """Say that the configuration or the program is being replaced; `ready` ends it."""
+        """Send that the configuration or the program is being replaced; `ready` ends it."""
         self._ready = False
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     @staticmethod
     def stopping() -> None:
-        """Say that the end has begun."""
+        """Send that the end has begun."""
         sd_notify("STOPPING=1")
 
     def feed(self, now: float) -> None:

@@ -67,11 +67,15 @@ class Quarantine:
 
 
 def decide(
-    deaths: Sequence[Death], limits: RestartLimits, now: float, luck: float
+    deaths: Sequence[Death], limits: RestartLimits, now: float, uniform: float
 ) -> Restart | Quarantine:
-    """Judge the deaths of one worker, oldest first, the newest being the one to act on.
+    """Decide whether and when a worker that died is started again.
 
-    `luck` is a random number in [0, 1); it shortens the delay by up to `jitter` of it.
+    Args:
+        deaths: Its deaths, oldest first; the newest is the one to act on.
+        limits: Delays and the allowed intensity.
+        now: Monotonic seconds.
+        uniform: A random number in [0, 1); it shortens the delay by up to `jitter` of it.
     """
     if deaths[-1].hopeless:
         return Quarantine("starting it again does not help")
@@ -89,13 +93,13 @@ def decide(
         return Restart(limits.first_delay_s)
     doublings = min(in_a_row - 2, 60)
     delay = min(limits.base_delay_s * 2**doublings, limits.max_delay_s)
-    return Restart(delay * (1.0 - limits.jitter * luck))
+    return Restart(delay * (1.0 - limits.jitter * uniform))
 
 
 def remembered(deaths: Sequence[Death], limits: RestartLimits, now: float) -> list[Death]:
-    """Give the deaths that can still matter to `decide`: the newest of them, oldest first.
+    """Return the deaths that can still matter to `decide`, oldest first.
 
-    Those before a healthy spell are forgotten, but for the ones that the intensity still counts.
+    Those before a healthy spell are forgotten, except for those that the intensity still counts.
     """
     healthy = max((i for i, d in enumerate(deaths) if d.ready_s >= limits.healthy_s), default=0)
     recent = next((i for i, d in enumerate(deaths) if now - d.at <= limits.period_s), len(deaths))

@@ -1,9 +1,9 @@
-"""Is acting safe? Pure: from what is known of the workers and of who acts to a reason or none.
+"""Decides whether acting is safe. Pure: from the workers and the acting learner to a reason.
 
 When what acts is not trustworthy, acting stops: the feeder holds or flattens its positions, as
 configured, and the last good policy stays where it is. Not trustworthy is a learner that is
 quarantined or dies too often while its policy acts, and market data whose source does not run.
-(A quote that is too old is the feeder's own judgement, state by state.)
+(Whether a quote is too old the feeder decides itself, state by state.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 def why_unsafe(
     workers: Iterable[ManagedWorker], acting: str, limits: SupervisorConfig, now: float
 ) -> str:
-    """Give why acting is not safe, or an empty text; `now` is monotonic seconds.
+    """Return why acting is not safe; empty: it is safe.
 
-    `acting` names the learner whose policy acts; where that is not known, every one counts.
+    Args:
+        workers: All managed workers.
+        acting: Name of the learner whose policy acts; empty: not known, every learner counts.
+        limits: How many deaths in how long, and how long data may be without a source.
+        now: Monotonic seconds.
     """
     for worker in workers:
         if worker.spec.role == "policy" and acting in {"", worker.name}:

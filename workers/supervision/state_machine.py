@@ -20,7 +20,7 @@ class State(StrEnum):
     STOPPING = "stopping"
     RESTARTING = "restarting"  # being stopped on purpose, to start again at once
     STOPPED = "stopped"
-    BACKOFF = "backoff"  # dead or not born yet, to be started at a set time
+    BACKOFF = "backoff"  # dead or not started yet, to be started at a set time
     QUARANTINED = "quarantined"  # dead too often; only a reset starts it again
 
 
@@ -117,9 +117,9 @@ ALIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.RESTARTI
 
 
 def transition(state: State, event: Event) -> tuple[State, Action]:
-    """Give the next state and what to do; an ignored pair stays and does nothing.
+    """Return the next state and the action; an ignored pair stays and does nothing.
 
-    Raises KeyError for a pair that is in neither table (a bug of ours).
+    A pair that is in neither table is a KeyError: a bug of ours.
     """
     if (state, event) in IGNORED:
         return state, Action.NOTHING

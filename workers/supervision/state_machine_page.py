@@ -16,7 +16,7 @@ daemon's loop performs the action. Pairs not shown are ignored on purpose.
 
 
 def page() -> str:
-    """Give the page: a drawing, the table, and what is ignored."""
+    """Return the page: a drawing, the table, and what is ignored."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.WAITING}"]
     lines += [
         f"    {before} --> {after}: {event} / {action}"

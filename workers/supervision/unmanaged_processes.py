@@ -72,7 +72,7 @@ class UnmanagedProcesses:
         silent = row is not None and 0.0 < row.expect_s < now - row.beat_ns / 1e9
         if silent and known.state == "alive":
             self._emit_event(
-                "foreign", "warning", f"{known.name}: {identity} is silent; it is left alone"
+                "foreign", "warning", f"{known.name}: {identity} is silent; left running"
             )
         known.state = "silent" if silent else "alive"
 

@@ -104,7 +104,7 @@ def test_workers_of_a_fork_server_belong_to_the_daemon_and_heal(tmp_path):
     with daemon(tmp_path, WORKERS) as one:
         pid = one.running("first")
         assert psutil.Process(pid).ppid() == one.process.pid
-        for _ in range(4):  # more than there are spares
+        for _ in range(4):  # more than there are idle children
             os.kill(pid, 9)
             pid = one.running("first", other_than=pid)
         assert {i["evidence"] for i in one.status()["incidents"]} == {"killed by SIGKILL"}

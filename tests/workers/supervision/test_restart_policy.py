@@ -38,10 +38,10 @@ def test_too_many_deaths_in_the_period_are_quarantined():
     st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 100)), min_size=1, max_size=30),
     st.floats(0, 0.999),
 )
-def test_delay_is_always_within_its_bounds(raw, luck):
+def test_delay_is_always_within_its_bounds(raw, uniform):
     """Whatever the history: a delay between 0 and the cap, or a quarantine."""
     deaths = [Death(at, ready) for at, ready in sorted(raw)]
-    verdict = decide(deaths, RestartConfig(), deaths[-1].at, luck)
+    verdict = decide(deaths, RestartConfig(), deaths[-1].at, uniform)
     assert isinstance(verdict, Quarantine) or 0.0 <= verdict.delay_s <= 30.0
 
 
