@@ -214,7 +214,7 @@ def run_ours(
 
 
 def bench_throughput(rounds: int = 3) -> None:
-    """Consume, decode, judge, publish: ours beside raw consume() and the users' path."""
+    """Consume, decode, check, publish: ours beside raw consume() and the users' path."""
     topics = json.dumps({TOPIC: PARTITIONS, "quotes.dead": 1})
     with embedded_broker(topics) as (mesh, directory, address):
         schema_id = register(address)

@@ -11,14 +11,14 @@
 
 #include "decode.h"
 
-static uint64_t dice = UINT64_C(0x9e3779b97f4a7c15);
+static uint64_t rng_state = UINT64_C(0x9e3779b97f4a7c15);
 static uint64_t counts[2];
 
 static uint64_t draw(void) {
-    dice ^= dice << 13;
-    dice ^= dice >> 7;
-    dice ^= dice << 17;
-    return dice;
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    return rng_state;
 }
 
 static void *take(size_t size) {

@@ -131,7 +131,7 @@ def test_bursts_are_taken_whole(tmp_path, data):
 
 
 def test_what_the_broker_deleted_is_counted_as_lost(tmp_path):
-    """Ingest is away while a partition outgrows the broker's 5 MiB: the gap is told."""
+    """Ingest is away while a partition outgrows the broker's 5 MiB: the gap is counted."""
     with world(tmp_path) as one:
         one.send(GOOD[:30], partition=0)
         one.consumed(30)

@@ -1,4 +1,4 @@
-"""Partitions: where they begin, what Kafka is told, whether there are more of them."""
+"""Partitions: where they begin, what is committed to Kafka, whether there are more of them."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_rewind_while_blocked_loses_nothing(servers):
 
 @pytest.mark.parametrize("instance", ["", "host-a"])
 def test_a_static_member_says_its_name_and_does_not_leave(instance):
-    """The brokers are told the instance, and nothing of a leave when it closes: it comes back.
+    """The brokers get the name of the instance, and no leave when it closes: it comes back.
 
     The mock cluster ignores the name: what real brokers do with it is not tested here.
     """

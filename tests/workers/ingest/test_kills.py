@@ -85,7 +85,7 @@ class Letters:
 
 def kill_again_and_again(directory, kills, capacity):
     """Kill ingest at random moments under load; gives what was counted at the end."""
-    dice = random.Random(11)  # a fixed seed: the points differ by scheduling anyway
+    rng = random.Random(11)  # a fixed seed: the points differ by scheduling anyway
     extra = f"[ingest]\nring_capacity = {capacity}\nbatch = 256\n"
     with world(directory, extra) as one:
         pid = one.daemon.running("ingest")
@@ -95,7 +95,7 @@ def kill_again_and_again(directory, kills, capacity):
         source = Source(one)
         until("messages", lambda: one.status()["consumed"] > 300)
         for _ in range(kills):
-            select.select([], [], [], dice.uniform(0.0, 0.12))
+            select.select([], [], [], rng.uniform(0.0, 0.12))
             os.kill(pid, signal.SIGKILL)
             reader.follow()
             letters.follow()

@@ -262,7 +262,7 @@ def set_topic_error(cluster, topic, code):
 
 
 def numbered(count, first=0):
-    """Poison that can be told apart."""
+    """Malformed values that differ from each other."""
     return [b"poison %d" % n for n in range(first, first + count)]
 
 

@@ -40,14 +40,14 @@ def assert_exactly_once(reader, seen):
 
 def test_i5_exactly_once_over_kills_under_load(tmp_path):
     """SIGKILL of ingest at random, again and again, under load: no gap, no repeat, no doubt."""
-    dice = random.Random(5)  # a fixed seed: the points differ by scheduling anyway
+    rng = random.Random(5)  # a fixed seed: the points differ by scheduling anyway
     with daemon(tmp_path, THREE, FAST) as one:
         pid = one.running("ingest")
         reader = one.mesh.attach("ticks").reader("oldest")
         seen = {}
         until("messages", lambda: status(one, "ingest")["published"] > 2000)
         for _ in range(12):
-            select.select([], [], [], dice.uniform(0.0, 0.15))
+            select.select([], [], [], rng.uniform(0.0, 0.15))
             os.kill(pid, 9)
             pid = one.running("ingest", other_than=pid)
             assert_exactly_once(reader, seen)

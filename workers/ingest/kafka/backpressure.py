@@ -1,6 +1,6 @@
 """Back-pressure: how far the slowest named reader of the ring is behind.
 
-A ring does not wait for its readers: one that is overtaken is told how much it lost. Where that is
+A ring does not wait for its readers: one that is overtaken learns how much it lost. Where that is
 not acceptable, readers are named (`ingest.followers`) and write how far they got into `cursor/NAME`
 (`workers.contract.statuses.ReaderCursor`); ingest does what `ingest.back_pressure` says while one
 of them is behind by more than a share of the ring. A reader that is not alive blocks nothing.

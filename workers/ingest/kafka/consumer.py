@@ -448,7 +448,7 @@ class PartitionReader:
         elif action is Action.REMOVE:
             consumer.incremental_unassign(located)
 
-    # --- what Kafka is told ---------------------------------------------------------------
+    # --- commits to Kafka -----------------------------------------------------------------
 
     def acknowledge(self, positions: dict[str, int]) -> None:
         """Take over the positions that are committed to the ring, by partition name."""

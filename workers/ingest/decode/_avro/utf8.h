@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Bytes of the character at p (at most `left` are there); 0 where it is not valid. */
-static inline uint64_t utf8_character(const uint8_t *p, uint64_t left) {
+static inline uint64_t avro_utf8_character(const uint8_t *p, uint64_t left) {
     uint8_t first = p[0];
     uint64_t size = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
     if (first < 0xc2 || first > 0xf4 || left < size) return 0;
@@ -33,7 +33,7 @@ static inline int avro_utf8_is_valid(const uint8_t *p, uint64_t size) {
             i++;
             continue;
         }
-        uint64_t step = utf8_character(p + i, size - i);
+        uint64_t step = avro_utf8_character(p + i, size - i);
         if (step == 0) return 0;
         i += step;
     }
