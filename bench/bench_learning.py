@@ -103,7 +103,7 @@ class Clock:
 
 
 def line(bench, value, unit, peer=None, **more):
-    """Print one figure, and give it."""
+    """Print one figure and return it."""
     ratio = None if peer is None or value < 0 else round(value / peer, 3)
     entry = {"bench": f"learning.{bench}", "value": value, "unit": unit, "peer": peer}
     entry = {**entry, "ratio": ratio, **more}

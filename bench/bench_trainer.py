@@ -57,6 +57,8 @@ from workers.trainer.td3.learner import make_learner
 from workers.trainer.td3.matmul import Matmul, matmul_for
 
 BATCH, ROUNDS, ROUND_S, STORED = 256, 5, 1.0, 20_000
+PAIRS, PAIR_S = 41, 0.2
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 SIZES = {
     "1600 inputs, [256,256]": ((16, 100), 10, [256, 256]),
     "Pendulum, [400,300]": ((3,), 1, [400, 300]),
@@ -259,26 +261,48 @@ def rates(variants, least=20):
     return {what: median(values) for what, values in found.items()}
 
 
+def paired(ours, theirs):
+    """Median rates of two functions of a count, and the median of their ratios.
+
+    Short rounds in turn, processor seconds: what disturbs one round of a pair disturbs the other.
+    """
+    counts, found = [], []
+    for updates in (ours, theirs):
+        updates(20)
+        began = time.process_time()
+        updates(20)
+        counts.append(max(4, int(20 * PAIR_S / (time.process_time() - began))))
+    for number in range(PAIRS):
+        pair = [0.0, 0.0]
+        for which in (0, 1) if number % 2 else (1, 0):
+            began = time.process_time()
+            (ours, theirs)[which](counts[which])
+            pair[which] = counts[which] / (time.process_time() - began)
+        found.append(pair)
+    mine, peer = (median(values) for values in zip(*found, strict=True))
+    return mine, peer, median(one / other for one, other in found)
+
+
 def bench_kernels(mesh):
-    """The whole update with the kernel of this project and with torch's products, in turn."""
+    """The whole update with the kernel of this project and with torch's products, in turn.
+
+    `ONEDNN_MAX_CPU_ISA=AVX2` limits torch's bfloat16 products alone (its float32 products are
+    MKL's: `MKL_ENABLE_INSTRUCTIONS=AVX2`) and never the kernel, which asks the processor.
+    """
     del mesh
-    if matmul_for(torch.device("cpu"), half=False).kind == "torch":
-        line("kernels", None, "not measured: this processor has no AVX-512, torch multiplies")
-        return
+    limits = {n: v for n in LIMITS if (v := os.environ.get(n))}
+    capability = torch.backends.cpu.get_cpu_capability()
+    line(f"kernels: processor, limits {limits or 'not set'}", None, capability)
     for name, size in SIZES.items():
         for precision in ("highest", "medium"):
-            variants = {
-                kernel: sb3_kind(TD3, size, device="cpu", precision=precision, kernel=kernel)
+            variants = [
+                sb3_kind(TD3, size, device="cpu", precision=precision, kernel=kernel)
                 for kernel in ("own", "torch")
-            }
-            found = rates(variants)
-            line(
-                f"kernels: {name}: {precision}",
-                round(found["own"], 1),
-                "1/s",
-                round(found["torch"], 1),
-                round(found["own"] / found["torch"], 3),
-            )
+            ]
+            kind = matmul_for(torch.device("cpu"), half=precision == "medium").kind
+            mine, peer, ratio = paired(*variants)
+            what = f"kernels: {name}: {precision}, own is {kind}"
+            line(what, round(mine, 1), "1/s", round(peer, 1), round(ratio, 3))
 
 
 def bench_products(mesh):

@@ -57,7 +57,7 @@ from workers.trainer.td3.algorithm import TD3
 from workers.trainer.td3.learner import policy_kwargs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -102,20 +102,32 @@ def train_td3(
     evaluate_on: str | Path | None = None,
     spool: Spool | None = None,
 ) -> TD3:
-    """Train for `total_timesteps` steps (of all lanes together), save to `model_path`, give it.
+    """Train a policy offline, save it to `model_path` and return it.
 
-    `market` is "synthetic", "known_optimum", a recorded file or market states (T,). With `resume`
-    the model at `model_path` goes on until it has made that many. A callback that ends the training
-    early has the experience saved too. The progress bar is shown on a terminal unless told
-    otherwise. Every `config.evaluate_every` updates (0: never) it is scored on `evaluate_on`, by
-    default the held-out part of `market`, and the best is kept beside the last
-    (`model_files.best_path`); scores go to `spool` too.
+    Every `config.evaluate_every` updates (0: never) the policy is scored on held-out episodes, and
+    the best one is kept beside the last (`model_files.best_path`).
+
+    Args:
+        total_timesteps: steps of all lanes together; with `resume` those of earlier runs count.
+        model_path: the zip; the arrays of the policy lie beside it (.npz), and the experience
+            where a callback ended the training early.
+        market: "synthetic", "known_optimum", the path of a recorded file, or market states (T,).
+        market_seed: seed of a simulated market.
+        lanes: environments that are stepped together.
+        config: settings of [trainer]; by default those of an empty configuration.
+        trading: settings of [trading].
+        callbacks: further callbacks of stable-baselines3.
+        progress_bar: whether to draw a bar; None: where standard error is a terminal.
+        tensorboard: directory for TensorBoard.
+        resume: go on with the model at `model_path`.
+        evaluate_on: market of the evaluations instead of the held-out part of `market`.
+        spool: where scores go for MLflow.
 
     Raises:
         TradingEnvError: the data is not a market.
         MarketDataError: a file cannot be read as market data.
         CannotResume: the model at `model_path` does not fit the settings.
-        ValueError: a number is out of its range.
+        ValueError: `total_timesteps` or `lanes` is below 1.
     """
     if total_timesteps < 1 or lanes < 1:
         raise ValueError(f"{total_timesteps} timesteps of {lanes} lanes: both must be at least 1")
@@ -175,6 +187,7 @@ def _learner(env: VecEnv, config: TrainerConfig, lanes: int, tensorboard: str | 
         policy_kwargs=policy_kwargs(config),
         precision=config.precision,
         compile_networks=config.compile_networks,
+        kernel=config.kernel,
         tensorboard_log=tensorboard,
         seed=config.seed,
         device=config.device,
@@ -298,19 +311,16 @@ def _published_at(spool: Spool, end: EndBySignal) -> Iterator[None]:
         spool.close()
 
 
-def _count(text: str, least: int = 1) -> int:
-    """Read a number that is at least `least`. Raises ValueError."""
-    if (number := int(text.replace("_", ""))) < least:
-        raise ValueError
-    return number
+def _count(minimum: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers that are at least `minimum`, as argparse calls it."""
 
+    def parse(text: str) -> int:
+        digits = text.replace("_", "")
+        if not digits.removeprefix("-").isdecimal() or int(digits) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is no count of {minimum} or more")
+        return int(digits)
 
-def _count_or_none(text: str) -> int:
-    return _count(text, 0)
-
-
-_count.__name__ = "count of 1 or more"  # what argparse says is expected
-_count_or_none.__name__ = "count of 0 or more"
+    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -319,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--timesteps", type=_count, default=100_000)
+    parser.add_argument("--timesteps", type=_count(1), default=100_000)
     parser.add_argument("--model", type=Path, default=Path("td3.zip"))
     market = parser.add_mutually_exclusive_group()
     market.add_argument("--data", type=Path)
@@ -327,9 +337,9 @@ def _parser() -> argparse.ArgumentParser:
     market.add_argument("--known-optimum", type=int, metavar="SEED")
     parser.add_argument("--root", default="")
     parser.add_argument("--date", default="", metavar="YYYYMMDD")
-    parser.add_argument("--evaluate-every", type=_count_or_none, metavar="N")
+    parser.add_argument("--evaluate-every", type=_count(0), metavar="N")
     parser.add_argument("--evaluate-on", metavar="MARKET")
-    parser.add_argument("--lanes", type=_count, default=16)
+    parser.add_argument("--lanes", type=_count(1), default=16)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--profile", default=None)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

@@ -2,7 +2,7 @@
 
 Killed anywhere it goes on at its last stored update: weights, targets, moments, counters and both
 random generators lie in `learner/<name>` (and, rarer, on disk for a reboot). What is published has
-been looked at: finite, and acting as a policy acts; a learner that lost its numbers is rolled back.
+been checked: finite, and acting within [-1, 1]; a learner that diverged is rolled back.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 SLICE_S = 0.08  # of updates in one step of the worker
 WAIT_S = 0.1
-BEGINNING_S = 30.0  # restoring, and first updates without a nursery, which make kernels
+FIRST_UPDATES_S = 30.0  # restoring, and first updates without a fork server, which make kernels
 STATUS_INTERVAL_S = 0.2
 COMPILE_S = 600.0  # an update that compiles networks may take so long
 MEMORY = "shared memory"  # where a learner was resumed from
@@ -57,7 +57,7 @@ class TrainerWorker(Worker):
 
     @classmethod
     def prepare(cls, spec: WorkerSpec, settings: Settings) -> None:
-        """Make the learner of this configuration, so that a child of the nursery has it."""
+        """Make the learner of this configuration, so that a child of the fork server has it."""
         learner.prepare(_config(spec, settings))
 
     @classmethod
@@ -66,7 +66,7 @@ class TrainerWorker(Worker):
         learner.rehearse(_config(spec, settings))
 
     def setup(self) -> None:
-        """Take the segments over and go on from memory, from disk, or from the seed."""
+        """Open the segments; the learner comes from memory, from disk, or from the seed."""
         context = self.context
         settings, mesh, name = context.settings, context.mesh, context.name
         self._config = config = _config(context.spec, settings)
@@ -74,7 +74,7 @@ class TrainerWorker(Worker):
         self._ring: Ring | None = None
         self._replay: RingReplay | None = None
         self._model, self._update = make_or_take_prepared_learner(config)
-        self._cell = self._own(
+        self._cell = self._open_as_writer(
             status_segment(name), lambda at: mesh.cell(at, TrainerStatus, create=True)
         )
         try:
@@ -82,10 +82,10 @@ class TrainerWorker(Worker):
         except NotWritten:
             self._status = TrainerStatus()
         like = policy_arrays(self._model.policy)
-        policy = self._own(
+        policy = self._open_as_writer(
             policy_segment(name), lambda at: mesh.tensors(at, like=like, create=True)
         )
-        if policy.version == 0:  # another network than the one whose scores were told
+        if policy.version == 0:  # another network than the one that was scored
             self._status.best_score = self._status.score = math.nan
             self._status.evaluated = 0
         self._publisher = Publisher(policy, self._model.policy)
@@ -122,7 +122,7 @@ class TrainerWorker(Worker):
         """Learn for a moment, or wait for experience."""
         if self._replay is not None:
             return self._work(self._replay)
-        with self.context.expect(BEGINNING_S):
+        with self.context.expect(FIRST_UPDATES_S):
             replay = self._find_experience()
             if replay is not None:
                 return self._work(replay)
@@ -161,7 +161,7 @@ class TrainerWorker(Worker):
         return done
 
     def teardown(self) -> None:
-        """Keep the learner, here and on disk."""
+        """Store the learner, in memory and on disk."""
         if self._replay is not None and self._update.updates and self._update.is_sound():
             state = learner_state.capture(self._update, self._replay)
             self._memory.publish(state)
@@ -171,7 +171,7 @@ class TrainerWorker(Worker):
         self._publish_status("stopped", now=True)
 
     def last_inputs(self) -> dict[str, Any]:
-        """Return the counters and the place of the batch that was lost, for the crash report."""
+        """Return counters and the path of the newest lost batch, for the crash report."""
         update = self._update
         return {
             "updates": update.updates,
@@ -180,9 +180,9 @@ class TrainerWorker(Worker):
             "faulty_records": self._replay.faulty if self._replay is not None else [],
         }
 
-    # --- beginnings -----------------------------------------------------------------------
+    # --- start -----------------------------------------------------------------------
 
-    def _own(self, name: str, opened: Callable[[str], S]) -> S:
+    def _open_as_writer(self, name: str, opened: Callable[[str], S]) -> S:
         """Open a segment as its writer; one left by another network or version is replaced.
 
         Raises SchemaMismatch while another process writes it.
@@ -216,7 +216,7 @@ class TrainerWorker(Worker):
             priorities=make_priorities(config, ring),
         )
         fresh = learner_state.capture(self._update, replay)
-        self._memory = self._own(
+        self._memory = self._open_as_writer(
             learner_segment(self.context.name),
             lambda at: mesh.tensors(at, like=fresh, create=True),
         )
@@ -269,18 +269,18 @@ class TrainerWorker(Worker):
     def _after_update(self, replay: RingReplay, batch: ReplayBufferSamples) -> None:
         config, updates = self._config, self._update.updates
         if self._guard.lost(batch):
-            self._roll_back(replay, "updates in a row without a number")
+            self._roll_back(replay, "updates in a row that are not finite")
             return
-        keeps = updates % config.state_every == 0
+        stores = updates % config.state_every == 0
         publishes = updates % config.publish_every == 0
         tracks = updates % self.context.settings.tracking.every_updates == 0
         evaluates = config.evaluate_every > 0 and updates % config.evaluate_every == 0
-        if not (keeps or publishes or tracks or evaluates):
+        if not (stores or publishes or tracks or evaluates):
             return
         if not self._update.is_sound():
-            self._roll_back(replay, "weights that are no numbers")
+            self._roll_back(replay, "weights that are not finite")
             return
-        if keeps:
+        if stores:
             self._guard.stored()
             state = learner_state.capture(self._update, replay)
             self._memory.publish(state)
@@ -319,10 +319,10 @@ class TrainerWorker(Worker):
             {f"evaluation/{name}": value for name, value in asdict(found).items()},
         )
         if is_best:
-            self._keep_best()
+            self._save_best()
         self.context.log.info("evaluated", updates=self._update.updates, score=found.mean_reward)
 
-    def _keep_best(self) -> None:
+    def _save_best(self) -> None:
         """Write the model as stable-baselines3 and as arrays; the shipper registers it as best."""
         directory = self.context.settings.run_directory / "models" / self.context.name
         updates, score = self._update.updates, self._status.score
@@ -364,7 +364,7 @@ class TrainerWorker(Worker):
                 status.best_score = status.score
             else:
                 status.best_score = float(np.fmax(status.best_score, status.score))
-            self._leaderboard.keep(now=True)
+            self._leaderboard.update(now=True)
 
     def _checkpoint(self, state: dict[str, Array]) -> None:
         """Keep the state for a reboot; without room for it learning goes on from memory alone."""
@@ -399,9 +399,9 @@ class TrainerWorker(Worker):
         config = self._config
         if config.replay_ratio == 0.0 or self._ring is None:
             return False
-        _, base, before = replay.origin
-        earned = math.ceil((self._update.updates + 1 - before) / config.replay_ratio)
-        needed = base + config.learning_starts + earned
+        origin = replay.origin
+        earned = math.ceil((self._update.updates + 1 - origin.updates) / config.replay_ratio)
+        needed = origin.sequence + config.learning_starts + earned
         if config.deterministic:
             replay.limit = needed
         return self._ring.published < needed
@@ -444,7 +444,7 @@ class TrainerWorker(Worker):
         if self._ring is not None:
             status.experience = self._ring.published
         self._cell.write(status)
-        self._leaderboard.keep()
+        self._leaderboard.update()
 
 
 def _config(spec: WorkerSpec, settings: Settings) -> TrainerConfig:

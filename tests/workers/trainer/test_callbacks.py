@@ -64,7 +64,7 @@ def test_weights_go_out_when_due(mesh_directory):
 def test_policy_that_is_no_number_is_withheld(mesh_directory):
     """NaN in the weights while stock SB3 goes on: readers keep the last good policy."""
 
-    class Poison(BaseCallback):
+    class PlantNaN(BaseCallback):
         def _on_step(self):
             if self.num_timesteps == 60:
                 with torch.no_grad():
@@ -76,7 +76,7 @@ def test_policy_that_is_no_number_is_withheld(mesh_directory):
         "policy/p", like=policy_arrays(learner.policy), create=True
     )
     callback = SHMWeightSyncCallback(segment, every_updates=10)
-    learner.learn(100, callback=[Poison(), callback])
+    learner.learn(100, callback=[PlantNaN(), callback])
     version, arrays = segment.read()
     assert callback.withheld > 2
     assert version == callback.version

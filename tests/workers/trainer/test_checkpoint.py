@@ -29,7 +29,7 @@ def test_what_a_kill_leaves_is_overwritten(tmp_path):
 
 
 def test_any_flipped_byte_is_noticed(tmp_path):
-    """A corrupt or foreign file is refused by name."""
+    """A corrupt file, or one of another program, is refused by name."""
     path = checkpoint.write(tmp_path, 1, {"a": np.arange(5)}, 3)
     whole = path.read_bytes()
     for at in range(0, len(whole), 7):

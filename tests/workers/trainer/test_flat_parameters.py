@@ -61,8 +61,8 @@ def test_steps_are_those_of_torch(size, decay):
 @pytest.mark.parametrize("what", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["gradient", "loss"])
 @pytest.mark.usefixtures("threads")
-def test_numbers_that_are_none_change_nothing(where, what):
-    """Weights, moments and count stay; the target moves on to weights that are sound."""
+def test_nan_and_infinity_change_nothing(where, what):
+    """Weights, moments and count stay; the target moves on to weights that are finite."""
     flat = FlatParameters(parameters(1000, 0), parameters(1000, 1))
     flat.gradient.fill_(1.0)
     flat.step(torch.zeros(()), 1e-2, 0.1)
@@ -91,7 +91,7 @@ def test_moments_do_not_stay_below_the_normal_numbers():
 
 
 def test_memory_of_any_place_and_size():
-    """An odd place and no numbers at all; nothing is written beside them."""
+    """An odd place and empty arrays; nothing is written beside them."""
     memory = np.ones((5, 40), np.float32)
     arrays = [row[3:26] for row in memory]
     assert _adam.step(*arrays, 0.0, 1.0, *CONSTANTS)
@@ -118,3 +118,37 @@ def test_what_does_not_fit_is_refused():
         arrays[number] = wrong[name]
         with pytest.raises(ValueError, match=name):
             _adam.step(*arrays, 0.0, 1.0, *CONSTANTS)
+
+
+def test_parameters_are_views_of_one_vector():
+    """Values keep their order; what is written into the vector is in the parameters, and back."""
+    own = [nn.Parameter(torch.arange(6.0).view(2, 3)), nn.Parameter(torch.tensor([7.0, 8.0]))]
+    target = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.ones(2))]
+    flat = FlatParameters(own, target)
+    assert flat.values.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
+    assert flat.target.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    flat.values[7] = 9.0
+    assert own[1].tolist() == [7.0, 9.0]
+    own[0].data[1, 2] = -1.0
+    assert float(flat.values[5]) == -1.0
+    flat.gradient.copy_(torch.arange(8.0))
+    assert own[1].grad is not None
+    assert own[1].grad.tolist() == [6.0, 7.0]
+    assert flat.is_bound()
+    own[0].data = own[0].data.clone()
+    assert not flat.is_bound()
+
+
+def test_runs_of_one_shape_are_stacked_without_a_copy():
+    """Two weights beside each other, then two biases: one view each."""
+    parts = [
+        nn.Parameter(torch.full(shape, float(k)))
+        for k, shape in enumerate([(2, 3)] * 2 + [(2,)] * 2)
+    ]
+    flat = FlatParameters(parts, [nn.Parameter(part.detach().clone()) for part in parts])
+    weights, biases = flat.stacked(flat.values, [2, 2])
+    assert weights.shape == (2, 2, 3)
+    assert biases.tolist() == [[2.0, 2.0], [3.0, 3.0]]
+    weights[1] = 5.0
+    assert (parts[1] == 5.0).all()
+    assert weights.data_ptr() == flat.values.data_ptr()

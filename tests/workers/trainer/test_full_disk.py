@@ -87,7 +87,7 @@ def test_a_lost_batch_that_finds_no_room_is_counted(tmp_path):
     ours, _ = learners()
     with small_disk(tmp_path / "crashes", "4k"):
         guard = DivergenceGuard(ours.update, tmp_path / "crashes", "td3-0", 3)
-        guard.keep(batch(0))
+        guard.store_batch(batch(0))
         assert guard.not_kept == 1
         assert "No space left on device" in guard.batch
         assert not list((tmp_path / "crashes").iterdir())

@@ -43,11 +43,11 @@ def test_best_score_leads_and_no_score_leads_nobody(mesh_directory):
     mesh = Mesh(mesh_directory)
     keeper = LeaderboardKeeper(mesh, "td3-0")
     published(mesh, "td3-0", math.nan)
-    assert keeper.keep(now=True)
+    assert keeper.update(now=True)
     assert board(mesh).best == ""
     published(mesh, "td3-1", -0.5, updates=7)
     published(mesh, "td3-2", 0.5)
-    keeper.keep(now=True)
+    keeper.update(now=True)
     found = board(mesh)
     assert found.best == "td3-2"
     assert [row.trainer for row in found.rows] == ["td3-2", "td3-1", "td3-0"]
@@ -76,17 +76,17 @@ def test_next_trainer_keeps_the_board_when_the_keeper_dies(mesh_directory):
     mine = LeaderboardKeeper(mesh, "td3-1")
 
     def keep(tell):
-        LeaderboardKeeper(Mesh(mesh_directory), "td3-0").keep(now=True)
+        LeaderboardKeeper(Mesh(mesh_directory), "td3-0").update(now=True)
         tell()
         until("killed", lambda: False)
 
     with child(keep) as other:
         other.started()
-        assert not mine.keep(now=True)
+        assert not mine.update(now=True)
         assert board(mesh).keeper == "td3-0"
         os.kill(other.pid, 9)
         other.wait()
-        assert until("taken over", lambda: mine.keep(now=True))
+        assert until("taken over", lambda: mine.update(now=True))
     assert board(mesh).keeper == "td3-1"
 
 
@@ -96,7 +96,7 @@ def test_feeder_goes_on_with_the_next_when_the_best_is_quarantined(mesh_director
     keeper = LeaderboardKeeper(mesh, "td3-1")
     published(mesh, "td3-0", 2.0), published(mesh, "td3-1", 1.0)
     policies = Policies(mesh, ["td3-0", "td3-1"], 60.0)
-    keeper.keep(now=True)
+    keeper.update(now=True)
     assert policies.best().trainer == "td3-0"
     supervisor = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=16384)
     workers = [
@@ -119,7 +119,7 @@ def test_feeder_goes_on_with_the_next_when_the_best_is_quarantined(mesh_director
         )
     )
     assert policies.best() is not None
-    keeper.keep(now=True)
+    keeper.update(now=True)
     assert policies.best().trainer == "td3-1"
     assert board(mesh).rows[-1].state == "quarantined"
 
@@ -127,6 +127,6 @@ def test_feeder_goes_on_with_the_next_when_the_best_is_quarantined(mesh_director
 def test_board_without_policies_names_nobody(mesh_directory):
     """An empty mesh has an empty board."""
     mesh = Mesh(mesh_directory)
-    assert LeaderboardKeeper(mesh, "td3-0").keep(now=True)
+    assert LeaderboardKeeper(mesh, "td3-0").update(now=True)
     with pytest.raises(NotWritten):
         board(mesh)

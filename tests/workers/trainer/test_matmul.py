@@ -122,7 +122,7 @@ def test_more_rows_than_a_block_and_more_steps_than_a_panel():
 
 @pytest.mark.parametrize("what", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_come_through(what):
-    """ReLU and mask hide no NaN; an infinite factor makes an output that is none."""
+    """ReLU and mask hide no NaN; an infinite factor makes an output that is not finite."""
     left, right = np.ones((3, 40), np.float32), np.ones((40, 20), np.float32)
     left[1, 7] = what
     out = np.zeros((3, 20), np.float32)

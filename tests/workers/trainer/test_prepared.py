@@ -1,4 +1,4 @@
-"""A learner that its nursery made ahead is the one that the worker would have made."""
+"""A learner that the fork server made ahead is the one that the worker would have made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHERS = {"mlp": {}, "frames": {"frame_width": 4}, "transformer": {"d_model": 8,
 
 @pytest.fixture(autouse=True)
 def _nothing_prepared():
-    """Each test begins with an empty nursery."""
+    """Each test begins with nothing prepared."""
     learner._prepared.clear()
 
 
@@ -41,9 +41,9 @@ def test_prepared_and_rehearsed_learner_goes_on_as_a_new_one(policy):
 
 def test_another_configuration_gets_a_learner_of_its_own():
     """Prepared is found by the whole configuration, seed included; taken once; bounded."""
-    for seed in range(learner.PREPARED_MOST + 2):
+    for seed in range(learner.MAX_PREPARED + 2):
         learner.prepare(TrainerConfig(seed=seed, **SMALL))
-    assert len(learner._prepared) == learner.PREPARED_MOST
+    assert len(learner._prepared) == learner.MAX_PREPARED
     kept = learner._prepared[TrainerConfig(seed=1, **SMALL).model_dump_json()]
     wide = TrainerConfig(seed=1, **{**SMALL, "hidden": (32, 8)})
     assert learner.make_or_take_prepared_learner(wide)[1].actor.shapes[0] == (32, 1600)

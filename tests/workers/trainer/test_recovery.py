@@ -172,9 +172,9 @@ def test_another_network_is_not_measured_by_the_scores_of_the_last(tmp_path):
         until("policy", lambda: one.mesh.attach("status/td3-0").read()[1]["version"] > 0)
         assert one.stop() == 0
         cell = one.mesh.cell("status/td3-0", TrainerStatus, create=True)
-        _, told = cell.read()
-        told.best_score = 1e9
-        cell.write(told)
+        _, status = cell.read()
+        status.best_score = 1e9
+        cell.write(status)
         cell.close()
         profile = one.profile.read_text()
         one.profile.write_text(profile.replace("hidden = [32, 16]", "hidden = [8, 8]"))

@@ -1,4 +1,4 @@
-"""The update: autograd's gradients, stable-baselines3's weights, and numbers that are none."""
+"""The update: autograd's gradients, stable-baselines3's weights, and NaN or infinity."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_rounded_factors_stay_close(made):
 @pytest.mark.parametrize("what", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("kind", ["mlp", "autograd"])
 def test_planted_faults_never_reach_the_weights(where, what, kind):
-    """A number that is none anywhere in a batch: that update is not made, the next one is."""
+    """NaN or infinity anywhere in a batch: that update is not made, the next one is."""
     activation = {"mlp": nn.ReLU, "autograd": nn.Tanh}[kind]
     ours, _ = learners(policy_kwargs={"net_arch": [32, 16], "activation_fn": activation})
     update = ours.update

@@ -77,13 +77,13 @@ class BestModelCallback(EveryUpdates):
             self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)
         if not found.mean_reward <= self.score:
-            self._keep(found.mean_reward)
+            self._save_best(found.mean_reward)
 
     def _on_training_end(self) -> None:
         if self.updates > self._evaluated:
             self._on_due()
 
-    def _keep(self, score: float) -> None:
+    def _save_best(self, score: float) -> None:
         try:
             model_files.save_model(self.model, model_files.best_path(self._path), score=score)
         except OSError as error:

@@ -63,10 +63,15 @@ class Evaluation:
         steps: int,
         seed: int = HELD_OUT_SEED,
     ) -> None:
-        """Evaluate on `source`, `lanes` episodes of up to `steps` steps.
+        """Evaluate on a market nobody trains on.
 
-        "synthetic" or "known_optimum" (made with `seed`), the path of a recorded file of any known
-        family, or states that are there already.
+        Args:
+            source: "synthetic" or "known_optimum" (made with `seed`), the path of a recorded file
+                of any known family, or a provider of states.
+            config: rules of trading; "known_optimum" has its own.
+            lanes: episodes.
+            steps: the most steps of an episode.
+            seed: of a simulated market.
         """
         self._lanes, self._steps, self._seed = lanes, steps, seed
         self._config = known_optimum_config() if source == KNOWN_OPTIMUM else config
@@ -83,18 +88,18 @@ class Evaluation:
         run = rollout(env, policy, seed=HELD_OUT_SEED, steps=min(self._steps, longest))
         peaks = np.maximum.accumulate(run.equity, axis=0)
         return Score(
-            float(run.reward.sum() / max(1, run.counted.sum())),
-            float((run.equity[-1] / run.equity[0] - 1.0).mean()),
-            float((1.0 - run.equity / peaks).max()),
-            float(run.costs.sum(0).mean()),
+            mean_reward=float(run.reward.sum() / max(1, run.counted.sum())),
+            mean_return=float((run.equity[-1] / run.equity[0] - 1.0).mean()),
+            worst_drawdown=float((1.0 - run.equity / peaks).max()),
+            mean_costs=float(run.costs.sum(0).mean()),
         )
 
     def prepare(self) -> RecordedProvider:
-        """Make the episodes, or say now why there are none. Raises as reading a file does."""
-        self._provider = self._provider or self._made()
+        """Make the episodes and return them; errors of reading a file pass through."""
+        self._provider = self._provider or self._make_episodes()
         return self._provider
 
-    def _made(self) -> RecordedProvider:
+    def _make_episodes(self) -> RecordedProvider:
         if self._source == KNOWN_OPTIMUM:
             return known_optimum_provider(self._seed, episodes=64, steps=self._steps)
         if self._source == SYNTHETIC:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mesh import Cell, Mesh
 
 MAX_BYTES = 16384
-EVERY_S = 1.0
+UPDATE_INTERVAL_S = 1.0
 PREFIX = policy_segment("")
 
 
@@ -35,12 +35,12 @@ class LeaderboardKeeper:
         self._due = 0.0
         self._last: list[Standing] = []
 
-    def keep(self, *, now: bool = False) -> bool:
-        """Look whether the board is ours to keep, and write it where it changed; True: ours."""
+    def update(self, *, now: bool = False) -> bool:
+        """Take a free lease, write the board where it changed; return whether the lease is ours."""
         moment = time.monotonic()
         if moment < self._due and not now:
             return self._cell is not None
-        self._due = moment + EVERY_S
+        self._due = moment + UPDATE_INTERVAL_S
         try:
             if self._cell is None:
                 self._cell = self._mesh.cell(
@@ -83,17 +83,13 @@ class LeaderboardKeeper:
                     return None
                 self._policies[trainer] = found
             with self._policies[trainer].borrow() as view:
-                numbers = float(view["score"]), int(view["updates"]), int(view["created_ns"])
-                version = view.version
+                score, updates = float(view["score"]), int(view["updates"])
+                created_ns, version = int(view["created_ns"]), view.version
         except (SegmentMissing, NotWritten, Overtaken, KeyError):
             self._policies.pop(trainer, None)
             return None
         return Standing(
-            trainer=trainer,
-            version=version,
-            updates=numbers[1],
-            score=numbers[0],
-            created_ns=numbers[2],
+            trainer=trainer, version=version, updates=updates, score=score, created_ns=created_ns
         )
 
     def _quarantined(self) -> set[str]:

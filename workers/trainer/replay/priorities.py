@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from mesh.arrays import Array
 
 SMALL = 1e-3
-MARKS = 2
+NEXT_SEQUENCE, LARGEST = range(2)  # places in `marks`
+MARKS_SIZE = 2
 
 
 class Priorities:
@@ -25,14 +26,26 @@ class Priorities:
         """Start with all records alike; alpha 0 draws uniformly, beta 1 undoes all bias."""
         self.alpha, self.beta = alpha, beta
         self.values = np.zeros(capacity, np.float32)
-        self.marks = np.array([0.0, 1.0])  # next sequence without a priority; the largest so far
+        #: The next sequence without a priority, the largest priority so far; stored with a state.
+        self.marks = np.array([0.0, 1.0])
 
     def draw(self, rng: np.random.Generator, low: int, high: int, size: int) -> tuple[Array, Array]:
-        """Return `size` sequences of [low, high) and their weights float32, not yet scaled."""
+        """Draw records by their priority, with replacement.
+
+        Args:
+            rng: where the uniform numbers come from.
+            low: first sequence that may be drawn.
+            high: first sequence that may not.
+            size: how many to draw.
+
+        Returns:
+            Sequences (size,) int64 and importance weights (size,) float32, not yet divided by the
+            largest of the batch: (share drawn / share of uniform)^-beta, Schaul et al. 2016, 3.4.
+        """
         capacity = len(self.values)
-        fresh = np.arange(max(low, int(self.marks[0])), high)
-        self.values[fresh % capacity] = self.marks[1]
-        self.marks[0] = high
+        fresh = np.arange(max(low, int(self.marks[NEXT_SEQUENCE])), high)
+        self.values[fresh % capacity] = self.marks[LARGEST]
+        self.marks[NEXT_SEQUENCE] = high
         priorities = self.values[np.arange(low, high) % capacity]
         summed = np.cumsum(priorities, dtype=np.float64)
         at = np.searchsorted(summed, rng.random(size) * summed[-1], side="right")
@@ -42,9 +55,15 @@ class Priorities:
         return low + at, weights.astype(np.float32)
 
     def learned(self, sequences: Array, errors: Array) -> None:
-        """Take the absolute TD errors (B,) of the records that a batch was made of."""
-        found = (np.abs(errors) + SMALL) ** self.alpha
-        sound = np.isfinite(found)
-        self.values[sequences[sound] % len(self.values)] = found[sound]
-        if sound.any():
-            self.marks[1] = max(self.marks[1], float(found[sound].max()))
+        """Set the priorities of the records that a batch was made of.
+
+        Args:
+            sequences: the records (B,) int64.
+            errors: their TD errors (B,); those that are not finite change nothing.
+        """
+        priorities = (np.abs(errors) + SMALL) ** self.alpha
+        finite = np.isfinite(priorities)
+        self.values[sequences[finite] % len(self.values)] = priorities[finite]
+        if finite.any():
+            largest = float(priorities[finite].max())
+            self.marks[LARGEST] = max(self.marks[LARGEST], largest)

@@ -4,13 +4,13 @@ Frames are stored once; a window is stacked from the records at sequence, sequen
 the same episode when it is sampled, its first frame standing for what was before. The two windows
 of a transition overlap in all frames but one, so that 17 frames are copied and both windows are
 views of them. What was copied is whole if the ring's oldest sequence, asked afterwards, is not
-beyond it; else the batch is drawn again. A record with a number that is none is passed over and
-counted: it never reaches a gradient.
+beyond it; else the batch is drawn again. A record with NaN or infinity is passed over and counted:
+it never reaches a gradient.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,14 @@ TRIES = 100
 MARGIN = 64  # steps that the writer may make while a batch is copied
 KEPT_FAULTS = 16
 COLUMNS = SLOTS + 4  # action, done, reward, discount, weight
+
+
+class Origin(NamedTuple):
+    """Where the experience of a learner began."""
+
+    generation: int  # of the ring
+    sequence: int  # the first that counts
+    updates: int  # of the learner then
 
 
 class NoExperience(Exception):
@@ -56,7 +64,17 @@ class RingReplay(ReplayBuffer):
         device: torch.device | str = "cpu",
         priorities: Priorities | None = None,
     ) -> None:
-        """Read from `ring`, which somebody else writes; uniformly, or by `priorities`."""
+        """Read from a ring that another process writes.
+
+        Args:
+            ring: records of EXPERIENCE_DTYPE.
+            reward_scale: factor of the rewards.
+            seed: of the generator that draws.
+            n_steps: steps over which rewards of an episode are summed.
+            gamma: discount of a step, used where `n_steps` is above 1.
+            device: where the batches go.
+            priorities: draw by these; None: uniformly.
+        """
         super().__init__(1, OBSERVATIONS, ACTIONS, device=device)
         self._ring = ring
         self._view = ring.view()
@@ -65,8 +83,7 @@ class RingReplay(ReplayBuffer):
         self.rng = np.random.default_rng(seed)
         #: Only records before this sequence are drawn; None: all that were published.
         self.limit: int | None = None
-        #: Where the learner's experience began: generation of the ring, sequence, updates then.
-        self.origin = (ring.info.generation, self._oldest(), 0)
+        self.origin = Origin(ring.info.generation, self._oldest(), 0)
         self.priorities = priorities
         #: Of the newest batch, where there are priorities: weights (B, 1) of the critics' errors.
         self.weights: torch.Tensor | None = None
@@ -91,7 +108,16 @@ class RingReplay(ReplayBuffer):
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Draw a batch.
 
-        Raises NoExperience where too few records belong to whole transitions.
+        Args:
+            batch_size: transitions in it (B).
+            env: ignored; observations of the ring are not normalised.
+
+        Returns:
+            Observations and next observations (B, 16, 100), actions (B, 10), dones, rewards and
+            discounts (B, 1), all float32; the next call overwrites them.
+
+        Raises:
+            NoExperience: too few records belong to whole transitions.
         """
         del env
         if len(self._frames) != batch_size:
@@ -111,7 +137,7 @@ class RingReplay(ReplayBuffer):
         )
 
     def learned(self, errors: torch.Tensor) -> None:
-        """Take the absolute TD errors (B,) of the newest batch: its records' new priorities."""
+        """Set the priorities of the newest batch's records from their absolute TD errors (B,)."""
         if self.priorities is not None:
             self.priorities.learned(self._sequences, errors.cpu().numpy())
 
@@ -134,7 +160,7 @@ class RingReplay(ReplayBuffer):
         return ReplayBufferSamples(*batch)
 
     def _fill(self, start: int, size: int) -> int:
-        """Draw into the rows from `start` on and give how many are whole and sound."""
+        """Draw into the rows from `start` on and return how many are whole and finite."""
         sequences, rows, weights = self._draw(size - start)
         lanes, step = rows["lanes"].astype(np.int64), rows["step"]
         frames, later, columns = self._frames[start:], self._later[start:], self._columns[start:]
@@ -158,19 +184,19 @@ class RingReplay(ReplayBuffer):
         columns[:, SLOTS + 1], columns[:, SLOTS + 2] = reward * self._scale, discount
         columns[:, SLOTS + 3] = weights
         self._sequences[start:] = sequences
-        if np.isfinite(total):  # one sum tells of all: NaN and infinity survive it
+        if np.isfinite(total):  # NaN and infinity survive a sum
             return sequences.size
         good = np.isfinite(frames.sum((1, 2)))
         if self._steps > 1:
             good &= np.isfinite(later.sum((1, 2)))
-        self._note(sequences[~good])
+        self._count_faults(sequences[~good])
         count = int(good.sum())
         for part in (frames, later, columns, self._sequences[start:]):
             part[:count] = part[good]
         return count
 
     def _sum(self, values: Array) -> float:
-        """Add all up; the BLAS does it in half the time of `sum`."""
+        """Return the sum of all values; the BLAS takes half the time of `sum`."""
         flat = values.reshape(-1)
         return float(flat @ self._ones[: flat.size])
 
@@ -245,7 +271,7 @@ class RingReplay(ReplayBuffer):
         raise NoExperience("hardly any record in the ring ends a whole transition")
 
     def _ends_transition(self, sequences: Array, rows: Array) -> Array:
-        """Tell which records follow one of the same lane and episode, and are sound."""
+        """Return which records follow one of the same lane and episode, and are finite."""
         step, lanes = rows["step"], rows["lanes"].astype(np.int64)
         before = sequences - lanes
         earlier = np.empty(sequences.size, _HEAD)
@@ -258,11 +284,11 @@ class RingReplay(ReplayBuffer):
         good &= reach >= self._ring.oldest
         sound = np.isfinite(rows["reward"]) & np.isfinite(rows["action"].sum(1))
         if not sound.all():
-            self._note(sequences[~sound & good])
+            self._count_faults(sequences[~sound & good])
         good &= sound
         return good
 
-    def _note(self, sequences: Array) -> None:
+    def _count_faults(self, sequences: Array) -> None:
         self.faults += int(sequences.size)
         self.faulty = (self.faulty + sequences.tolist())[-KEPT_FAULTS:]
 

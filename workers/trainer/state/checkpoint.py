@@ -23,7 +23,17 @@ class BadCheckpoint(Exception):
 
 
 def write(directory: Path, updates: int, arrays: dict[str, Array], keep: int) -> Path:
-    """Write `checkpoint-<updates>` and remove all but the newest `keep`."""
+    """Write `checkpoint-<updates>` whole and remove older ones.
+
+    Args:
+        directory: of the trainer's checkpoints; made where it is missing.
+        updates: of the learner, in the name.
+        arrays: the learner's state.
+        keep: how many of the newest stay.
+
+    Returns:
+        The path written. OSError of the disk passes through.
+    """
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     body = buffer.getvalue()
@@ -41,7 +51,11 @@ def paths(directory: Path) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, Array]:
-    """Return the arrays of a checkpoint. Raises BadCheckpoint naming it."""
+    """Return the arrays of a checkpoint.
+
+    Raises:
+        BadCheckpoint: the file is not one, or does not match its checksum.
+    """
     data = path.read_bytes()
     head = len(MAGIC) + DIGEST
     body = data[head:]

@@ -1,6 +1,6 @@
-"""What is done when numbers are lost: skip, keep the evidence, roll back, give up.
+"""What is done when a learner diverges: skip the update, store the batch, roll back, end.
 
-The update itself refuses a gradient that is not finite; this looks at the count of refusals. One
+The update itself skips a gradient that is not finite; this class watches the count of skips. One
 alone costs one batch. Some in a row, or weights that are not finite, cost a roll-back to the state
 in shared memory with a smaller learning rate; roll-backs in a row end the worker, which the
 supervisor starts again and, when that does not help, quarantines.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KEPT_BATCHES = 3
 RECOVERY = 1.05  # of the learning rate, with each stored state
 SLOWEST = 1 / 64
-CHECK_EVERY = 32  # updates between two looks where a look waits for a device
+CHECK_EVERY = 32  # updates between two checks where a check waits for a device
 
 
 class NumbersLost(Exception):
@@ -32,10 +32,17 @@ class NumbersLost(Exception):
 
 
 class DivergenceGuard:
-    """Counts the losses of one learner."""
+    """Counts the skipped updates and roll-backs of one learner."""
 
     def __init__(self, update: Update, directory: Path, name: str, limit: int) -> None:
-        """Keep lost batches as `<name>-batch-*.npz` in `directory`."""
+        """Watch an update.
+
+        Args:
+            update: the learner's.
+            directory: where lost batches are stored, as `<name>-batch-*.npz`.
+            name: of the trainer.
+            limit: skips in a row before a roll-back, and roll-backs in a row before the end.
+        """
         self._update = update
         self._directory, self._name, self._limit = directory, name, limit
         self._check_every = 1 if update.losses.device.type == "cpu" else CHECK_EVERY
@@ -46,7 +53,7 @@ class DivergenceGuard:
         self.not_kept = 0
 
     def lost(self, batch: ReplayBufferSamples) -> bool:
-        """Return whether so many updates in a row were lost that only a roll-back is left."""
+        """Return whether `limit` updates in a row were skipped; store a batch that was."""
         if self._update.updates % self._check_every:
             return False
         skipped = float(self._update.skipped)
@@ -55,11 +62,11 @@ class DivergenceGuard:
             return False
         self._seen = skipped
         self._in_a_row += 1
-        self.keep(batch)
+        self.store_batch(batch)
         return self._in_a_row >= self._limit
 
-    def keep(self, batch: ReplayBufferSamples) -> None:
-        """Write the batch for whoever looks into it; the newest few stay."""
+    def store_batch(self, batch: ReplayBufferSamples) -> None:
+        """Write the batch to a file for later inspection; the newest few files stay."""
         arrays = {
             name: part.cpu().numpy() for name, part in batch._asdict().items() if part is not None
         }
@@ -78,7 +85,14 @@ class DivergenceGuard:
             old.unlink(missing_ok=True)
 
     def rolled_back(self, factor: float) -> None:
-        """Go on more slowly. Raises NumbersLost after too many roll-backs in a row."""
+        """Lower the learning rate after a roll-back.
+
+        Args:
+            factor: of the learning rate, once more with every roll-back in a row.
+
+        Raises:
+            NumbersLost: too many roll-backs in a row.
+        """
         self._seen = float(self._update.skipped)
         self._in_a_row = 0
         self._rollbacks_in_a_row += 1
@@ -91,6 +105,6 @@ class DivergenceGuard:
         self._update.lr_factor = min(self._update.lr_factor, slower)
 
     def stored(self) -> None:
-        """Note that a sound state was stored: speed up again."""
+        """Raise the learning rate again: a finite state was stored."""
         self._rollbacks_in_a_row = 0
         self._update.lr_factor = min(1.0, self._update.lr_factor * RECOVERY)

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from workers.trainer.replay.priorities import MARKS
+from workers.trainer.replay.priorities import MARKS_SIZE
+from workers.trainer.replay.ring import Origin
 
 if TYPE_CHECKING:
     from mesh.arrays import Array
     from workers.trainer.replay.ring import RingReplay
     from workers.trainer.td3.update import Update
 
-MASK = (1 << 64) - 1
-WORDS = 6
+WORD_MASK = (1 << 64) - 1
+RNG_WORDS = 6
 
 
 class StateMismatch(Exception):
@@ -28,9 +29,15 @@ class StateMismatch(Exception):
 
 
 def capture(update: Update, replay: RingReplay) -> dict[str, Array]:
-    """Return everything: views of what lies in this memory, to be written away at once.
+    """Return the whole state of a learner.
 
-    The update has a generator of its own (a worker's has).
+    Args:
+        update: one with a generator of its own, as a worker's has.
+        replay: where it samples.
+
+    Returns:
+        Arrays by name, views of the learner's memory where they lie on this side: write them away
+        before the next update.
     """
     arrays: dict[str, Array] = {n: t.cpu().numpy() for n, t in update.state().items()}
     arrays["updates"] = np.array(update.updates, np.int64)
@@ -43,12 +50,21 @@ def capture(update: Update, replay: RingReplay) -> dict[str, Array]:
 
 
 def restore(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> None:
-    """Make the learner what the arrays say. Raises StateMismatch before anything is changed."""
+    """Set the whole state of a learner.
+
+    Args:
+        update: of the same network.
+        replay: where it samples.
+        arrays: as `capture` returned them.
+
+    Raises:
+        StateMismatch: an array is missing or of another shape; nothing was changed.
+    """
     present = update.state()
     wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
-    wanted |= {"updates": (), "lr_factor": (), "origin": (3,), "numpy_random": (WORDS,)}
+    wanted |= {"updates": (), "lr_factor": (), "origin": (3,), "numpy_random": (RNG_WORDS,)}
     if replay.priorities is not None:
-        wanted |= {"priorities": replay.priorities.values.shape, "marks": (MARKS,)}
+        wanted |= {"priorities": replay.priorities.values.shape, "marks": (MARKS_SIZE,)}
     for name, shape in wanted.items():
         found = arrays.get(name)
         if found is None or found.shape != shape:
@@ -58,14 +74,14 @@ def restore(update: Update, replay: RingReplay, arrays: Mapping[str, Array]) -> 
             )
     update.set_state({name: torch.from_numpy(arrays[name]) for name in present})
     update.updates, update.lr_factor = int(arrays["updates"]), float(arrays["lr_factor"])
-    generation, base, before = arrays["origin"].tolist()
-    if generation == replay.origin[0]:
-        replay.origin = (generation, base, before)
+    origin = Origin(*arrays["origin"].tolist())
+    if origin.generation == replay.origin.generation:
+        replay.origin = origin
         if replay.priorities is not None:
             replay.priorities.values[:] = arrays["priorities"]
             replay.priorities.marks[:] = arrays["marks"]
     else:  # another ring, as after a reboot: its records earn updates from now on
-        replay.origin = (*replay.origin[:2], update.updates)
+        replay.origin = replay.origin._replace(updates=update.updates)
     _set_words(replay.rng, arrays["numpy_random"])
 
 
@@ -75,9 +91,9 @@ def _words(rng: np.random.Generator) -> Array:
     number, increment = state["state"]["state"], state["state"]["inc"]
     return np.array(
         [
-            number & MASK,
+            number & WORD_MASK,
             number >> 64,
-            increment & MASK,
+            increment & WORD_MASK,
             increment >> 64,
             state["has_uint32"],
             state["uinteger"],

@@ -104,12 +104,12 @@ class TD3(StockTD3):
     def hyperparameters(self) -> UpdateHyperparameters:
         """Return the constants of the next update, the learning rate from its schedule."""
         return UpdateHyperparameters(
-            self.lr_schedule(self._current_progress_remaining),
-            self.gamma,
-            self.tau,
-            self.policy_delay,
-            self.target_policy_noise,
-            self.target_noise_clip,
+            learning_rate=self.lr_schedule(self._current_progress_remaining),
+            gamma=self.gamma,
+            tau=self.tau,
+            policy_delay=self.policy_delay,
+            target_policy_noise=self.target_policy_noise,
+            target_noise_clip=self.target_noise_clip,
         )
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:

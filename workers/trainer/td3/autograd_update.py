@@ -44,7 +44,7 @@ class AutogradUpdate(Update):
     """TD3 for a policy with features extractors, batch norm, any layers."""
 
     def __init__(self, policy: TD3Policy, generator: torch.Generator | None = None) -> None:
-        """Bind a policy for which `not_bindable` gives nothing."""
+        """Bind a policy for which `not_bindable` returns an empty text."""
         super().__init__(
             policy,
             (list(policy.actor.parameters()), list(policy.actor_target.parameters())),

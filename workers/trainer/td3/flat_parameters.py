@@ -42,7 +42,12 @@ class FlatParameters:
     """The parameters of one network, their gradients, Adam's moments and the target, all flat."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], targets: Sequence[nn.Parameter]) -> None:
-        """Move the parameters, in this order, and those of the target network into vectors."""
+        """Move parameters into flat vectors; the modules keep views of them.
+
+        Args:
+            parameters: of the network, in the order of the vector, float32 on one device.
+            targets: those of the target network, of the same shapes.
+        """
         self.shapes = [tuple(p.shape) for p in parameters]
         device = parameters[0].device
         size = sum(p.numel() for p in parameters)
@@ -82,7 +87,15 @@ class FlatParameters:
         return views
 
     def stacked(self, vector: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        """Return views in which runs of `counts` parameters of one shape are one: (n, *shape)."""
+        """Return views that join runs of parameters of one shape.
+
+        Args:
+            vector: flat (size,), in the order of the parameters.
+            counts: length of each run.
+
+        Returns:
+            A view (count, *shape) for each run.
+        """
         views, start, at = [], 0, 0
         for count in counts:
             shape = self.shapes[at]
@@ -93,11 +106,20 @@ class FlatParameters:
         return views
 
     def step(self, loss: Tensor, learning_rate: float, tau: float) -> Tensor | float:
-        """Take one step of Adam (Kingma and Ba 2015) along the gradient and give 0.
+        """Take one step of Adam (Kingma and Ba 2015, Algorithm 1) along `gradient`.
 
-        Where gradient or loss are not finite, nothing happens and 1 comes back: decided on the
-        device, nobody waits for it. With `tau` above 0 the target then moves by it (Polyak
-        averaging).
+        The decision whether gradient and loss are finite is made on the device; the host does not
+        wait for it.
+
+        Args:
+            loss: of this gradient ().
+            learning_rate: of the step.
+            tau: share by which the target then moves to the parameters (Polyak averaging); 0: the
+                target stays.
+
+        Returns:
+            0 where the step was taken; 1 where gradient or loss are not finite and parameters,
+            moments and count stay as they were.
         """
         beta1, beta2 = self.betas
         if self._arrays:

@@ -29,7 +29,7 @@ class Level:
     weights: list[Matrix]  # (out, in) each
     transposed: list[Matrix]  # (in, out)
     biases: list[Matrix]  # (out,)
-    gradients: list[Matrix]  # (out, in); empty: nobody wants them
+    gradients: list[Matrix]  # (out, in); empty: not computed
     bias_gradients: list[Matrix]  # (1, out)
 
 
@@ -43,19 +43,19 @@ class Input:
 
 
 class Memory:
-    """Matrices that stacks use in turn; what is left in them is lost when the next one writes."""
+    """Matrices that networks use in turn; the next one overwrites what is in them."""
 
     def __init__(self, device: torch.device, width: int) -> None:
-        """Return matrices of up to `width` columns."""
+        """Hold matrices of up to `width` columns on `device`."""
         self.device, self._width = device, width
-        self._places: dict[str, Tensor] = {}
+        self._vectors: dict[str, Tensor] = {}
 
-    def matrix(self, place: str, rows: int, columns: int) -> Tensor:
-        """Return (rows, columns) at the start of a place."""
-        there = self._places.get(place)
-        if there is None or len(there) != rows * self._width:
-            there = self._places[place] = torch.zeros(rows * self._width, device=self.device)
-        return there[: rows * columns].view(rows, columns)
+    def matrix(self, key: str, rows: int, columns: int) -> Tensor:
+        """Return (rows, columns) float32 at the start of the memory of `key`."""
+        vector = self._vectors.get(key)
+        if vector is None or len(vector) != rows * self._width:
+            vector = self._vectors[key] = torch.zeros(rows * self._width, device=self.device)
+        return vector[: rows * columns].view(rows, columns)
 
 
 class Layer:
@@ -77,39 +77,45 @@ class FusedMlp:
         self,
         matmul: Matmul,
         memory: Memory,
-        place: str,
+        key: str,
         parameters: Sequence[Tensor],
         gradient: Sequence[Tensor] = (),
         *,
         inputs: Sequence[int],
         actions: int = 0,
     ) -> None:
-        """Take weight (K, out, in) and bias (K, out) of each layer, and the same of gradients.
+        """Bind parameters, whose memory is read (gradients: written) at each call.
 
-        `inputs` are the widths of the parts of the first layer's input, its last `actions` are the
-        action. Layers lie in `memory` at `place` and their number, what goes back through them at
-        "back". The memory of parameters and gradients is used as it is at each call.
+        Args:
+            matmul: what multiplies.
+            memory: where the layers' values lie, at `key` and their number; gradients with respect
+                to them lie at "back".
+            key: of the layers in `memory`.
+            parameters: weight (K, out, in) and bias (K, out) of each layer, float32.
+            gradient: the same shapes; empty: gradients of parameters are not computed.
+            inputs: widths of the parts of the first layer's input.
+            actions: how many of the last inputs are the action.
         """
         self.matmul = matmul
         self.count = parameters[0].shape[0]
         self.widths = [weight.shape[1] for weight in parameters[::2]]
-        self._memory, self._place = memory, place
+        self._memory, self._key = memory, key
         matrix = matmul.matrix
         first = parameters[0].flatten(0, 1)
-        places = gradient[0].flatten(0, 1) if gradient else None
+        first_gradient = gradient[0].flatten(0, 1) if gradient else None
         self._inputs: list[Input] = []
         for end, width in zip(accumulate(inputs), inputs, strict=True):
             part = slice(end - width, end)
             self._inputs.append(
                 Input(
                     matrix(first[:, part].t()),
-                    None if places is None else matrix(places[:, part]),
+                    None if first_gradient is None else matrix(first_gradient[:, part]),
                     exact=len(self._inputs) > 0 or width <= NARROW,
                 )
             )
         self._bias = matrix(parameters[1].view(-1))
         self._bias_gradient = matrix(gradient[1].view(1, -1)) if gradient else None
-        self._acted = matrix(first[:, first.shape[1] - actions :])
+        self._action_weights = matrix(first[:, first.shape[1] - actions :])
         self._levels = [
             Level(
                 [matrix(weight) for weight in parameters[at]],
@@ -122,16 +128,24 @@ class FusedMlp:
         ]
         self._layers: list[Layer] = []
         self._backs: list[Layer] = []
-        self._to_actions = torch.empty(0, actions)
+        self._action_gradient = torch.empty(0, actions)
 
     @property
     def values(self) -> Tensor:
-        """What came out last, (B, K x out); before `backward`: d loss / d it."""
+        """The newest output (B, K x out); before `backward` the caller puts d loss / d it there."""
         return self._layers[-1].tensor
 
     def forward(self, *parts: Matrix) -> Tensor:
-        """Return the values (B, K x out) for the parts of the input, (B, n) each."""
-        self._make_room(len(parts[0]))
+        """Compute all networks.
+
+        Args:
+            parts: the input (B, n) in parts of the widths `inputs`, as `Matmul.matrix` or
+                `Matmul.factor` returned them.
+
+        Returns:
+            The output (B, K x out); the next call overwrites it.
+        """
+        self._allocate(len(parts[0]))
         product, layers, last = self.matmul.product, self._layers, len(parts) - 1
         for number, (part, seen) in enumerate(zip(parts, self._inputs, strict=True)):
             product(
@@ -157,10 +171,10 @@ class FusedMlp:
         return self.values
 
     def backward(self, *parts: Matrix) -> None:
-        """Go back from d loss / d values, which the caller put into `values`.
+        """Compute gradients from d loss / d output, which the caller put into `values`.
 
-        Gradients of weights and biases go to their place where there is one; they need the parts of
-        the input.
+        Args:
+            parts: the input of `forward`; needed where gradients of parameters are computed.
         """
         for k in range(self.count):
             back = self._layers[-1]
@@ -175,7 +189,7 @@ class FusedMlp:
         self.matmul.column_sum(self._bias_gradient, back.whole)
 
     def _back_through(self, number: int, k: int, back: Layer) -> None:
-        """From what went back to the layer `number` of network k to the layer below it."""
+        """Take the gradient of network k from layer `number` to the layer below it."""
         product, level, below = (
             self.matmul.product,
             self._levels[number - 1],
@@ -193,25 +207,32 @@ class FusedMlp:
             exact=is_last,
         )
 
-    def to_actions(self) -> Tensor:
+    def action_gradient(self) -> Tensor:
         """Return d loss / d actions (B, a), after `backward`."""
         product = self.matmul.product
-        product(self.matmul.matrix(self._to_actions), self._backs[0].whole, self._acted, exact=True)
-        return self._to_actions
+        product(
+            self.matmul.matrix(self._action_gradient),
+            self._backs[0].whole,
+            self._action_weights,
+            exact=True,
+        )
+        return self._action_gradient
 
-    def _make_room(self, size: int) -> None:
+    def _allocate(self, size: int) -> None:
         if self._layers and len(self.values) == size:
             return
         matmul, count, memory = self.matmul, self.count, self._memory
         hidden = [count * width for width in self.widths[:-1]]
 
-        def rooms(place: str) -> list[Layer]:
+        def layers(key: str) -> list[Layer]:
             return [
-                Layer(matmul, memory.matrix(f"{place} {number}", size, width), count)
+                Layer(matmul, memory.matrix(f"{key} {number}", size, width), count)
                 for number, width in enumerate(hidden)
             ]
 
         values = torch.zeros(size, count * self.widths[-1], device=memory.device)
-        self._layers = [*rooms(self._place), Layer(matmul, values, count)]
-        self._backs = rooms("back")
-        self._to_actions = torch.zeros(size, self._to_actions.shape[1], device=memory.device)
+        self._layers = [*layers(self._key), Layer(matmul, values, count)]
+        self._backs = layers("back")
+        self._action_gradient = torch.zeros(
+            size, self._action_gradient.shape[1], device=memory.device
+        )

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from mesh import Ring
     from workers.trainer.td3.update import Update
 
-PREPARED_MOST = 4  # learners that a nursery keeps, some tens of MB each
+MAX_PREPARED = 4  # learners that a fork server keeps, some tens of MB each
 _prepared: dict[str, tuple[TD3, Update]] = {}
 
 
 def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
-    """Return a TD3 over windows of frames and its update, with a generator of its own."""
+    """Return a TD3 over windows of frames and its update, with a generator of its own.
+
+    Raises:
+        RuntimeError: the policy cannot be bound: a defect, because shipped ones can.
+    """
     device = get_device(config.device)
     generator = torch.Generator(device).manual_seed(config.seed)
     model = TD3.without_environment(
@@ -45,22 +49,25 @@ def make_learner(config: TrainerConfig) -> tuple[TD3, Update]:
         device=device,
     )
     update = model.update
-    if update is None:  # a shipped policy is bindable: a defect of this program
+    if update is None:
         raise RuntimeError(model.update_kind)
     return model, update
 
 
 def policy_kwargs(config: TrainerConfig) -> dict[str, Any]:
-    """Return hidden layers and what stands in front of them, as stable-baselines3 is told."""
-    found: dict[str, Any] = {"net_arch": list(config.hidden)}
+    """Return hidden layers and features extractor as arguments of stable-baselines3."""
+    policy: dict[str, Any] = {"net_arch": list(config.hidden)}
     if config.policy == "frames":
         kwargs = {"width": config.frame_width}
-        found |= {"features_extractor_class": FrameEncoder, "features_extractor_kwargs": kwargs}
+        policy |= {"features_extractor_class": FrameEncoder, "features_extractor_kwargs": kwargs}
     if config.policy == "transformer":
         names = ("d_model", "heads", "layers", "features")
         kwargs = {name: getattr(config, name) for name in names}
-        found |= {"features_extractor_class": FrameTransformer, "features_extractor_kwargs": kwargs}
-    return found
+        policy |= {
+            "features_extractor_class": FrameTransformer,
+            "features_extractor_kwargs": kwargs,
+        }
+    return policy
 
 
 def make_priorities(config: TrainerConfig, ring: Ring) -> Priorities | None:
@@ -71,46 +78,47 @@ def make_priorities(config: TrainerConfig, ring: Ring) -> Priorities | None:
 
 
 def prepare(config: TrainerConfig) -> None:
-    """Make a learner ahead, in a nursery: a child that is born with this configuration takes it.
+    """Make a learner ahead, in a fork server: a child spawned with this configuration takes it.
 
-    None is made for a device, threads or a compiler that cannot be used on both sides of a fork,
-    and no more than `PREPARED_MOST`. A first one learns and is thrown away: kernels are made for
-    each shape.
+    No learner is made for a device, threads or a compiler that cannot be used on both sides of a
+    fork, and no more than `MAX_PREPARED`. A first one learns and is thrown away, because torch's
+    library makes kernels for each shape at first use.
     """
     key = config.model_dump_json()
     if config.threads > 1 or config.compile_networks:
         return
     if config.device != "cpu" and (config.device != "auto" or torch.version.cuda is not None):
         return
-    if key not in _prepared and len(_prepared) < PREPARED_MOST:
+    if key not in _prepared and len(_prepared) < MAX_PREPARED:
         _learn(*make_learner(config), config.batch)
         _prepared[key] = make_learner(config)
 
 
 def rehearse(config: TrainerConfig) -> None:
-    """Learn once with a prepared learner and make it again what it was; in a child that waits.
+    """Learn once with a prepared learner and reset it; called in an idle child.
 
-    What a fork shares costs a fault a page when it is written: 16 ms for a learner of 23 MB.
+    The first write to a page that a fork shares is a fault: 16 ms for a learner of 23 MB.
     """
-    found = _prepared.get(config.model_dump_json())
-    if found is None:
+    prepared = _prepared.get(config.model_dump_json())
+    if prepared is None:
         return
-    update = found[1]
+    model, update = prepared
     before = {name: tensor.clone() for name, tensor in update.state().items()}
-    _learn(*found, config.batch)
-    found[0].set_random_seed(config.seed)
+    _learn(model, update, config.batch)
+    model.set_random_seed(config.seed)
     update.set_state(before)
     update.updates = 0
 
 
 def make_or_take_prepared_learner(config: TrainerConfig) -> tuple[TD3, Update]:
     """Return the learner that was prepared for this configuration, or make it."""
-    found = _prepared.pop(config.model_dump_json(), None)
+    prepared = _prepared.pop(config.model_dump_json(), None)
     _prepared.clear()  # what was prepared for others
-    if found is None:
+    if prepared is None:
         return make_learner(config)
-    found[0].set_random_seed(config.seed)
-    return found
+    model, update = prepared
+    model.set_random_seed(config.seed)
+    return model, update
 
 
 def _learn(model: TD3, update: Update, size: int) -> None:

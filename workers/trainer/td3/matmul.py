@@ -1,9 +1,9 @@
-"""Products of matrices with what surrounds them in a network, by torch or by a kernel of our own.
+"""Matrix products with bias, ReLU and mask, by torch or by a kernel of this project.
 
-On a processor with AVX-512 the kernel (`_matmul/product.h`) is nearer to the units' limit than
-the library that torch brings for processors of another maker, writes sums of bfloat16 factors as
-float32, and rounds the factors while it reads them. Elsewhere, on a device, on several threads and
-where AMX units make the library's bfloat16 products faster, torch multiplies.
+On one thread of a processor with AVX-512 the kernel (`_matmul/product.h`) came closer to the
+hardware's limit than torch's library. It rounds factors to bfloat16 while it reads them and sums in
+float32. Elsewhere torch multiplies: without AVX-512, on a device, on several threads, and where AMX
+units make the library's bfloat16 products faster. `trainer.kernel = "torch"` never uses the kernel.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Matmul:
     kind = "torch"
 
     def __init__(self, *, half: bool) -> None:
-        """With `half` the factors of products that need not be exact are rounded to bfloat16."""
+        """With `half`, factors are rounded to bfloat16 unless a product is `exact`."""
         self.half = half
 
     def matrix(self, tensor: Tensor) -> Matrix:
@@ -49,17 +49,24 @@ class Matmul:
         relu: bool = False,
         exact: bool = False,
     ) -> None:
-        """Put left (m, k) @ right (k, n) into `out` (m, n), then, in this order, what is asked for.
+        """Compute out = mask(relu(left @ right + out + bias)), each part where it is asked for.
 
-        Add to what is in `out`, add the bias (n,), take the positive part, put 0 where the mask
-        (m, n) is not above 0. `exact` products have factors of float32 whatever the precision.
+        Args:
+            out: (m, n) float32, written.
+            left: (m, k).
+            right: (k, n).
+            bias: (n,) float32, added.
+            mask: (m, n); where it is not above 0, `out` becomes 0.
+            add: add the product to what `out` holds.
+            relu: take the positive part.
+            exact: do not round the factors, whatever the precision.
         """
         if self.half and not exact:
-            found = left.bfloat16() @ right.bfloat16()
+            rounded = left.bfloat16() @ right.bfloat16()
             if add:
-                out.add_(found)
+                out.add_(rounded)
             else:
-                out.copy_(found)
+                out.copy_(rounded)
             if bias is not None:
                 out.add_(bias)
         elif add:
@@ -122,7 +129,7 @@ class NativeMatmul(Matmul):
 
 
 def on_one_thread(device: torch.device) -> bool:
-    """Return whether what happens there happens on one thread of this processor."""
+    """Return whether torch computes on one thread of this processor there."""
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 

@@ -1,7 +1,7 @@
 """The update of a plain MLP with its backward pass written out.
 
 No graph is recorded and no gradient computed that nobody uses (of critic weights in the actor's
-step, of observations anywhere): `stack.py` goes through the layers and back. A test compares
+step, of observations anywhere): `fused_mlp.py` has the layers. A test compares
 gradients and weights with autograd's and with stable-baselines3's.
 """
 
@@ -80,11 +80,14 @@ class MlpUpdate(Update):
         half: bool = False,
         matmul: Matmul | None = None,
     ) -> None:
-        """Bind a policy for which `not_plain` gives nothing.
+        """Bind a plain MLP.
 
-        With `half` the factors of matrix products are rounded to bfloat16 (sums, parameters and
-        everything else stay float32): twice as fast where the processor has the units. `matmul`
-        is by default the faster one here.
+        Args:
+            policy: one for which `not_plain` returns an empty text.
+            generator: of the target noise; None: torch's own.
+            half: round the factors of matrix products to bfloat16; sums, parameters and everything
+                else stay float32.
+            matmul: what multiplies; None: `matmul_for` of the device.
         """
         super().__init__(
             policy,
@@ -106,18 +109,18 @@ class MlpUpdate(Update):
         memory = Memory(actor.values.device, max(map(max, widths)))
         counts, ones = [count] * (len(critics.shapes) // count), [1] * len(actor.shapes)
 
-        def actors(place: str, vector: Tensor, gradient: Sequence[Tensor] = ()) -> FusedMlp:
+        def actors(key: str, vector: Tensor, gradient: Sequence[Tensor] = ()) -> FusedMlp:
             parameters = actor.stacked(vector, ones)
-            return FusedMlp(matmul, memory, place, parameters, gradient, inputs=[given])
+            return FusedMlp(matmul, memory, key, parameters, gradient, inputs=[given])
 
         def critic_networks(
-            place: str, vector: Tensor, gradient: Sequence[Tensor] = (), *, first: bool = False
+            key: str, vector: Tensor, gradient: Sequence[Tensor] = (), *, first: bool = False
         ) -> FusedMlp:
             parameters = critics.stacked(vector, counts)
             if first:
                 parameters = [parameter[:1] for parameter in parameters]
             return FusedMlp(
-                matmul, memory, place, parameters, gradient, inputs=inputs, actions=actions
+                matmul, memory, key, parameters, gradient, inputs=inputs, actions=actions
             )
 
         # the targets are through before anything goes back, the critics before the first one
@@ -143,7 +146,11 @@ class MlpUpdate(Update):
         return seen, matrix(actions)
 
     def targets(self, batch: ReplayBufferSamples, noise: Tensor, gamma: float) -> Tensor:
-        """Return the critics' targets (B,): reward + discount x the smallest target value."""
+        """Return the critics' targets (B,): reward + discount x the smallest target value.
+
+        Clipped double Q-learning with target policy smoothing (Fujimoto et al. 2018, sections 4.2
+        and 5.3). Arguments are those of `critic_gradients`.
+        """
         flat, seen = self._seen(batch.next_observations)
         wanted = self._actor_target.forward(seen).tanh_().add_(noise).clamp_(-1.0, 1.0)
         value = self._critic_targets.forward(*self._critic_inputs(flat, seen, wanted)).amin(1)
@@ -180,6 +187,6 @@ class MlpUpdate(Update):
         values.fill_(-1.0 / len(values))
         self._critic.backward()
         slope = 1.0 - actions.square()
-        torch.mul(self._critic.to_actions(), slope, out=self._actor.values)
+        torch.mul(self._critic.action_gradient(), slope, out=self._actor.values)
         self._actor.backward(seen)
         return loss

@@ -1,4 +1,4 @@
-"""One TD3 update (Fujimoto et al. 2018), and what guards it against numbers that are none.
+"""One TD3 update (Fujimoto et al. 2018), and what guards it against NaN and infinity.
 
 The mathematics is stable-baselines3's TD3.train: twin critics, clipped target noise, the smaller
 target value, actor and targets every `policy_delay` updates, the actor after the first critic
@@ -50,9 +50,13 @@ class Update(ABC):
         critics: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
         generator: torch.Generator | None,
     ) -> None:
-        """Bind the parameters (own, target) of both networks.
+        """Bind the parameters of both networks.
 
-        Noise comes from `generator`, or, as in stable-baselines3, from torch's own.
+        Args:
+            policy: whose parameters become views of flat vectors.
+            actor: parameters of the actor and of its target, in one order.
+            critics: the same of the critics.
+            generator: of the target noise; None: torch's own, as in stable-baselines3.
         """
         self.policy = policy
         self.generator = generator
@@ -86,10 +90,13 @@ class Update(ABC):
         hyperparameters: UpdateHyperparameters,
         weights: Tensor | None = None,
     ) -> None:
-        """Learn from one batch: observations (B, ...), actions (B, a), rewards, dones (B, 1).
+        """Make one update from one batch: Algorithm 1 of Fujimoto et al. 2018.
 
-        With `weights` (B, 1) the critics' squared errors count by them, and `errors` (B,) are the
-        largest absolute ones of the critics.
+        Args:
+            batch: observations (B, ...), actions (B, a), rewards and dones (B, 1), all float32.
+            hyperparameters: its constants.
+            weights: of the critics' squared errors (B, 1); with them `errors` (B,) becomes the
+                largest absolute error of the critics.
         """
         self.updates += 1
         noise = torch.empty_like(batch.actions).normal_(
@@ -120,11 +127,21 @@ class Update(ABC):
         gamma: float,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Put d/dθ of the summed mean squared errors into the critics' gradient, give the sum."""
+        """Put d/dθ of the summed mean squared errors into the critics' gradient.
+
+        Args:
+            batch: transitions; rewards and dones (B, 1), actions (B, a), all float32.
+            noise: of the target's actions (B, a), clipped.
+            gamma: discount where the batch has no discounts of its own.
+            weights: of the squared errors (B, 1); None: all count the same.
+
+        Returns:
+            The loss (), still on the device.
+        """
 
     @abstractmethod
     def actor_gradients(self, batch: ReplayBufferSamples) -> Tensor:
-        """Put d/dφ of minus the first critic's mean value into the actor's gradient, give it."""
+        """Put d/dφ of minus the first critic's mean value into the actor's gradient; return it."""
 
     def is_bound(self) -> bool:
         """Return whether the policy's parameters still are those of this update."""
@@ -149,7 +166,7 @@ class Update(ABC):
         return tensors
 
     def set_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Become what `state` gave."""
+        """Set everything that `state` returned."""
         for name, tensor in self.state().items():
             if name != "torch_random" and tensor.data_ptr() != tensors[name].data_ptr():
                 tensor.copy_(tensors[name])

@@ -41,8 +41,8 @@ NAME(sum_up)(const int vectors, const ptrdiff_t step, const uint32_t *left, ptrd
 #undef EACH_ROW
 
 TARGET
-    __attribute__((noinline)) static void NAME(tile)(const rows_t *left, ptrdiff_t rows,
-                                                     int vectors, ptrdiff_t steps, tile_t *tile) {
+__attribute__((noinline)) static void NAME(tile)(const rows_t *left, ptrdiff_t rows, int vectors,
+                                                 ptrdiff_t steps, tile_t *tile) {
     const ptrdiff_t apart = LANES * STEPS;
     const uint32_t *lines = panel.bits;
     if (left->step == 1) {

@@ -1,4 +1,4 @@
-/* Matmul with a narrow factor: the one output of a last layer, the gradient of its weights, sums of
+/* Products with a narrow factor: the one output of a last layer, the gradient of its weights, sums of
  * columns, the gradient of a first layer that sees few numbers. A panel of `product.h` would be
  * mostly empty; here nothing is moved first, and the wide factor is read once, where it lies.
  */
@@ -99,7 +99,7 @@ F32 static void few_columns(const product_t *p) {
     }
 }
 
-/* Compute a product that is narrow, or say that it is none. */
+/* Compute a product with a narrow factor; false: it has no such factor, nothing was done. */
 F32 static bool product_narrow(const product_t *p) {
     if (p->add || p->relu || p->mask != NULL) return false;
     if (p->columns <= DOTS && p->left.column == 1 && p->inner <= PANEL * STEPS / DOTS - LANES) {
@@ -113,12 +113,12 @@ F32 static bool product_narrow(const product_t *p) {
     }
     if (p->columns <= FEW && p->left.row == 1) { /* its transpose is the former */
         product_t transposed = {.rows = p->columns,
-                            .inner = p->inner,
-                            .columns = p->rows,
-                            .left = {p->right.at, p->right.column, p->right.row},
-                            .right = {p->left.at, p->left.column, 1},
-                            .out = p->out,
-                            .out_row = 1};
+                                .inner = p->inner,
+                                .columns = p->rows,
+                                .left = {p->right.at, p->right.column, p->right.row},
+                                .right = {p->left.at, p->left.column, 1},
+                                .out = p->out,
+                                .out_row = 1};
         few_rows(&transposed, p->out_row);
         return true;
     }

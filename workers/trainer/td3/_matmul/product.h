@@ -47,7 +47,8 @@ typedef struct {
     ptrdiff_t row, step;
 } rows_t;
 
-/* Both of one thread: the GIL is held. */
+/* Scratch of a thread (1.6 MB, allocated at its first product), so that the kernel is safe without
+ * the GIL and in several interpreters. */
 static _Thread_local _Alignas(64) left_block_t left_block;
 static _Thread_local _Alignas(64) panel_t panel;
 
