@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from config import Settings
     from mesh.arrays import Array
+    from workers.trainer.evaluation.evaluation import Evaluation
 
 BUFFER = 200_000
 NOISE = 0.2
@@ -104,20 +105,17 @@ def train_td3(
 ) -> TD3:
     """Train a policy offline, save it to `model_path` and return it.
 
-    Every `config.evaluate_every` updates (0: never) the policy is scored on held-out episodes, and
-    the best one is kept beside the last (`model_files.best_path`).
-
     Args:
         total_timesteps: steps of all lanes together; with `resume` those of earlier runs count.
-        model_path: the zip; the arrays of the policy lie beside it (.npz), and the experience
-            where a callback ended the training early.
+        model_path: the zip; beside it the policy's arrays (.npz), the best model by score
+            (`model_files.best_path`) and, after an early end by a callback, the experience.
         market: "synthetic", "known_optimum", the path of a recorded file, or market states (T,).
         market_seed: seed of a simulated market.
         lanes: environments that are stepped together.
-        config: settings of [trainer]; by default those of an empty configuration.
-        trading: settings of [trading].
+        config: settings of [trainer]; None: the defaults.
+        trading: settings of [trading]; None: the defaults.
         callbacks: further callbacks of stable-baselines3.
-        progress_bar: whether to draw a bar; None: where standard error is a terminal.
+        progress_bar: None: where standard error is a terminal.
         tensorboard: directory for TensorBoard.
         resume: go on with the model at `model_path`.
         evaluate_on: market of the evaluations instead of the held-out part of `market`.
@@ -133,12 +131,9 @@ def train_td3(
         raise ValueError(f"{total_timesteps} timesteps of {lanes} lanes: both must be at least 1")
     config = TrainerConfig() if config is None else config
     path = Path(model_path).with_suffix(".zip")
+    rules = TradingConfig() if trading is None else trading
     found = offline_market(
-        market,
-        seed=market_seed,
-        trading=TradingConfig() if trading is None else trading,
-        config=config,
-        evaluate_on=evaluate_on,
+        market, seed=market_seed, trading=rules, config=config, evaluate_on=evaluate_on
     )
     env = TradingVectorEnv(
         found.training, lanes, found.trading, autoreset_mode=AutoresetMode.SAME_STEP
@@ -148,22 +143,34 @@ def train_td3(
         model_files.resume(model, path)
     if spool is not None:
         model.run_id = spool.run
-    shows = sys.stderr.isatty() if progress_bar is None else progress_bar
-    further: list[BaseCallback] = [ProgressCallback()] if shows else []
-    if found.held_out is not None:
-        every = config.evaluate_every
-        best = BestModelCallback(
-            found.held_out, path, every_updates=every, resume=resume, spool=spool
-        )
-        further.insert(0, best)
+    best = _best_model(found.held_out, path, config, resume=resume, spool=spool)
+    further: list[BaseCallback] = [] if best is None else [best]
+    if sys.stderr.isatty() if progress_bar is None else progress_bar:
+        further.append(ProgressCallback())
     left = total_timesteps - model.num_timesteps
     if left > 0:
         model.learn(left, callback=[*callbacks, *further], reset_num_timesteps=not resume)
     if model.num_timesteps > 0:
         model_files.save(model, path, with_experience=model.num_timesteps < total_timesteps)
-    if not resume and (found.held_out is None or best.updates_of_best == 0):
+    if not resume and (best is None or best.updates_of_best == 0):
         model_files.forget_best(path)  # of another run
     return model
+
+
+def _best_model(
+    held_out: Evaluation | None,
+    path: Path,
+    config: TrainerConfig,
+    *,
+    resume: bool,
+    spool: Spool | None,
+) -> BestModelCallback | None:
+    """Return what scores the policy and saves the best one; None: nothing is held out."""
+    if held_out is None:
+        return None
+    return BestModelCallback(
+        held_out, path, every_updates=config.evaluate_every, resume=resume, spool=spool
+    )
 
 
 def _learner(env: VecEnv, config: TrainerConfig, lanes: int, tensorboard: str | None) -> TD3:
