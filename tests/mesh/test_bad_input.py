@@ -52,7 +52,7 @@ def listening(path):
         server.bind(str(path))
 
 
-FOREIGN = {
+NO_SEGMENTS = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not a segment" * 1000),
     "zeros": lambda path: path.write_bytes(bytes(10000)),
@@ -63,10 +63,10 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("what", FOREIGN)
-def test_foreign_file_is_refused_and_left_alone(mesh, what):
+@pytest.mark.parametrize("what", NO_SEGMENTS)
+def test_other_file_is_refused_and_left_alone(mesh, what):
     """Whatever lies where a segment should be: Corrupt with the remedy, for readers and writers."""
-    FOREIGN[what](mesh.path / "r")
+    NO_SEGMENTS[what](mesh.path / "r")
     before = os.lstat(mesh.path / "r")
     for open_it in (
         lambda: mesh.ring("r", DTYPE),

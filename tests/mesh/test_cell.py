@@ -72,7 +72,7 @@ def test_i4_second_live_writer_is_refused(mesh):
 @pytest.mark.crash
 def test_i2_killed_writer_leaves_last_value(mesh):
     """SIGKILL at random points: the last value is whole at once and the next writer goes on."""
-    dice = random.Random(1)  # a fixed seed: the points differ by scheduling anyway
+    rng = random.Random(1)  # a fixed seed: the points differ by scheduling anyway
     last = 0
     for _ in range(60):
         ready, tell = os.pipe()
@@ -86,7 +86,7 @@ def test_i2_killed_writer_leaves_last_value(mesh):
                 cell.write(value)
         os.close(tell)
         assert os.read(ready, 1) == b"x"
-        select.select([], [], [], dice.uniform(0, 0.003))
+        select.select([], [], [], rng.uniform(0, 0.003))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(ready)

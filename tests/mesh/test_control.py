@@ -28,7 +28,7 @@ def test_request_and_reply_cross_the_socket(mesh):
     server.setblocking(True)
     assert (mesh.path / SOCKET).stat().st_mode & 0o777 == 0o600
 
-    def body(_tell):
+    def body(_report):
         reply = ask(mesh.path, ControlRequest("stop", "feeder"))
         assert reply == ControlReply(ok=True, text="done")
 

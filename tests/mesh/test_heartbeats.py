@@ -64,7 +64,7 @@ def test_fork_does_not_beat_for_its_parent(mesh):
     """A forked child that beats through its parent's row gets LeaseLost."""
     beat = mesh.heartbeats(create=True).claim("feeder")
 
-    def body(_tell):
+    def body(_report):
         with pytest.raises(LeaseLost):
             beat.beat(progress=1)
 
@@ -81,13 +81,13 @@ def test_row_of_the_longest_dead_goes_to_a_newcomer(mesh):
     mine.beat(progress=1)
 
     def come_and_go(name, keep=("kept",)):
-        def body(_tell):
+        def body(_report):
             heartbeats.claim(name, keep=keep).beat(progress=int(name[1:] or 0))
 
         with child(body) as process:
             assert process.wait() == 0
 
-    def look(tell):
+    def watch(tell):
         reading = mesh.heartbeats()
         tell()
         while True:
@@ -98,7 +98,7 @@ def test_row_of_the_longest_dead_goes_to_a_newcomer(mesh):
 
     with child(lambda _: heartbeats.claim("kept").beat(progress=7)) as process:
         assert process.wait() == 0
-    with child(look) as reader:
+    with child(watch) as reader:
         reader.started()
         for number in range(1, 60):
             come_and_go(f"n{number}")

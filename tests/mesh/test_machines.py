@@ -128,18 +128,18 @@ class RingMachine(Machine):
         assert reader.sequence == place
         return {"reader": reader, "place": place, "lost": 0}
 
-    @rule(one=readers, most=st.integers(1, 12), into=st.booleans())
-    def read(self, one, most, into):
+    @rule(one=readers, max_records=st.integers(1, 12), into=st.booleans())
+    def read(self, one, max_records, into):
         oldest = max(0, self.total - self.capacity)
         one["lost"] += max(0, oldest - one["place"])
         place = max(one["place"], oldest)
-        count = max(0, min(most, self.total - place))
+        count = max(0, min(max_records, self.total - place))
         if into:
-            out = np.zeros(most, RECORD)
+            out = np.zeros(max_records, RECORD)
             assert one["reader"].read(out=out) == count
             got = out[:count]
         else:
-            got = one["reader"].read(max_records=most)
+            got = one["reader"].read(max_records=max_records)
         assert got.tobytes() == records(place, count).tobytes()
         one["place"] = place + count
         assert (one["reader"].sequence, one["reader"].lost) == (one["place"], one["lost"])
@@ -298,7 +298,7 @@ class LeaseMachine(ActorMachine):
 
 
 class LockMachine(ActorMachine):
-    """A lock has one owner at most; a dead one is handed to whoever breaks it, once."""
+    """A lock has one owner at max_records; a dead one is handed to whoever breaks it, once."""
 
     actors = ActorMachine.actors
 

@@ -55,14 +55,14 @@ def test_i3_hidden_process_is_not_taken_for_dead(how):
         os._exit(0)
     os.waitpid(free, 0)
 
-    def judge(tell):
+    def ask(tell):
         if not hide(how):
             return tell("skip")
         asked = [root, ProcessIdentity.current()]
         asked += [ProcessIdentity(pid, 1) for pid in (0, free, 2**32 - 1)]
         return tell(" ".join(str(each.is_alive()) for each in asked))
 
-    with child(judge) as process:
+    with child(ask) as process:
         said = process.started()
     if said == "skip":
         pytest.skip("needs root and a mount namespace of its own")

@@ -79,7 +79,7 @@ def test_state_may_be_committed_without_records(mesh):
 @pytest.mark.crash
 def test_i5_state_and_records_agree_after_kill(mesh):
     """After SIGKILL at random points the state names exactly the records that are published."""
-    dice = random.Random(2)  # a fixed seed: the points differ by scheduling anyway
+    rng = random.Random(2)  # a fixed seed: the points differ by scheduling anyway
     total = 0
     for _ in range(60):
         ready, tell = os.pipe()
@@ -94,7 +94,7 @@ def test_i5_state_and_records_agree_after_kill(mesh):
                 n += count
         os.close(tell)
         assert os.read(ready, 1) == b"x"
-        select.select([], [], [], dice.uniform(0, 0.003))
+        select.select([], [], [], rng.uniform(0, 0.003))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(ready)

@@ -62,7 +62,7 @@ def test_i3_dead_owner_is_handed_to_the_breaker(mesh):
 def test_entries_of_the_dead_are_used_again(mesh):
     """More processes than owner entries may use a lock one after the other."""
 
-    def use(_tell):
+    def use(_report):
         with mesh.lock("busy", create=True):
             pass
 
@@ -76,7 +76,7 @@ def test_fork_does_not_inherit_the_lock(mesh):
     lock = mesh.lock("experience", create=True)
     with lock:
 
-        def body(_tell):
+        def body(_report):
             with pytest.raises(LeaseLost):
                 lock.release()
             with pytest.raises(LockTimeout):
@@ -107,14 +107,14 @@ def test_i3_killed_owners_cost_one_break_and_no_exclusion(mesh):
             ring.close()
             lock.release()
 
-    dice = random.Random(4)  # a fixed seed: the points differ by scheduling anyway
+    rng = random.Random(4)  # a fixed seed: the points differ by scheduling anyway
     with child(count) as first, child(count) as second:
         first.started()
         second.started()
         for _ in range(15):
             with child(count) as victim:
                 victim.started()
-                select.select([], [], [], dice.uniform(0, 0.02))
+                select.select([], [], [], rng.uniform(0, 0.02))
                 victim.kill()
         published = mesh.ring("counts", dtype)
         before = published.published

@@ -65,7 +65,7 @@ def test_bad_keys_and_full_tables_are_refused(mesh):
 @pytest.mark.crash
 def test_i2_killed_writer_leaves_whole_rows(mesh):
     """SIGKILL at random points: every row is whole and found by its key, the next one goes on."""
-    dice = random.Random(3)  # a fixed seed: the points differ by scheduling anyway
+    rng = random.Random(3)  # a fixed seed: the points differ by scheduling anyway
     for _ in range(40):
         ready, tell = os.pipe()
         pid = os.fork()
@@ -76,7 +76,7 @@ def test_i2_killed_writer_leaves_whole_rows(mesh):
                 table.write(f"k{n % 4096}", quote(f"k{n % 4096}", n))
         os.close(tell)
         assert os.read(ready, 1) == b"x"
-        select.select([], [], [], dice.uniform(0, 0.002))
+        select.select([], [], [], rng.uniform(0, 0.002))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(ready)

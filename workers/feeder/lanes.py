@@ -41,9 +41,9 @@ class Lanes:
         self._config = config
         self._trading = trading
         self.simulation = Simulation(self.count, trading)
-        self._dice = np.random.default_rng(config.seed + time.time_ns() % (1 << 32))
+        self._rng = np.random.default_rng(config.seed + time.time_ns() % (1 << 32))
         self._episodes = np.zeros(self.count, np.int64)
-        self._limits = self._dice.integers(
+        self._limits = self._rng.integers(
             config.episode_steps // 2, config.episode_steps + 1, self.count
         )
         self._fresh = np.ones(self.count, bool)
@@ -140,7 +140,7 @@ class Lanes:
 
     def _decide(self, policy: Policy | None) -> Array:
         memory = self._config.noise_memory
-        draw = self._dice.standard_normal((self.count, SLOTS))
+        draw = self._rng.standard_normal((self.count, SLOTS))
         self._noise = memory * self._noise + np.sqrt(1.0 - memory**2) * draw
         if policy is None:
             return np.clip(RANDOM_DEVIATION * self._noise, -1.0, 1.0).astype(np.float32)

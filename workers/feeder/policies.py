@@ -14,7 +14,7 @@ from workers.trading_env.policy.numpy_policy import PublishedPolicy
 if TYPE_CHECKING:
     from mesh.arrays import Array
 
-LOOK_S = 0.5  # between two looks for segments that were not there
+SEGMENT_CHECK_INTERVAL_S = 0.5  # for segments that were not there
 
 
 class Policy:
@@ -42,7 +42,7 @@ class Policies:
         self._versions: dict[str, int] = {}
         self._good: dict[str, Policy] = {}
         self._usable = False
-        self._look_at = 0.0
+        self._check_at = 0.0
         self.refused = 0
 
     def best(self) -> Policy | None:
@@ -66,9 +66,9 @@ class Policies:
     def _attach(self) -> None:
         now = time.monotonic()
         missing = [t for t in self._trainers if t not in self._segments]
-        if not (missing or self._board is None) or now < self._look_at:
+        if not (missing or self._board is None) or now < self._check_at:
             return
-        self._look_at = now + LOOK_S
+        self._check_at = now + SEGMENT_CHECK_INTERVAL_S
         if self._board is None:
             self._board = self._leaderboard()
         for trainer in missing:

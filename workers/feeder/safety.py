@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from config.feeder import FeederConfig
 
-LOOK_S = 1.0  # between two looks at the daemon's status
+DAEMON_CHECK_INTERVAL_S = 1.0  # of its status
 
 
 class Safety:
@@ -31,16 +31,16 @@ class Safety:
         self._mesh = mesh
         self._config = config
         self._clock = clock
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._word = ""
         self._seen_at = clock()
 
     def why_not(self, state: np.ndarray[Any, Any]) -> str:
         """Give the reason not to act on `state` (MARKET_DTYPE, shape ()); empty: it is safe."""
         now = self._clock()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_S
-            self._look(now)
+        if now >= self._check_at:
+            self._check_at = now + DAEMON_CHECK_INTERVAL_S
+            self._read_daemon(now)
         limit = self._config.daemon_absence_s
         if limit is not None and now - self._seen_at > limit:
             return f"no daemon for {now - self._seen_at:.0f} s, {limit:g} s are allowed"
@@ -50,7 +50,7 @@ class Safety:
             return f"data lags the clock by {lag:.1f} s, {limit:g} s are allowed"
         return self._word
 
-    def _look(self, now: float) -> None:
+    def _read_daemon(self, now: float) -> None:
         try:
             cell = self._mesh.attach(SUPERVISOR)
             if isinstance(cell, Cell):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WAIT_S = 0.1
 CHUNK = 4096
 STATES_A_STEP = 32
-TELL_S = 0.1
+STATUS_INTERVAL_S = 0.1
 LEAST_LANES = 256  # room for as many: a change of lanes below it finds the ring it knows
 
 
@@ -66,7 +66,7 @@ class FeederWorker(Worker):
         self._pacer = StatePacer(self._state, config.interval_s, restart=self._restart)
         self._since_state = time.monotonic()
         self._since_tick = time.monotonic()
-        self._told = 0.0
+        self._published_at = 0.0
         self._safety = Safety(mesh, config)
         self._work: Iterator[int] = iter(())
 
@@ -77,12 +77,12 @@ class FeederWorker(Worker):
             self._ticks.wait_published(WAIT_S)
             self._work = self._states(self._ticks.read(max_records=CHUNK))
             self._cursor.write(ReaderCursor(TICKS, self._ticks.sequence))
-        self._tell()
+        self._publish_status()
         return made
 
     def teardown(self) -> None:
         """Say the last word; the rings hold everything else."""
-        self._tell(now=True)
+        self._publish_status(now=True)
 
     def last_inputs(self) -> dict[str, Any]:
         """Give the newest market state, for the crash report."""
@@ -176,13 +176,13 @@ class FeederWorker(Worker):
         else:
             status.state = "acting" if has_policy else "acting: at random, no policy yet"
 
-    def _tell(self, *, now: bool = False) -> None:
+    def _publish_status(self, *, now: bool = False) -> None:
         moment = time.monotonic()
         quiet = moment - self._since_tick
         if quiet > self._config.quiet_s:
             self._status.state = f"holding: no tick for {quiet:.0f} s"
-        if now or moment - self._told >= TELL_S:
-            self._told = moment
+        if now or moment - self._published_at >= STATUS_INTERVAL_S:
+            self._published_at = moment
             self._cell.write(self._status)
 
 

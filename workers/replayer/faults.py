@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from workers.replayer.encoder import Encoder
 
 UNKNOWN_ID: Final = 999_999_999
-BLOCK: Final = 4096  # rows whose luck is drawn at once
+BLOCK: Final = 4096  # rows whose faults are drawn at once
 _DRAWS: Final = ("poison", "duplicate", "reorder", "nan", "crossed", "least", "kind")
 #: Not NaN and not absent: far above any ask
 _CROSS_BY: Final = 1.05
@@ -61,8 +61,8 @@ class Faults:
         """Encode rows that begin at `position`, with what goes wrong; `rows` are changed."""
         if not self.any:
             return Outgoing(list(writers.plain.encode(rows)), rows["symbol"].tolist())
-        luck = self._luck(position, rows.size)
-        hit = {name: luck[name] < share for name, share in self._shares.items()}
+        draws = self._draws(position, rows.size)
+        hit = {name: draws[name] < share for name, share in self._shares.items()}
         out = Outgoing()
         marks = self._spoil(rows, hit)
         values = self._encoded(rows, position, hit["least"], writers, marks)
@@ -79,13 +79,13 @@ class Faults:
                 out.keys.append(keys[row])
             if hit["poison"][row]:
                 kinds = self._config.poison_kinds
-                kind = kinds[int(luck["kind"][row] * len(kinds))]
+                kind = kinds[int(draws["kind"][row] * len(kinds))]
                 out.faults[f"poison.{kind}"] += 1
                 out.values.append(poison(kind, values[row]))
                 out.keys.append(keys[row])
         return out
 
-    def _luck(self, position: int, count: int) -> dict[str, np.ndarray[Any, Any]]:
+    def _draws(self, position: int, count: int) -> dict[str, np.ndarray[Any, Any]]:
         """Uniform draws for each row, the same for a position whatever batch it is in."""
         first, last = position // BLOCK, (position + count - 1) // BLOCK
         drawn = [

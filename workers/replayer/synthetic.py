@@ -103,8 +103,8 @@ class SyntheticMarket:
 
     def _walk(self, block: int) -> tuple[Floats, Floats]:
         log_price, log_vol = self._ends[block]
-        dice = np.random.default_rng([self._seed, 0, block])
-        price_shock, other = dice.standard_normal((2, BLOCK))
+        rng = np.random.default_rng([self._seed, 0, block])
+        price_shock, other = rng.standard_normal((2, BLOCK))
         vol_shock = SHOCK_CORRELATION * price_shock + np.sqrt(1.0 - SHOCK_CORRELATION**2) * other
         # v[t] = a v[t-1] + e[t] in closed form: a**t (v0 + sum e[i] / a**i)
         decay = (1.0 - REVERSION) ** np.arange(1, BLOCK + 1)
@@ -113,8 +113,8 @@ class SyntheticMarket:
         # the volatility before the shock: with the one behind it their correlation would be a drift
         before = np.concatenate([[log_vol], vols[:-1]])
         step = np.exp(before) * np.sqrt(STEP_NS / 1e9 / YEAR_S)
-        jumps = dice.standard_normal(BLOCK) * JUMP_SIZE
-        jumps[dice.random(BLOCK) >= JUMPS_A_DAY * STEP_NS / DAY_NS] = 0.0
+        jumps = rng.standard_normal(BLOCK) * JUMP_SIZE
+        jumps[rng.random(BLOCK) >= JUMPS_A_DAY * STEP_NS / DAY_NS] = 0.0
         return log_price + np.cumsum(step * price_shock - 0.5 * step**2 + jumps), vols
 
     def _states(self, steps: Integers) -> tuple[Floats, Floats]:
@@ -156,13 +156,13 @@ class SyntheticMarket:
         """All rows of CHUNK steps."""
         steps = chunk * CHUNK + np.arange(CHUNK)
         seconds = self._start_s + steps
-        dice = np.random.default_rng([self._seed, 1, chunk])
+        rng = np.random.default_rng([self._seed, 1, chunk])
         rows = blank(CHUNK * PER_STEP)
         rows["sequence"] = chunk * CHUNK * PER_STEP + np.arange(rows.size)
         rows["ts_event"] = np.repeat(seconds * 10**9, PER_STEP)
         rows["venue"] = b"SYNTH"
         for name in ("bid_size", "ask_size"):
-            rows[name] = dice.geometric(0.08, rows.size)
+            rows[name] = rng.geometric(0.08, rows.size)
         spot, sigma = self._states(steps)
         rows["underlying_price"] = np.repeat(spot, PER_STEP)
         grid = rows.reshape(CHUNK, PER_STEP)
@@ -173,11 +173,11 @@ class SyntheticMarket:
         for expiry_s in np.unique(first).tolist():
             at = first == expiry_s
             options = grid[at, 1:]
-            _quote_options(options, self._chain(expiry_s), seconds[at], spot[at], sigma[at], dice)
+            _quote_options(options, self._chain(expiry_s), seconds[at], spot[at], sigma[at], rng)
             grid[at, 1:] = options
         options = grid[:, 1:].ravel()
         options["volume"] = np.repeat(day_s, PER_STEP - 1) // (60 + options["open_interest"] // 10)
-        _spoil(options, dice)
+        _spoil(options, rng)
         grid[:, 1:] = options.reshape(CHUNK, PER_STEP - 1)
         return rows
 
@@ -198,7 +198,7 @@ def _quote_options(
     seconds: Integers,
     spot: Floats,
     sigma: Floats,
-    dice: np.random.Generator,
+    rng: np.random.Generator,
 ) -> None:
     """Fill (steps, contracts a step) rows; those near the money are quoted more often."""
     count = rows.shape[1]
@@ -207,7 +207,7 @@ def _quote_options(
     deviations = moneyness / (sigma[:, None] * np.sqrt(years))
     # the smallest of exponential variables with these rates: sampling without replacement
     rate = 0.2 + np.exp(-0.5 * deviations**2)
-    waiting = dice.standard_exponential(rate.shape) / rate
+    waiting = rng.standard_exponential(rate.shape) / rate
     chosen = np.argpartition(waiting, count, axis=1)[:, :count]
 
     def pick(values: Floats) -> Floats:
@@ -220,7 +220,7 @@ def _quote_options(
     price, greeks = _black_scholes(spot[:, None], strike, years, iv, call)
     tick = np.where(price < 3.0, 0.01, 0.05)
     points = 0.004 + 0.002 * np.abs(deviations)  # of volatility that a maker asks for
-    half = tick / 2 + greeks["vega"] * points * dice.uniform(0.7, 1.5, price.shape)
+    half = tick / 2 + greeks["vega"] * points * rng.uniform(0.7, 1.5, price.shape)
     bid = np.floor((price - half) / tick) * tick
     rows["symbol"] = chain.symbols[chosen]
     rows["bid"] = np.where(bid >= tick, np.round(bid, 2), np.nan)
@@ -253,15 +253,15 @@ def _black_scholes(
     return price, greeks
 
 
-def _spoil(rows: Rows, dice: np.random.Generator) -> None:
+def _spoil(rows: Rows, rng: np.random.Generator) -> None:
     """What real feeds do: absent sides, crossed quotes, missing greeks, IV 0 for "not computed"."""
-    luck = dice.random((4, rows.size))
-    rows["bid"][luck[0] < ABSENT] = np.nan
-    rows["ask"][luck[0] > 1.0 - ABSENT] = np.nan
+    uniform = rng.random((4, rows.size))
+    rows["bid"][uniform[0] < ABSENT] = np.nan
+    rows["ask"][uniform[0] > 1.0 - ABSENT] = np.nan
     for side in ("bid", "ask"):
         rows[f"{side}_size"][np.isnan(rows[side])] = 0.0
-    crossed = luck[1] < CROSSED
+    crossed = uniform[1] < CROSSED
     rows["bid"][crossed] = rows["ask"][crossed] + 0.05
     for name in _GREEKS:
-        rows[name][luck[2] < NO_GREEKS] = np.nan
-    rows["implied_volatility"][luck[3] < NO_IV] = 0.0
+        rows[name][uniform[2] < NO_GREEKS] = np.nan
+    rows["implied_volatility"][uniform[3] < NO_IV] = 0.0

@@ -13,7 +13,7 @@ from tests.processes import child
 from workers.contract.dtypes import MARKET_DTYPE
 from workers.contract.names import SUPERVISOR
 from workers.contract.statuses import SupervisorStatus
-from workers.feeder.safety import LOOK_S, Safety
+from workers.feeder.safety import DAEMON_CHECK_INTERVAL_S, Safety
 
 
 class Clock:
@@ -61,10 +61,10 @@ def test_the_daemons_word_counts_and_stands(mesh):
     safety = Safety(mesh, FeederConfig(), clock)
     assert safety.why_not(state()) == ""
     daemon_says(mesh, "policy quarantined")
-    clock.now += LOOK_S
+    clock.now += DAEMON_CHECK_INTERVAL_S
     assert safety.why_not(state()) == "policy quarantined"
     (mesh.path / SUPERVISOR).write_bytes(b"garbage" * 1000)
-    clock.now += LOOK_S
+    clock.now += DAEMON_CHECK_INTERVAL_S
     assert safety.why_not(state()) == "policy quarantined"
 
 

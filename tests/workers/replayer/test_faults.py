@@ -95,7 +95,7 @@ def test_the_writer_changes_its_schema_on_the_fly():
 
 
 def test_the_same_rows_are_hit_in_any_batches():
-    """A row's luck depends on seed and position: read in other portions it is the same."""
+    """A row's faults depend on seed and position: read in other portions they are the same."""
     faults = {"poison": 0.05, "duplicate": 0.05, "nan": 0.05, "crossed": 0.05, "least": 0.05}
     whole = made(**faults)
     values = []

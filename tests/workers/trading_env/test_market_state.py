@@ -218,15 +218,15 @@ def test_an_unmarked_change_of_contract_is_refused_or_closed():
     assert block.rows["previous_price"][3, 4] == states["price"][2, 4]
 
 
-def test_late_and_foreign_ticks_change_nothing():
+def test_late_and_unrelated_ticks_change_nothing():
     """Older than what is known, another root, no known notation: ignored, and counted as such."""
     one = state_of()
     one.apply(quotes(5 * SECOND, (symbol(100.0), 2.0, 2.2)))
     before = one.state()
     late = quotes(SECOND, (symbol(100.0), 9.0, 9.2), underlying=50.0)
-    foreign = quotes(6 * SECOND, ("XYZ   260109C00100000", 9.0, 9.2), ("?!", 1.0, 2.0))[1:]
+    unrelated = quotes(6 * SECOND, ("XYZ   260109C00100000", 9.0, 9.2), ("?!", 1.0, 2.0))[1:]
     assert one.apply(late) == 1
-    assert one.apply(foreign) == 0
+    assert one.apply(unrelated) == 0
     after = one.state()
     assert after["price"].tolist() == before["price"].tolist()
     assert after["underlying"] == before["underlying"]

@@ -9,7 +9,7 @@ from workers.contract.dtypes import FEATURES, SLOTS, WINDOW
 from workers.trading_env.errors import InvalidPolicy
 from workers.trading_env.policy.numpy_policy import act, checked, layers_of, like
 
-DICE = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def policy():
@@ -17,7 +17,7 @@ def policy():
     arrays = like([32, 16])
     for name, array in arrays.items():
         if name[0] in "wb":
-            array[...] = 0.1 * DICE.standard_normal(array.shape)
+            array[...] = 0.1 * RNG.standard_normal(array.shape)
     return arrays
 
 
@@ -25,7 +25,7 @@ def test_actions_are_those_of_torch():
     """The same network in torch gives the same actions."""
     torch = pytest.importorskip("torch")
     arrays = policy()
-    windows = DICE.standard_normal((5, WINDOW, FEATURES)).astype(np.float32)
+    windows = RNG.standard_normal((5, WINDOW, FEATURES)).astype(np.float32)
     values = torch.from_numpy(windows).flatten(1)
     for layer in range(3):
         weight = torch.from_numpy(arrays[f"w{layer}"])

@@ -73,7 +73,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.simulation = Simulation(self.num_envs, self.config)
         self._copy = copy
-        self._dice = [np.random.default_rng() for _ in range(self.num_envs)]
+        self._rng = [np.random.default_rng() for _ in range(self.num_envs)]
         self._ended = np.ones(self.num_envs, bool)
         self._started = False
         self._some_ended = True
@@ -98,7 +98,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         for lane in lanes:
             if seeds[lane] is not None or not self._started:
-                self._dice[lane], _ = seeding.np_random(seeds[lane])
+                self._rng[lane], _ = seeding.np_random(seeds[lane])
         self._start(lanes)
         self.simulation.reset(self.market.block(), self.market.then[lanes], lanes)
         self._ended[lanes] = False
@@ -149,7 +149,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         return SB3View(self)
 
     def _start(self, lanes: Array) -> None:
-        seeds = [int(self._dice[lane].integers(SEEDS)) for lane in lanes.tolist()]
+        seeds = [int(self._rng[lane].integers(SEEDS)) for lane in lanes.tolist()]
         self.market.start(lanes, seeds)
 
     def _restart(self, lanes: Array, info: dict[str, Any]) -> None:

@@ -42,16 +42,16 @@ class Random:
     def __init__(self, seed: int = 0) -> None:
         """Draw from this seed, from its beginning in each rollout."""
         self._seed = seed
-        self._dice = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(seed)
 
     def begin(self, env: TradingVectorEnv) -> None:
         """Start the draws anew."""
         del env
-        self._dice = np.random.default_rng(self._seed)
+        self._rng = np.random.default_rng(self._seed)
 
     def __call__(self, observations: Array) -> Array:
         """Actions (n, 10)."""
-        return self._dice.uniform(-1.0, 1.0, (len(observations), SLOTS)).astype(np.float32)
+        return self._rng.uniform(-1.0, 1.0, (len(observations), SLOTS)).astype(np.float32)
 
 
 class DeltaHedge:
