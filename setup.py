@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-g"]
 FLAGS.append("-fno-math-errno")  # a root that may set errno is none of the vector units'
+SHARED = "mesh/_core"  # headers that every extension may include
 EXTENSIONS = {
     "mesh._core._native": ["mesh/_core/module.c"],
     "workers.ingest.decode._avro._native": ["workers/ingest/decode/_avro/module.c"],
@@ -51,7 +52,8 @@ setup(
         Extension(
             name,
             sources,
-            depends=[str(path) for path in Path(sources[0]).parent.glob("*.h")],
+            depends=[*map(str, Path(sources[0]).parent.glob("*.h")), SHARED + "/py_arrays.h"],
+            include_dirs=[SHARED],
             # -isystem: their warnings are theirs
             extra_compile_args=[*FLAGS, "-isystem", np.get_include(), *extra],
             extra_link_args=extra,

@@ -7,6 +7,7 @@
 #include <numpy/arrayobject.h>
 
 #include "lane.h"
+#include "py_arrays.h"
 
 enum { LANE_ARRAYS = 4, STEP_ARGUMENTS = 9 };
 
@@ -21,23 +22,6 @@ typedef struct {
     PyObject *arrays;
     lanes_t lanes;
 } PyLanes;
-
-/* The data of `array` if it is C-contiguous with this type and shape (-1: any), else an error. */
-static void *data_of(PyObject *array, const char *name, int type, int dimensions,
-                     const npy_intp *shape) {
-    PyArrayObject *a = (PyArrayObject *)array;
-    bool fits = PyArray_Check(array) && PyArray_TYPE(a) == type && PyArray_NDIM(a) == dimensions &&
-                PyArray_IS_C_CONTIGUOUS(a) && PyArray_ISALIGNED(a);
-    for (int i = 0; fits && i < dimensions; i++) {
-        fits = shape[i] < 0 || PyArray_DIM(a, i) == shape[i];
-    }
-    if (!fits) {
-        PyErr_Format(PyExc_ValueError, "%s: not a C-contiguous array of the type and shape needed",
-                     name);
-        return NULL;
-    }
-    return PyArray_DATA(a);
-}
 
 static PyObject *block_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     PyObject *array;
@@ -89,11 +73,11 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
                          : -1;
     const npy_intp accounts[2] = {lanes, COLUMNS}, orders[3] = {lanes, -1, SLOTS};
     const npy_intp windows[3] = {lanes, HISTORY, FEATURES}, flat[1] = {lanes}, count[1] = {RULES};
-    double *memory = data_of(a[0], "memory", NPY_DOUBLE, 2, accounts);
-    double *pending = memory ? data_of(a[1], "pending", NPY_DOUBLE, 3, orders) : NULL;
-    float *frames = pending ? data_of(a[2], "frames", NPY_FLOAT, 3, windows) : NULL;
-    int64_t *steps = frames ? data_of(a[3], "steps", NPY_INT64, 1, flat) : NULL;
-    const double *values = steps ? data_of(rules, "rules", NPY_DOUBLE, 1, count) : NULL;
+    double *memory = py_array_data(a[0], "memory", NPY_DOUBLE, 2, accounts, 0);
+    double *pending = memory ? py_array_data(a[1], "pending", NPY_DOUBLE, 3, orders, 0) : NULL;
+    float *frames = pending ? py_array_data(a[2], "frames", NPY_FLOAT, 3, windows, 0) : NULL;
+    int64_t *steps = frames ? py_array_data(a[3], "steps", NPY_INT64, 1, flat, 0) : NULL;
+    const double *values = steps ? py_array_data(rules, "rules", NPY_DOUBLE, 1, count, 0) : NULL;
     if (values == NULL) {
         return NULL;
     }
@@ -128,8 +112,8 @@ static PyObject *lanes_start(PyObject *object, PyObject *const *a, Py_ssize_t co
     }
     const block_t *block = &((PyBlock *)a[0])->block;
     const npy_intp any[1] = {-1};
-    const int64_t *rows = data_of(a[1], "rows", NPY_INT64, 1, any);
-    const int64_t *which = rows ? data_of(a[2], "lanes", NPY_INT64, 1, any) : NULL;
+    const int64_t *rows = py_array_data(a[1], "rows", NPY_INT64, 1, any, 0);
+    const int64_t *which = rows ? py_array_data(a[2], "lanes", NPY_INT64, 1, any, 0) : NULL;
     if (which == NULL) {
         return NULL;
     }
@@ -154,7 +138,8 @@ static PyObject *lanes_unsound(PyObject *object, PyObject *array) {
     const lanes_t *self = &((PyLanes *)object)->lanes;
     bool is_double = PyArray_Check(array) && PyArray_TYPE((PyArrayObject *)array) == NPY_DOUBLE;
     const npy_intp slots[2] = {self->lanes, SLOTS};
-    const void *actions = data_of(array, "actions", is_double ? NPY_DOUBLE : NPY_FLOAT, 2, slots);
+    const void *actions =
+        py_array_data(array, "actions", is_double ? NPY_DOUBLE : NPY_FLOAT, 2, slots, 0);
     if (actions == NULL) {
         return NULL;
     }
@@ -214,7 +199,8 @@ static PyObject *new_outcome(npy_intp lanes, outputs_t *out) {
 /* The flags of n lanes, or NULL for None; *fits becomes false when they are no such array. */
 static const uint8_t *flags_of(PyObject *array, const char *name, const npy_intp *lanes,
                                bool *fits) {
-    const uint8_t *flags = array == Py_None ? NULL : data_of(array, name, NPY_BOOL, 1, lanes);
+    const uint8_t *flags =
+        array == Py_None ? NULL : py_array_data(array, name, NPY_BOOL, 1, lanes, 0);
     *fits = *fits && (array == Py_None || flags != NULL);
     return flags;
 }
@@ -231,10 +217,11 @@ static PyObject *lanes_step(PyObject *object, PyObject *const *a, Py_ssize_t cou
     const block_t *block = &((PyBlock *)a[0])->block;
     wish_t wish = {.is_double = PyArray_TYPE((PyArrayObject *)a[3]) == NPY_DOUBLE};
     const npy_intp flat[1] = {self->lanes}, slots[2] = {self->lanes, SLOTS};
-    const int64_t *now = data_of(a[1], "now", NPY_INT64, 1, flat);
-    const int64_t *then = now ? data_of(a[2], "then", NPY_INT64, 1, flat) : NULL;
+    const int64_t *now = py_array_data(a[1], "now", NPY_INT64, 1, flat, 0);
+    const int64_t *then = now ? py_array_data(a[2], "then", NPY_INT64, 1, flat, 0) : NULL;
     if (then != NULL) {
-        wish.actions = data_of(a[3], "actions", wish.is_double ? NPY_DOUBLE : NPY_FLOAT, 2, slots);
+        wish.actions =
+            py_array_data(a[3], "actions", wish.is_double ? NPY_DOUBLE : NPY_FLOAT, 2, slots, 0);
     }
     bool fits = wish.actions != NULL;
     wish.fresh = fits ? flags_of(a[4], "fresh", flat, &fits) : NULL;

@@ -17,6 +17,8 @@
 
 #ifdef __x86_64__
 #include <xmmintrin.h>
+
+#include "py_arrays.h"
 #endif
 
 #define INLINE __attribute__((always_inline)) static inline
@@ -98,19 +100,10 @@ static bool step_flushing(const adam_t *a) {
 
 /* A vector of floats that may be written to, of the size of the others; NULL with an error set. */
 static float *vector_of(PyObject *object, const char *name, ptrdiff_t *size) {
-    PyArrayObject *a = (PyArrayObject *)object;
-    if (!PyArray_Check(object) || PyArray_TYPE(a) != NPY_FLOAT || PyArray_NDIM(a) != 1 ||
-        !PyArray_ISCARRAY(a)) {
-        PyErr_Format(PyExc_ValueError, "%s: not a vector of float32 in one piece", name);
-        return NULL;
-    }
-    if (*size >= 0 && PyArray_DIM(a, 0) != *size) {
-        PyErr_Format(PyExc_ValueError, "%s: %zd values, the network has %zd", name,
-                     (Py_ssize_t)PyArray_DIM(a, 0), (Py_ssize_t)*size);
-        return NULL;
-    }
-    *size = PyArray_DIM(a, 0);
-    return PyArray_DATA(a);
+    const npy_intp shape[] = {*size};
+    float *data = py_array_data(object, name, NPY_FLOAT, 1, shape, 1);
+    if (data != NULL) *size = PyArray_DIM((PyArrayObject *)object, 0);
+    return data;
 }
 
 static const char step_doc[] =

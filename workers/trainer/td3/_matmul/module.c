@@ -32,6 +32,7 @@ static PyObject *module_units(PyObject *module, PyObject *none) {
 #ifdef __x86_64__
 
 #include "narrow.h"
+#include "py_arrays.h"
 
 /* A float matrix (rows, columns) as `product_t` has it; false with an error set. */
 static bool matrix_of(PyObject *object, const char *name, matrix_t *matrix, ptrdiff_t *rows,
@@ -58,13 +59,8 @@ static bool matrix_of(PyObject *object, const char *name, matrix_t *matrix, ptrd
 
 /* A vector (columns,) of floats that lie beside each other; NULL with an error set. */
 static const float *vector_of(PyObject *object, ptrdiff_t columns) {
-    PyArrayObject *a = (PyArrayObject *)object;
-    if (!PyArray_Check(object) || PyArray_TYPE(a) != NPY_FLOAT || PyArray_NDIM(a) != 1 ||
-        PyArray_DIM(a, 0) != columns || !PyArray_IS_C_CONTIGUOUS(a) || !PyArray_ISALIGNED(a)) {
-        PyErr_Format(PyExc_ValueError, "bias: not %zd float32 in one piece", (Py_ssize_t)columns);
-        return NULL;
-    }
-    return PyArray_DATA(a);
+    const npy_intp shape[] = {columns};
+    return py_array_data(object, "bias", NPY_FLOAT, 1, shape, 0);
 }
 
 static bool product_of(PyObject *const *a, product_t *p) {
