@@ -58,7 +58,7 @@ def sent(one, packet):
 requests = st.builds(
     ControlRequest,
     command=st.sampled_from(["ping", "start", "reset", "break-lock"]) | st.text(max_size=20),
-    worker=st.sampled_from(["first", ""]) | st.text(max_size=40),
+    target=st.sampled_from(["first", ""]) | st.text(max_size=40),
     version=st.integers(-(2**63), 2**63 - 1),
 ).filter(lambda r: r.command not in {"shutdown", "upgrade", "reload", "stop", "restart"})
 
