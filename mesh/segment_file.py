@@ -222,7 +222,7 @@ def problem_raiser(name: str, path: Path) -> Callable[[int], NoReturn]:
 def presence_check(name: str, path: Path, opened: os.stat_result) -> Callable[[], None]:
     """Return a function that raises SegmentMissing once `path` names another file or none."""
 
-    def look() -> None:
+    def check() -> None:
         try:
             found = path.stat(follow_symlinks=False)
         except PermissionError:
@@ -232,7 +232,7 @@ def presence_check(name: str, path: Path, opened: os.stat_result) -> Callable[[]
         if not os.path.samestat(found, opened):
             raise SegmentMissing(f"{name} ({path}): another generation lies there; attach again")
 
-    return look
+    return check
 
 
 class SegmentFile:
@@ -248,7 +248,7 @@ class SegmentFile:
         fd, self.shared_page = self._open(writable)
         try:
             found = os.fstat(fd)
-            self._look = presence_check(name, path, found)
+            self._check_path = presence_check(name, path, found)
             data = os.pread(fd, PAGE, 0)
             self.identity = i = Identity.unpack(data, path)
             if found.st_size != i.total_size:
@@ -267,7 +267,7 @@ class SegmentFile:
                 writable,
                 self.shared_page,
                 problem_raiser(name, path),
-                self._look,
+                self._check_path,
                 prefault,
             )
         except OSError as error:
@@ -332,7 +332,7 @@ class SegmentFile:
 
     def check_current(self) -> None:
         """Raise SegmentMissing if the path names this file no more."""
-        self._look()
+        self._check_path()
 
     def close(self) -> None:
         """Drop the lease if it is ours, and unmap once no view is left."""

@@ -28,11 +28,11 @@ def test_what_portfolios_do_while_acting_is_not_safe(tmp_path, safe_state):
         assert np.abs(before).max() > 0.3
         one.safety("trainer quarantined")
 
-        def told():
+        def is_holding():
             one.minutes(1)
             return "trainer quarantined" in one.status["state"]
 
-        until("told", told)
+        until("holding", is_holding)
         one.minutes(3)
         records = one.experience()
         rolled = one.market()["rolled"][-3:].any(0)

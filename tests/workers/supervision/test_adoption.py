@@ -117,7 +117,7 @@ def test_status_of_very_many_workers_fits(mesh, workers, reason):
 def test_status_of_another_version_is_understood(mesh, state):
     """New fields have their defaults, unknown ones are dropped; the segments are made anew."""
 
-    def body(_tell):
+    def body(_report):
         theirs = Mesh(mesh.path)
         theirs.cell(SUPERVISOR, Older, create=True).write(older(state))
         theirs.ring(EVENTS, np.dtype("<i8"), capacity=16, create=True)
