@@ -134,7 +134,7 @@ class SortedRows:
 
 
 def _gathered(blocks: Iterable[Rows], max_rows: int) -> Iterator[Rows]:
-    """Blocks of any size as arrays of up to `most` rows."""
+    """Blocks of any size as arrays of up to `max_rows` rows."""
     held: list[Rows] = []
     count = 0
     for block in blocks:

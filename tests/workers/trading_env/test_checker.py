@@ -16,7 +16,7 @@ from workers.trading_env.providers.synthetic import synthetic_provider
 def test_our_own_providers_pass():
     """Recorded, streamed, synthetic and known-optimum ones keep the contract."""
     for provider in (
-        RecordedProvider([market(1, 80), market(2, 90)], random_start=True, least_steps=60),
+        RecordedProvider([market(1, 80), market(2, 90)], random_start=True, min_steps=60),
         Streamed(RecordedProvider(market(1, 80))),
         synthetic_provider(1, states=150),
         known_optimum_provider(steps=100, assets=3),

@@ -50,7 +50,7 @@ RULES = TradingConfig(max_episode_steps=17, ruin_share=0.9, latency_states=1, pa
 def provider(seed=0):
     """Random segments in which episodes begin anywhere."""
     runs = [market(seed + i, 40 + 7 * i) for i in range(4)]
-    return RecordedProvider(runs, random_start=True, least_steps=5)
+    return RecordedProvider(runs, random_start=True, min_steps=5)
 
 
 def test_gymnasium_accepts_it():

@@ -289,7 +289,7 @@ def test_a_live_reader_that_fell_behind_settles_what_left(mesh_directory):
 def test_episodes_stay_within_their_segment():
     """Whatever the seed, an episode has the steps asked for and ends where its segment ends."""
     runs = [market(i, 20 + i) for i in range(3)]
-    provider = RecordedProvider(runs, random_start=True, least_steps=5)
+    provider = RecordedProvider(runs, random_start=True, min_steps=5)
     stops = np.cumsum([run.size for run in runs])
     starts = set()
     for seed in range(200):
@@ -310,4 +310,4 @@ def test_episodes_stay_within_their_segment():
     with pytest.raises(EndOfData):
         provider.advance()
     with pytest.raises(NoMarketData, match="states"):
-        RecordedProvider(market(0, 3), least_steps=5)
+        RecordedProvider(market(0, 3), min_steps=5)

@@ -34,6 +34,18 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
     `info` holds cash, equity and costs (float, quote currency; costs of this step), fills (float64
     (10,), contracts bought + and sold -), reasons (uint8 (10,), bits of `Reason`: why a slot did
     not get what was wanted), step and ts_event; the last step of an episode adds `ended`.
+
+    Example:
+        >>> import numpy as np
+        >>> from workers.trading_env.providers.synthetic import synthetic_provider
+        >>> env = TradingEnvironment(synthetic_provider(3, states=40))
+        >>> observation, info = env.reset(seed=0)
+        >>> observation.shape, observation.dtype.name
+        ((16, 100), 'float32')
+        >>> hold_nothing = np.zeros(10, np.float32)
+        >>> observation, reward, terminated, truncated, info = env.step(hold_nothing)
+        >>> reward, terminated, info["step"]
+        (0.0, False, 1)
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own
@@ -47,7 +59,9 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
     ) -> None:
         """Trade on `provider`. Raises TypeError for no provider, BadMarketData for bad states."""
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode {render_mode!r} is none of {self.metadata}")
+            raise ValueError(
+                f"render_mode {render_mode!r} must be one of {self.metadata['render_modes']}"
+            )
         self.config = TradingConfig() if config is None else config
         self.observation_space = observation_space()
         self.action_space = action_space()

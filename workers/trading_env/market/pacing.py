@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EARLIEST, FURTHEST = 315_532_800 * 10**9, 7_258_118_400 * 10**9  # the years 1980 and 2200
 JUMP_NS = 86_400 * 10**9  # a step of event time that has to be confirmed (or ten intervals)
 CONFIRMED_BY = 16  # messages in a row
-LOOK = 4096  # ticks at a time, so that many that are far off cost no more than linear time
+TICKS_AT_ONCE = 4096  # examined in one pass, so that many outliers cost no more than linear time
 
 
 class StatePacer:
@@ -84,7 +84,7 @@ class StatePacer:
             ticks = ticks[sane]
         while ticks.size:
             newest = self._market.ts_event or self._beginning(ticks["ts_event"])
-            ahead = ticks["ts_event"][:LOOK] - newest
+            ahead = ticks["ts_event"][:TICKS_AT_ONCE] - newest
             off = np.sign(ahead) * (np.abs(ahead) > self._jump)
             alike = int(np.argmax(off != off[0])) or off.size
             if off[0] == 0:

@@ -30,10 +30,24 @@ def implied_underlying(
     rate: float,
     dividend: float,
 ) -> float | None:
-    """Spot of options (n,) with these mids (NaN: not quoted), from the nearest expiry with pairs.
+    """Return the spot price that the nearest expiry with quoted pairs implies.
 
-    Mids are in quote currency or, where `coin`, in units of the underlying. None without a strike
-    of which call and put are quoted.
+    Put-call parity (Stoll, 1969) at each strike whose call and put are both quoted; the median of
+    the strikes nearest the money.
+
+    Args:
+        expiry: Expiries, int64 (n,), ns since the epoch.
+        strike: Strikes, float64 (n,), quote currency.
+        right: int8 (n,), +1 for a call, -1 for a put.
+        middle: Middles of the quotes, float64 (n,), in quote currency or, where `coin`, in units
+            of the underlying; NaN where there is no two-sided quote.
+        coin: bool (n,), whether the option is quoted in units of the underlying.
+        now: Time of the quotes, ns since the epoch.
+        rate: Interest rate per year, continuously compounded.
+        dividend: Dividend yield per year, continuously compounded.
+
+    Returns:
+        The spot price in quote currency, or None without a strike of which call and put are quoted.
     """
     usable = np.isfinite(middle) & (middle > 0) & (expiry > now)
     calls, puts = np.flatnonzero(usable & (right > 0)), np.flatnonzero(usable & (right < 0))

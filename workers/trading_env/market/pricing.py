@@ -33,7 +33,28 @@ def black_scholes(
     volatility: Number,
     right: Number,
 ) -> Array:
-    """Price of a European option on `spot`; 0 * discount below the intrinsic value never."""
+    """Price European options on a spot; never below the discounted intrinsic value.
+
+    Black, Scholes (1973) with the continuous dividend yield of Merton (1973).
+
+    Args:
+        spot: Price of the underlying, quote currency.
+        strike: Strike price, quote currency.
+        years: Time to expiry in years of 365 days.
+        rate: Interest rate per year, continuously compounded.
+        dividend: Dividend yield per year, continuously compounded.
+        volatility: Volatility per square root of a year.
+        right: +1 for a call, -1 for a put.
+
+    Returns:
+        Prices in quote currency, float64, of the shape to which the arguments broadcast.
+
+    Example:
+        >>> call = black_scholes(100.0, 100.0, 1.0, 0.05, 0.0, 0.2, 1)
+        >>> put = black_scholes(100.0, 100.0, 1.0, 0.05, 0.0, 0.2, -1)
+        >>> round(float(call), 4), round(float(put), 4)
+        (10.4506, 5.5735)
+    """
     growth = np.exp((np.asarray(rate) - dividend) * years)
     return black_76(np.asarray(spot) * growth, strike, years, rate, volatility, right)
 
@@ -41,7 +62,23 @@ def black_scholes(
 def black_76(
     forward: Number, strike: Number, years: Number, rate: Number, volatility: Number, right: Number
 ) -> Array:
-    """Price of a European option on a forward or future."""
+    """Price European options on a forward or a future (Black, 1976).
+
+    Args:
+        forward: Price of the forward or future, quote currency.
+        strike: Strike price, quote currency.
+        years: Time to expiry in years of 365 days.
+        rate: Interest rate per year, continuously compounded.
+        volatility: Volatility per square root of a year.
+        right: +1 for a call, -1 for a put.
+
+    Returns:
+        Prices in quote currency, float64, of the shape to which the arguments broadcast.
+
+    Example:
+        >>> round(float(black_76(100.0, 100.0, 1.0, 0.0, 0.2, 1)), 4)
+        7.9656
+    """
     discount = np.exp(-np.asarray(rate) * years)
     d1, d2 = _d1_d2(forward, strike, years, volatility)
     sign = np.asarray(right)
@@ -59,7 +96,27 @@ def greeks(
     volatility: Number,
     right: Number,
 ) -> Array:
-    """Delta, gamma, theta, vega, rho in the last axis: shape (..., 5)."""
+    """Return the derivatives of `black_scholes`: delta, gamma, theta, vega, rho.
+
+    The closed forms of the formula of Black, Scholes and Merton (1973), differentiated.
+
+    Args:
+        spot: Price of the underlying, quote currency.
+        strike: Strike price, quote currency.
+        years: Time to expiry in years of 365 days.
+        rate: Interest rate per year, continuously compounded.
+        dividend: Dividend yield per year, continuously compounded.
+        volatility: Volatility per square root of a year.
+        right: +1 for a call, -1 for a put.
+
+    Returns:
+        float64 (..., 5), the five in this order in the last axis: theta per year, vega per 1.00 of
+        volatility, rho per 1.00 of rate. Without time or volatility left gamma and theta are 0.
+
+    Example:
+        >>> [round(each, 3) for each in greeks(100.0, 100.0, 1.0, 0.05, 0.0, 0.2, 1).tolist()]
+        [0.637, 0.019, -6.414, 37.524, 53.232]
+    """
     rate, dividend = np.asarray(rate, float), np.asarray(dividend, float)
     years, sigma = np.asarray(years, float), np.asarray(volatility, float)
     sign = np.asarray(right)
@@ -90,11 +147,28 @@ def implied_volatility(
     dividend: Number,
     right: Number,
 ) -> Array:
-    """Volatility at which `black_scholes` gives `price`; NaN where there is none in [1e-4, 10].
+    """Return the volatility at which `black_scholes` has this price.
 
     Newton steps kept inside a bracket that each evaluation narrows (bisection where a step would
-    leave it), on the out-of-the-money side of the same strike, where the price is all time value
-    and nothing cancels.
+    leave it), started at the inflection point (Manaster, Koehler, 1982), on the out-of-the-money
+    side of the same strike, where the price is all time value and nothing cancels.
+
+    Args:
+        price: Price of the option, quote currency.
+        spot: Price of the underlying, quote currency.
+        strike: Strike price, quote currency.
+        years: Time to expiry in years of 365 days.
+        rate: Interest rate per year, continuously compounded.
+        dividend: Dividend yield per year, continuously compounded.
+        right: +1 for a call, -1 for a put.
+
+    Returns:
+        Volatilities, float64, of the shape to which the arguments broadcast; NaN where no
+        volatility from 1e-4 to 10 reproduces the price.
+
+    Example:
+        >>> round(float(implied_volatility(10.4506, 100.0, 100.0, 1.0, 0.05, 0.0, 1)), 4)
+        0.2
     """
     price, spot, strike, years, rate, dividend, right = np.broadcast_arrays(
         *(np.asarray(each, float) for each in (price, spot, strike, years, rate, dividend, right))

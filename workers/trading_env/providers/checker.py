@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: A column that explains more than this of the next move, or its sign more often, is no forecast.
 TOO_GOOD = 0.98
-LEAST_MOVES = 40  # fewer say nothing about look-ahead
+MIN_MOVES = 40  # fewer say nothing about look-ahead
 OUTLIERS = 0.05  # share of the moves, the largest, without which a correlation has to hold as well
 
 
@@ -45,9 +45,25 @@ def check_provider(
     steps: int = 2000,
     deterministic: bool = True,
 ) -> int:
-    """Play up to `steps` states and give their number. Raises ContractViolation at the first fault.
+    """Play up to `steps` steps of an episode and return how many states there were.
 
-    Set `deterministic` to False for a live source, which cannot play an episode twice.
+    Args:
+        provider: The provider to examine.
+        config: The rules by which environments would read its states; the defaults without one.
+        seed: Seed of the episode.
+        steps: Largest number of steps; an episode has one state more.
+        deterministic: False for a live source, which cannot play an episode twice.
+
+    Returns:
+        The number of states, at least 2.
+
+    Raises:
+        ContractViolation: At the first fault; the message names the rule and the state.
+
+    Example:
+        >>> from workers.trading_env.providers.synthetic import synthetic_provider
+        >>> check_provider(synthetic_provider(3, states=60), steps=20)
+        21
     """
     config = TradingConfig() if config is None else config
     if not isinstance(provider, MarketDataProvider):
@@ -154,7 +170,7 @@ def _no_look_ahead(states: Array, config: TradingConfig) -> None:
         moves[f"slot {slot}"] = move
     for what, move in moves.items():
         counted = np.isfinite(move) & (move != 0)
-        if counted.sum() < LEAST_MOVES:
+        if counted.sum() < MIN_MOVES:
             continue
         for column, name in names.items():
             seen = _tells(features[counted, column], move[counted])

@@ -45,7 +45,7 @@ def file_provider(
     root: str = "",
     interval_s: float = 60.0,
     random_start: bool = False,
-    least_steps: int = 1,
+    min_steps: int = 1,
 ) -> RecordedProvider:
     """A provider of one file or several; each is a segment that no episode leaves."""
     several = [paths] if isinstance(paths, Path) else list(paths)
@@ -53,4 +53,4 @@ def file_provider(
         states_of_file(path, config, date=date, root=root, interval_s=interval_s)
         for path in several
     ]
-    return RecordedProvider(runs, random_start=random_start, least_steps=least_steps)
+    return RecordedProvider(runs, random_start=random_start, min_steps=min_steps)

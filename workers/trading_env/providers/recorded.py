@@ -27,7 +27,7 @@ DISBELIEVED = 0.2
 class RecordedProvider:
     """Segments of market states, each MARKET_DTYPE (T,) with T of at least 2.
 
-    With `random_start` an episode begins anywhere in a segment that leaves `least_steps` of it;
+    With `random_start` an episode begins anywhere in a segment that leaves `min_steps` of it;
     without, at a segment's first state. It ends at the segment's last state.
     """
 
@@ -36,7 +36,7 @@ class RecordedProvider:
         segments: Array | Sequence[Array],
         *,
         random_start: bool = False,
-        least_steps: int = 1,
+        min_steps: int = 1,
     ) -> None:
         """Take the states as they are; environments validate them. Raises NoMarketData."""
         runs = [segments] if isinstance(segments, np.ndarray) else list(segments)
@@ -48,7 +48,7 @@ class RecordedProvider:
                     f"a segment must be MARKET_DTYPE of shape (T,), got {str(run.dtype)[:80]} "
                     f"of shape {run.shape}"
                 )
-        least = max(1, least_steps)
+        least = max(1, min_steps)
         self._segments = tuple(run for run in runs if run.size > least)
         if not self._segments:
             sizes = [run.size for run in runs]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HELD_OUT_SHARE = 0.2  # of a recorded file's states, the last ones
 EMBARGO_STATES = 16  # before them: the window of an observation
-LEAST_STEPS = 16  # of an episode that starts anywhere
+MIN_STEPS = 16  # of an episode that starts anywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +91,10 @@ def held_out_providers(states: Array) -> tuple[RecordedProvider, RecordedProvide
     Raises as `last_part` does.
     """
     split = last_part(states["ts_event"], share=HELD_OUT_SHARE, embargo_states=EMBARGO_STATES)
-    least = min(LEAST_STEPS, _size(split.test) // 2)
+    least = min(MIN_STEPS, _size(split.test) // 2)
     return (
-        RecordedProvider(states[split.train], random_start=True, least_steps=LEAST_STEPS),
-        RecordedProvider(states[split.test], random_start=True, least_steps=least),
+        RecordedProvider(states[split.train], random_start=True, min_steps=MIN_STEPS),
+        RecordedProvider(states[split.test], random_start=True, min_steps=least),
     )
 
 

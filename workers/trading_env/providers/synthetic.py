@@ -149,5 +149,5 @@ def synthetic_provider(
         market.ticks(states, seed), config, interval_s=market.interval_s, root=ROOT
     )
     return RecordedProvider(
-        made, random_start=random_start, least_steps=min(64, max(1, made.size // 2))
+        made, random_start=random_start, min_steps=min(64, max(1, made.size // 2))
     )

@@ -104,7 +104,7 @@ class Evaluation:
             return known_optimum_provider(self._seed, episodes=64, steps=self._steps)
         if self._source == SYNTHETIC:
             return synthetic_provider(self._seed, states=STATES, config=self._config)
-        return file_provider(Path(self._source), self._config, random_start=True, least_steps=16)
+        return file_provider(Path(self._source), self._config, random_start=True, min_steps=16)
 
 
 def is_worse(score: float, published: float, tolerance: float) -> bool:

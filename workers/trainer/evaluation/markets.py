@@ -11,7 +11,7 @@ import numpy as np
 from workers.trading_env.providers.files import states_of_file
 from workers.trading_env.providers.known_optimum import known_optimum_config, known_optimum_provider
 from workers.trading_env.providers.recorded import RecordedProvider
-from workers.trading_env.providers.splits import LEAST_STEPS, held_out_providers
+from workers.trading_env.providers.splits import MIN_STEPS, held_out_providers
 from workers.trading_env.providers.synthetic import synthetic_provider
 from workers.trainer.evaluation.evaluation import (
     HELD_OUT_SEED,
@@ -71,7 +71,7 @@ def offline_market(
         if evaluates and evaluated_on is None:
             training, evaluated_on = held_out_providers(states)
         else:
-            training = RecordedProvider(states, random_start=True, least_steps=LEAST_STEPS)
+            training = RecordedProvider(states, random_start=True, min_steps=MIN_STEPS)
     if evaluated_on is None:
         return OfflineMarket(training, rules, None)
     held_out = Evaluation(
