@@ -104,7 +104,7 @@ class FaultSwitches:
             cluster.push_request_errors(kind, codes)
 
     def spoil(self, answer: Answer) -> Answer:
-        """Give what is answered in the place of `answer`."""
+        """Return what is answered in the place of `answer`."""
         registry = self.faults.registry
         if registry.count == 0 or registry == RegistryFaults(count=registry.count):
             return answer

@@ -48,7 +48,7 @@ class Schemas:
                 continue
 
     def register(self, subject: str, schema: str) -> int:
-        """Give the id of a schema under a subject, on disk before it is used. Raises ValueError."""
+        """Store a schema under a subject, on disk first; return its id. Raises ValueError."""
         known = self._ids.get(_canonical(schema))
         if known is not None and known in self._subjects.get(subject, []):
             return known
@@ -61,19 +61,19 @@ class Schemas:
         return self._add(subject, schema)
 
     def text(self, schema_id: int) -> str | None:
-        """Give a schema by id."""
+        """Return a schema by id."""
         return self._texts.get(schema_id)
 
     def subjects(self) -> list[str]:
-        """Give the subjects."""
+        """Return the subjects."""
         return list(self._subjects)
 
     def versions(self, subject: str) -> list[int]:
-        """Give the ids of a subject, oldest version (1) first; empty for an unknown one."""
+        """Return the ids of a subject, oldest version (1) first; empty for an unknown one."""
         return self._subjects.get(subject, [])
 
     def places(self, schema_id: int) -> list[tuple[str, int]]:
-        """Give every (subject, version) under which a schema is registered."""
+        """Return every (subject, version) under which a schema is registered."""
         return [
             (subject, ids.index(schema_id) + 1)
             for subject, ids in self._subjects.items()
@@ -85,7 +85,7 @@ class Schemas:
         return len(self._texts)
 
     def id_of(self, schema: str) -> int | None:
-        """Give the id of a schema text. Raises ValueError for text that is no JSON."""
+        """Return the id of a schema text. Raises ValueError for text that is no JSON."""
         return self._ids.get(_canonical(schema))
 
     def _add(self, subject: str, schema: str) -> int:

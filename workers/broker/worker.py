@@ -14,7 +14,7 @@ from workers.contract.names import BROKER, status_segment
 from workers.contract.statuses import BrokerAddress, BrokerStatus
 from workers.runtime.worker import Worker
 
-TELL_EVERY_S = 0.5
+STATUS_INTERVAL_S = 0.5
 
 
 class BrokerWorker(Worker):
@@ -54,8 +54,8 @@ class BrokerWorker(Worker):
         self._status = BrokerStatus(
             partition_bytes=PARTITION_BYTES, topics=dict(config.topics), ready_s=age_s()
         )
-        self._told_at = 0.0
-        self._tell()
+        self._published_at = 0.0
+        self._publish_status()
         self.context.log.info(
             "listening", kafka=address.bootstrap_servers, registry=address.registry_url
         )
@@ -63,19 +63,19 @@ class BrokerWorker(Worker):
     def step(self) -> int:
         """Answer the registry's requests; the cluster needs no help."""
         answered = self._registry.serve()
-        if time.monotonic() - self._told_at >= TELL_EVERY_S:
-            self._tell()
+        if time.monotonic() - self._published_at >= STATUS_INTERVAL_S:
+            self._publish_status()
         return answered
 
     def teardown(self) -> None:
         """Stop both."""
-        self._tell()
+        self._publish_status()
         self._registry.server_close()
         self._cluster.close()
 
-    def _tell(self) -> None:
-        """Publish what is counted."""
-        self._told_at = time.monotonic()
+    def _publish_status(self) -> None:
+        """Publish the status."""
+        self._published_at = time.monotonic()
         status, registry = self._status, self._registry
         status.requests, status.refused = registry.requests, registry.refused
         status.schemas = len(registry.schemas)

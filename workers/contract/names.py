@@ -1,6 +1,6 @@
 """Names that processes share: segments, and the keys of segments that belong to one worker.
 
-Imports nothing, so that a command that only reads pays for nothing.
+Imports nothing, so that commands of `meshctl` that only read start fast.
 """
 
 TICKS = "ticks"
@@ -12,10 +12,13 @@ BROKER = "broker"
 SUPERVISOR = "supervisor"
 LEADERBOARD = "leaderboard"
 
+POLICY_PREFIX = "policy/"
+STATUS_PREFIX = "status/"
+
 
 def policy_segment(trainer: str) -> str:
     """Name of the tensors segment that holds the published policy of `trainer`."""
-    return f"policy/{trainer}"
+    return f"{POLICY_PREFIX}{trainer}"
 
 
 def learner_segment(trainer: str) -> str:
@@ -25,7 +28,7 @@ def learner_segment(trainer: str) -> str:
 
 def status_segment(worker: str) -> str:
     """Name of the cell in which `worker` publishes its status Struct."""
-    return f"status/{worker}"
+    return f"{STATUS_PREFIX}{worker}"
 
 
 def cursor_segment(reader: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mesh.errors import MeshError
+from workers.contract.names import SUPERVISOR
 from workers.ctl.failure import CommandFailed, Exit
 
 TMPFS = Path("/dev/shm")  # noqa: S108 - where meshes lie
@@ -61,14 +62,14 @@ SET = Argument(
 
 
 def count(default: int, help_: str) -> Argument:
-    """Give the argument that says how many; the default is told in its help."""
+    """Return the argument that says how many; the default is told in its help."""
     return Argument(
         RECORDS, f"{help_} ({default})", {"type": int, "default": default, "metavar": "N"}
     )
 
 
 def follow(help_: str) -> Argument:
-    """Give the argument that goes on printing what comes."""
+    """Return the argument that goes on printing what comes."""
     return Argument(("-f", "--follow"), help_, {"action": "store_true"})
 
 
@@ -97,7 +98,7 @@ COMMANDS: tuple[Command, ...] = (
         (
             Argument(
                 ("--interval",),
-                "seconds between two looks (1)",
+                "seconds between updates (1)",
                 {"type": float, "default": 1.0, "metavar": "SECONDS"},
             ),
         ),
@@ -341,7 +342,7 @@ def parser(words: Sequence[str] = ()) -> Parser:
 
 
 def _command_word(words: Sequence[str]) -> str:
-    """Give the first word that is no option and no option's value; empty where help is asked."""
+    """Return the first word that is no option and no option's value; empty where help is asked."""
     rest = iter(words)
     for word in rest:
         if word == "--mesh":
@@ -354,16 +355,16 @@ def _command_word(words: Sequence[str]) -> str:
 
 
 def find_mesh(given: Path | None, default: Path | None = None) -> Path:
-    """Give the mesh directory that is meant. Raises CommandFailed where several could be."""
+    """Return the mesh directory that is meant. Raises CommandFailed where several could be."""
     if given is not None:
         return given
     if named := os.environ.get(MESH_VARIABLE):
         return Path(named)
     if default is not None:
         return default
-    if (DEFAULT / "supervisor").exists():
+    if (DEFAULT / SUPERVISOR).exists():
         return DEFAULT
-    found = [path.parent for path in sorted(TMPFS.glob(f"{DEFAULT.name}*/supervisor"))]
+    found = [path.parent for path in sorted(TMPFS.glob(f"{DEFAULT.name}*/{SUPERVISOR}"))]
     if len(found) > 1:
         several = ", ".join(map(str, found))
         raise CommandFailed(f"several meshes are there: {several}; name one: --mesh DIR", 64)

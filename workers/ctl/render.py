@@ -34,7 +34,7 @@ FEW = 12  # elements of an array that are written out
 
 
 def styled(text: str, style: str | None, *, colours: bool | None = None) -> str:
-    """Give `text` in a style, if the output is a terminal."""
+    """Return `text` in a style, if the output is a terminal."""
     use = _on_a_colour_terminal() if colours is None else colours
     return f"\x1b[{style}m{text}\x1b[0m" if style and use else text
 
@@ -45,14 +45,14 @@ def _on_a_colour_terminal() -> bool:
 
 
 def state(text: str) -> str:
-    """Give the name of a state in its colour."""
+    """Return the name of a state in its colour."""
     return styled(text, STATE_STYLES.get(text.partition(":")[0]))
 
 
 def table(
     titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
 ) -> list[str]:
-    """Give lines of aligned columns; `right` names those that are flush right.
+    """Return lines of aligned columns; `right` names those that are flush right.
 
     Styles in cells are not counted as width.
     """
@@ -149,7 +149,7 @@ def _finite(value: object) -> object:
 
 
 def named(value: Any) -> Mapping[str, Any]:
-    """Give a record by field names; what has no fields (a plain number) is called `value`."""
+    """Return a record by field names; what has no fields (a plain number) is called `value`."""
     return value if isinstance(value, Mapping) else {"value": value}
 
 
@@ -179,7 +179,7 @@ def columns(rows: Sequence[Mapping[str, Any]], wide: int | None = None) -> list[
 
 
 def cut(line: str, wide: int) -> str:
-    """Give a line of at most so many columns; one that is longer loses its styles and its end."""
+    """Return a line of at most so many columns; one that is longer loses its styles and its end."""
     if width(line) <= wide:
         return line
     return re.sub("\x1b\\[[0-9;]*m", "", line)[: wide - 1] + "…"

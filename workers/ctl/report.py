@@ -1,7 +1,7 @@
 """What is known about a mesh, read from its segments alone: the stable form of `status`.
 
 `docs/meshctl.md` describes the keys; new ones may be added, none is taken away. Nothing here
-needs the daemon: with it dead, the last it said is given and checked against the processes.
+needs the daemon: its last status is read and checked against the processes that live.
 """
 
 from __future__ import annotations
@@ -14,31 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 from config.declaration import StatusSummary, declaration_of, kind_of, shipped
 from mesh import procfs
+from mesh.directory import HEARTBEATS
 from mesh.errors import MeshError, NotWritten
 from mesh.heartbeats import Heartbeats
 from mesh.plain import PlainCell
 from mesh.process_identity import ProcessIdentity
 from mesh.spinlock import SpinLock
+from workers.contract.names import EXPERIENCE, LEADERBOARD, POLICY_PREFIX, STATUS_PREFIX, SUPERVISOR
 
 if TYPE_CHECKING:
     from mesh import HeartbeatRow, Mesh, SegmentInfo
 
-SUPERVISOR = "supervisor"
-STATUS = "status/"
-EXPERIENCE = "experience"
-LEADERBOARD = "leaderboard"
-POLICY = "policy/"
-
 
 def read_report(mesh: Mesh) -> dict[str, Any]:
-    """Give the report of a mesh; one that is not there is `down`."""
+    """Return the report of a mesh; one that is not there is `down`."""
     infos = {info.name: info for info in mesh.segments()}
     said = read_cell(mesh, SUPERVISOR) if SUPERVISOR in infos else {}
     rows = {row.worker: row for row in heartbeat_rows(mesh)}
     doing = {
-        name.removeprefix(STATUS): (struct_name(info), read_cell(mesh, name))
+        name.removeprefix(STATUS_PREFIX): (struct_name(info), read_cell(mesh, name))
         for name, info in infos.items()
-        if name.startswith(STATUS)
+        if name.startswith(STATUS_PREFIX)
     }
     daemon = _daemon(said)
     classes = [row["class_path"] for row in said.get("workers", [])]
@@ -47,8 +43,10 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
     workers = [_worker(row, rows.get(row["name"]), texts) for row in said.get("workers", [])]
     known = {worker["name"] for worker in workers}
     board = read_cell(mesh, LEADERBOARD) if LEADERBOARD in infos else {}
-    foreign = [row for row in rows.values() if row.worker not in known and row.identity.is_alive()]
-    workers += [_foreign(row, texts) for row in foreign]
+    unmanaged = [
+        row for row in rows.values() if row.worker not in known and row.identity.is_alive()
+    ]
+    workers += [_unmanaged(row, texts) for row in unmanaged]
     return {
         "mesh": str(mesh.path),
         "state": _state(daemon, said),
@@ -65,7 +63,7 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
 
 
 def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
-    """Give the value of a cell of a Struct; empty while nothing is there or it is unreadable."""
+    """Return the value of a cell of a Struct; empty while nothing is there or it is unreadable."""
     with contextlib.suppress(MeshError):
         segment = mesh.attach_plain(name)
         if isinstance(segment, PlainCell):
@@ -76,22 +74,22 @@ def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
 
 
 def heartbeat_rows(mesh: Mesh) -> tuple[HeartbeatRow, ...]:
-    """Give the heartbeats; none where there are none."""
+    """Return the heartbeats; none where there are none."""
     with contextlib.suppress(MeshError):
-        segment = mesh.attach_plain("heartbeats")
+        segment = mesh.attach_plain(HEARTBEATS)
         if isinstance(segment, Heartbeats):
             return segment.rows()
     return ()
 
 
 def struct_name(info: SegmentInfo) -> str:
-    """Give the name of the Struct that a cell holds; empty for other segments."""
+    """Return the name of the Struct that a cell holds; empty for other segments."""
     described = json.loads(info.schema).get("struct", {})
     return str(described.get("$ref", "")).rpartition("/")[2]
 
 
 def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, Any]]:
-    """Give every lock with its owner (None: free)."""
+    """Return every lock with its owner (None: free)."""
     for info in infos.values():
         if info.kind != "lock":
             continue
@@ -154,7 +152,7 @@ def _worker(
     }
 
 
-def _foreign(row: HeartbeatRow, texts: Mapping[str, str]) -> dict[str, Any]:
+def _unmanaged(row: HeartbeatRow, texts: Mapping[str, str]) -> dict[str, Any]:
     """A process that attached without being the daemon's: a notebook's trainer, say."""
     return {
         "name": row.worker,
@@ -168,7 +166,7 @@ def _foreign(row: HeartbeatRow, texts: Mapping[str, str]) -> dict[str, Any]:
         "required": False,
         "group": "",
         "generation": 0,
-        "doing": row.detail or texts.get(row.worker, "") or "foreign",
+        "doing": row.detail or texts.get(row.worker, "") or "unmanaged",
         "class": "",
     }
 
@@ -263,8 +261,8 @@ def _policies(
     found = {name: status for name, (struct, status) in statuses.items() if struct in publishing}
     ranked = {row["trainer"]: row for row in board.get("rows", ())}
     for segment, info in infos.items():
-        name = segment.removeprefix(POLICY)
-        if segment.startswith(POLICY) and name not in found and info.published:
+        name = segment.removeprefix(POLICY_PREFIX)
+        if segment.startswith(POLICY_PREFIX) and name not in found and info.published:
             found[name] = {**ranked.get(name, {}), "version": info.published, "state": "foreign"}
     return {
         name: {

@@ -45,7 +45,7 @@ class Keys:
         self._waiting: deque[str] = deque()
 
     def wait(self, timeout: float) -> str:
-        """Give the next key by name within `timeout` seconds; empty: none, or a resize."""
+        """Return the next key by name within `timeout` seconds; empty: none, or a resize."""
         if not self._waiting:
             self._read(timeout)
         return self._waiting.popleft() if self._waiting else ""

@@ -93,7 +93,7 @@ class Lanes:
         return records
 
     def save(self) -> bytes:
-        """Give what is committed together with the records of this step."""
+        """Return what is committed together with the records of this step."""
         step = -1 if self.previous is None else int(self.previous["step"])
         return msgspec.msgpack.encode(
             LaneState(

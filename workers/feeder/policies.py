@@ -46,7 +46,7 @@ class Policies:
         self.refused = 0
 
     def best(self) -> Policy | None:
-        """Give the policy to act with now; None: none is usable."""
+        """Return the policy to act with now; None: none is usable."""
         self._attach()
         for trainer in list(self._segments):
             self._refresh(trainer)

@@ -36,7 +36,7 @@ class Safety:
         self._seen_at = clock()
 
     def why_not(self, state: np.ndarray[Any, Any]) -> str:
-        """Give the reason not to act on `state` (MARKET_DTYPE, shape ()); empty: it is safe."""
+        """Return the reason not to act on `state` (MARKET_DTYPE, shape ()); empty: it is safe."""
         now = self._clock()
         if now >= self._check_at:
             self._check_at = now + DAEMON_CHECK_INTERVAL_S

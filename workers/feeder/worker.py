@@ -85,7 +85,7 @@ class FeederWorker(Worker):
         self._publish_status(now=True)
 
     def last_inputs(self) -> dict[str, Any]:
-        """Give the newest market state, for the crash report."""
+        """Return the newest market state, for the crash report."""
         previous = self._lanes.previous
         return {} if previous is None else {"market": str(previous)}
 

@@ -21,7 +21,7 @@ class MarketClock:
         self._start = None
 
     def reached(self, first: int, sent: int, now: float) -> int:
-        """Give the market time (ns) at `now` (monotonic s).
+        """Return the market time (ns) at `now` (monotonic s).
 
         `first` is the time of the next row, `sent` that of the last one that was published. A
         gap between them longer than `max_gap_s` is skipped.

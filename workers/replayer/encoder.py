@@ -61,7 +61,7 @@ class Encoder:
         self._head = FRAME.pack(MAGIC, schema_id)
 
     def encode(self, rows: Rows) -> list[bytes]:
-        """Give one message a row."""
+        """Return one message a row."""
         whole = np.ascontiguousarray(rows, TICK_DTYPE)
         return encode(self._operations, self._head, whole.view(np.uint8).data, whole.itemsize)
 

@@ -20,7 +20,7 @@ class Cursor:
         self._blocks: Iterator[Rows] | None = archive.blocks(position)
 
     def peek(self, count: int) -> Rows:
-        """Give the next `count` rows, fewer only at the end. Raises MarketDataError."""
+        """Return the next `count` rows, fewer only at the end. Raises MarketDataError."""
         while self._held.size < count and self._blocks is not None:
             rows = next(self._blocks, None)
             if rows is None:

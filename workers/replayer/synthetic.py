@@ -80,7 +80,7 @@ class SyntheticMarket:
         self._chunk = lru_cache(maxsize=4)(self._quote)
 
     def read(self, position: int, count: int) -> Rows:
-        """Give exactly `count` rows from `position` on: the market has no end."""
+        """Return exactly `count` rows from `position` on: the market has no end."""
         size = CHUNK * PER_STEP
         first, last = position // size, (position + count - 1) // size
         rows = np.concatenate([self._chunk(chunk) for chunk in range(first, last + 1)])
@@ -88,7 +88,7 @@ class SyntheticMarket:
         return rows[offset : offset + count]
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
-        """Give the rows from position `start` on, for ever."""
+        """Return the rows from position `start` on, for ever."""
         for position in counting(start, CHUNK * PER_STEP):
             yield self.read(position, CHUNK * PER_STEP)
 

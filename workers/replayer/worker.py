@@ -178,7 +178,7 @@ class ReplayerWorker(Worker):
     # --- rows -----------------------------------------------------------------------------
 
     def _due(self, cursor: Cursor) -> Rows:
-        """Give the rows that the market clock has reached, in their shifted times."""
+        """Return the rows that the market clock has reached, in their shifted times."""
         rows = self._read(cursor)
         if rows.size == 0 or self._config.speed == 0.0:
             return rows
@@ -189,10 +189,12 @@ class ReplayerWorker(Worker):
 
     def _read(self, cursor: Cursor) -> Rows:
         config, status = self._config, self._status
-        most = min(config.batch, config.rows - status.rows_read) if config.rows else config.batch
-        rows = cursor.peek(most)
-        if rows.size == 0 and most > 0 and config.loop and status.position > 0:
-            rows = self._rewind(cursor, most)
+        max_rows = (
+            min(config.batch, config.rows - status.rows_read) if config.rows else config.batch
+        )
+        rows = cursor.peek(max_rows)
+        if rows.size == 0 and max_rows > 0 and config.loop and status.position > 0:
+            rows = self._rewind(cursor, max_rows)
         if rows.size == 0:
             status.finished = True
             self._cell.write(status)
@@ -203,11 +205,11 @@ class ReplayerWorker(Worker):
         rows["ts_recv"][rows["ts_recv"] != 0] += status.shift_ns
         return rows
 
-    def _rewind(self, cursor: Cursor, most: int) -> Rows:
+    def _rewind(self, cursor: Cursor, max_rows: int) -> Rows:
         """Begin again, later by as many whole days as bring the first row behind the last."""
         status = self._status
         cursor.rewind()
-        rows = cursor.peek(most)
+        rows = cursor.peek(max_rows)
         if rows.size:
             status.loops += 1
             status.position = 0

@@ -145,7 +145,7 @@ class Destination:
         client.set_registered_model_alias(name, entry["alias"], version.version)
 
     def _run(self, run: str, trainer: str) -> str:
-        """Give MLflow's id of our run: found by its tag, or created."""
+        """Return MLflow's id of our run: found by its tag, or created."""
         if run not in self._runs:
             self._announce()
             found = self._client.search_runs(

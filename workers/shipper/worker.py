@@ -177,7 +177,7 @@ class ShipperWorker(Worker):
 
 
 def _lines(path: Path, offset: int) -> list[bytes]:
-    """Give the next whole lines; one may be half written."""
+    """Return the next whole lines; one may be half written."""
     with path.open("rb") as file:
         file.seek(offset)
         found = [line for line, _ in zip(file, range(LINES), strict=False)]
@@ -185,7 +185,7 @@ def _lines(path: Path, offset: int) -> list[bytes]:
 
 
 def _read_place(path: Path) -> Place:
-    """Give the noted place; the beginning where there is none (sent again, nothing changes)."""
+    """Return the noted place; the beginning where there is none (sent again, nothing changes)."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Place)
     except (FileNotFoundError, msgspec.DecodeError):

@@ -39,7 +39,7 @@ def _positional(command: Command) -> Argument | None:
 
 
 def _source(argument: Argument) -> str:
-    """Give the shell words that list what an argument may be; empty: nothing, or files."""
+    """Return the shell words that list what an argument may be; empty: nothing, or files."""
     if argument.completes in KINDS:
         return f"$(meshctl $mesh words {argument.completes} 2>/dev/null)"
     return " ".join(argument.options.get("choices", ()))

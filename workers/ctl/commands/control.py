@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from mesh.plain import PlainReader, PlainRing
+from workers.contract.names import EVENTS, SUPERVISOR
 from workers.ctl import render
 from workers.ctl.failure import CommandFailed, Exit
-from workers.ctl.report import SUPERVISOR, read_cell
+from workers.ctl.report import read_cell
 
 if TYPE_CHECKING:
     from mesh import Mesh
 
-LOOK_S = 0.05
+POLL_INTERVAL_S = 0.05
 UPGRADE_S = 90.0
 WANTED = {"start": "running", "restart": "running", "reset": "running", "stop": "stopped"}
 
@@ -61,7 +62,7 @@ def _wait(mesh: Mesh, options: argparse.Namespace, before: dict[str, dict[str, A
             return
         if hopeless := [name for name in late if rows[name]["state"] == "quarantined"]:
             raise CommandFailed(f"{hopeless[0]} is quarantined: {rows[hopeless[0]]['reason']}")
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
     raise CommandFailed(
         f"{', '.join(late)}: not {wanted} within {options.wait:g} s; see meshctl status {late[0]}"
     )
@@ -77,9 +78,9 @@ def _is(
 
 def _events(mesh: Mesh) -> PlainReader | None:
     """Follow the daemon's events from now on."""
-    if not any(info.name == "events" for info in mesh.segments()):
+    if not any(info.name == EVENTS for info in mesh.segments()):
         return None
-    ring = mesh.attach_plain("events")
+    ring = mesh.attach_plain(EVENTS)
     return ring.reader(ring.published) if isinstance(ring, PlainRing) else None
 
 

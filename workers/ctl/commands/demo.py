@@ -1,7 +1,7 @@
 """`meshctl demo`: the whole loop on this machine, from nothing to nothing.
 
 Starts the daemon with the profile `demo` on a mesh and in a run directory of its own, waits until
-everything runs, shows it, and takes everything away again. Without a terminal it judges what it
+everything runs, shows it, and takes everything away again. Without a terminal it evaluates what it
 saw: the exit code is 0 only if data flowed all the way round.
 """
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh import procfs
 from mesh.control import ControlRequest, ControlUnavailable, ask
+from workers.contract.names import status_segment
 from workers.ctl.failure import CommandFailed, Exit
 from workers.ctl.report import heartbeat_rows, read_cell, read_report
 
@@ -35,7 +36,7 @@ READY_S = 120.0
 STOP_S = 40.0
 SETTLE_S = 20.0
 LINES_S = 5.0
-LOOK_S = 0.1
+POLL_INTERVAL_S = 0.1
 DEATHS = 3  # of one worker before it ever was ready: it will not be
 PR_SET_PDEATHSIG = 1
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -145,7 +146,7 @@ class Demo:
                 self._check_workers(report)
                 if report["ready"]:
                     return
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
         waiting = [w["name"] for w in report["workers"] if w["state"] != "running"]
         raise CommandFailed(f"not ready within {READY_S:g} s: {', '.join(waiting)} did not start")
 
@@ -181,7 +182,7 @@ class Demo:
         return Exit.HEALTHY
 
     def watch(self) -> int:
-        """Print lines for DEMO_SECONDS, then judge."""
+        """Print lines for DEMO_SECONDS, then evaluate the run."""
         early = read_report(self.mesh)["flow"]
         ends = self.began + self.seconds
         while (now := time.monotonic()) < ends:
@@ -189,7 +190,7 @@ class Demo:
                 self._say(message)
             self._say(flow_line(read_report(self.mesh)))
             time.sleep(max(0.0, min(LINES_S, ends - now)))
-        missing = self.judge(early)
+        missing = self.evaluate(early)
         for line in missing:
             print(f"missing: {line}", flush=True)
         if not missing:
@@ -206,18 +207,18 @@ class Demo:
         self.start()
         return f"meshd ended with {code}; started again: it adopts the workers"
 
-    # --- judging ------------------------------------------------------------------------------
+    # --- evaluating ------------------------------------------------------------------------------
 
-    def judge(self, before: dict[str, Any]) -> list[str]:
-        """Give what is missing of a full circle since `before`; nothing: all the way round."""
+    def evaluate(self, before: dict[str, Any]) -> list[str]:
+        """Return what is missing of a full circle since `before`; nothing: all the way round."""
         with contextlib.suppress(ControlUnavailable):
             ask(self.mesh.path, ControlRequest("stop", "replayer"))
         deadline = time.monotonic() + SETTLE_S
         report = read_report(self.mesh)
         while not _settled(report) and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
             report = read_report(self.mesh)
-        return list(missing(report, before, read_cell(self.mesh, "status/feeder")))
+        return list(missing(report, before, read_cell(self.mesh, status_segment("feeder"))))
 
     # --- what can go wrong --------------------------------------------------------------------
 
@@ -230,13 +231,13 @@ class Demo:
             raise CommandFailed(self._last_words(code), code if code > 0 else Exit.DEGRADED)
 
     def _last_words(self, code: int) -> str:
-        """Give what the daemon wrote for people, else the end of its log."""
+        """Return what the daemon wrote for people, else the end of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         plain = [line for line in lines if line and not line.startswith("{")]
         return "\n".join(plain[-20:]) or f"meshd ended with {code}; its log is empty"
 
     def _check_workers(self, report: dict[str, Any]) -> None:
-        """Give up on a worker that never was ready and dies again and again."""
+        """Fail for a required worker that dies repeatedly before it was ever ready."""
         for worker in report["workers"]:
             hopeless = worker["state"] == "quarantined" or worker["restarts"] >= DEATHS
             if worker["required"] and worker["name"] not in self.seen_ready and hopeless:

@@ -81,7 +81,7 @@ def _print(finding: Finding) -> None:
 
 
 def _tried(check: Check, mesh: Mesh) -> list[Finding]:
-    """Give what a check found; that it may not look is a finding too."""
+    """Return what a check found; that it may not look is a finding too."""
     try:
         return list(check(mesh))
     except MeshError as error:
@@ -203,7 +203,7 @@ def permissions(mesh: Mesh) -> Iterator[Finding]:
 
 
 def _uid(path: Path, gone: int) -> int:
-    """Give whose a file is; `gone` for one that went away."""
+    """Return whose a file is; `gone` for one that went away."""
     try:
         return path.lstat().st_uid
     except FileNotFoundError:
@@ -211,7 +211,7 @@ def _uid(path: Path, gone: int) -> int:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Give some names of files, whatever bytes they are made of."""
+    """Return some names of files, whatever bytes they are made of."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in sorted(names)[:5])
 
 
@@ -394,7 +394,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _mounted(path: Path) -> tuple[str, str]:
-    """Give type and options of the file system that holds `path`: the one mounted deepest."""
+    """Return type and options of the file system that holds `path`: the one mounted deepest."""
     import psutil  # noqa: PLC0415 - see daemon()
 
     resolved = path.resolve()
@@ -439,6 +439,6 @@ def _limit(value: int) -> str:
 
 
 def _chosen(path: Path) -> str:
-    """Give the word in brackets of a kernel setting."""
+    """Return the word in brackets of a kernel setting."""
     text = path.read_text(encoding="ascii")
     return text.partition("[")[2].partition("]")[0] or text.strip()

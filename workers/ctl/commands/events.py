@@ -7,10 +7,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mesh.plain import PlainRing
+from workers.contract.names import EVENTS, SUPERVISOR
 from workers.ctl import render
 from workers.ctl.commands.show import attach
 from workers.ctl.failure import CommandFailed, Exit
-from workers.ctl.report import SUPERVISOR, read_cell
+from workers.ctl.report import read_cell
 
 if TYPE_CHECKING:
     from mesh import Mesh
@@ -23,7 +24,7 @@ def events(mesh: Mesh, options: argparse.Namespace) -> int:
     """Print the newest events, and with --follow each new one; or the incidents."""
     if options.incidents:
         return _incidents(mesh, options)
-    ring = attach(mesh, "events")
+    ring = attach(mesh, EVENTS)
     if not isinstance(ring, PlainRing):
         raise CommandFailed(f"events in {mesh.path} is a {ring.info.kind}, not the daemon's ring")
     reader = ring.reader(ring.oldest)

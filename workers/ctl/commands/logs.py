@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from workers.contract.names import SUPERVISOR
 from workers.ctl import render
 from workers.ctl.failure import CommandFailed, Exit
-from workers.ctl.report import SUPERVISOR, read_cell
+from workers.ctl.report import read_cell
 
 if TYPE_CHECKING:
     from mesh import Mesh
 
 BLOCK = 1 << 16
-LOOK_S = 0.2
+POLL_INTERVAL_S = 0.2
 FIXED = ("timestamp", "level", "event", "worker", "pid", "generation", "incident")
 STYLES = {"warning": render.STRONG, "error": render.BAD, "critical": render.BAD}
 
@@ -37,7 +38,7 @@ def logs(mesh: Mesh, options: argparse.Namespace) -> int:
 
 
 def log_file(mesh: Mesh, worker: str) -> Path:
-    """Give the log of a worker. Raises CommandFailed naming the logs there are."""
+    """Return the log of a worker. Raises CommandFailed naming the logs there are."""
     directory = Path(read_cell(mesh, SUPERVISOR).get("logs", ""))
     found = sorted(path.stem for path in directory.glob("*.log")) if directory.name else []
     if worker not in found:
@@ -51,7 +52,7 @@ def log_file(mesh: Mesh, worker: str) -> Path:
 
 
 def last_lines(path: Path, count: int) -> tuple[list[str], int]:
-    """Give the last lines of a file, read from its end, and where they end."""
+    """Return the last lines of a file, read from its end, and where they end."""
     with path.open("rb") as file:
         position = end = file.seek(0, 2)
         data = b""
@@ -66,7 +67,7 @@ def last_lines(path: Path, count: int) -> tuple[list[str], int]:
 
 
 def followed(path: Path, position: int) -> Iterator[str]:
-    """Give each line behind `position`, also after the file was rotated away."""
+    """Return each line behind `position`, also after the file was rotated away."""
     file = path.open("rb")
     file.seek(position)
     rest = b""
@@ -77,7 +78,7 @@ def followed(path: Path, position: int) -> Iterator[str]:
         if whole:
             continue
         sys.stdout.flush()
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
         if _was_replaced(file, path):
             file.close()
             file = path.open("rb")

@@ -78,7 +78,7 @@ def _head(segment: Plain) -> dict[str, Any]:
 
 
 def _content(segment: Plain, options: argparse.Namespace) -> Any:
-    """Give what the segment holds as JSON values."""
+    """Return what the segment holds as JSON values."""
     count = max(1, options.records)
     if isinstance(segment, PlainRing):
         first = max(segment.oldest, segment.published - count)
@@ -103,7 +103,7 @@ def _value(segment: PlainCell | PlainTensors) -> dict[str, Any] | None:
     return {"version": version, "value": {name: _array(each) for name, each in value.items()}}
 
 
-def _heartbeats(hearts: Heartbeats) -> list[dict[str, Any]]:
+def _heartbeats(heartbeats: Heartbeats) -> list[dict[str, Any]]:
     now = time.monotonic_ns()
     return [
         {
@@ -118,7 +118,7 @@ def _heartbeats(hearts: Heartbeats) -> list[dict[str, Any]]:
             "progress": row.progress,
             "ready": row.ready,
         }
-        for row in hearts.rows()
+        for row in heartbeats.rows()
     ]
 
 
@@ -159,7 +159,7 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def _lines(segment: Plain, content: Any, options: argparse.Namespace) -> list[str]:
-    """Give the content for people."""
+    """Return the content for people."""
     if content is None:
         free = isinstance(segment, SpinLock)
         return ["free" if free else "nothing was written yet"]

@@ -7,16 +7,17 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from workers.contract.names import status_segment
 from workers.ctl import render
 from workers.ctl.failure import CommandFailed, Exit
 from workers.ctl.render import as_json
-from workers.ctl.report import STATUS, read_cell, read_report
+from workers.ctl.report import read_cell, read_report
 
 if TYPE_CHECKING:
     from mesh import Mesh
 
 CODES = {"healthy": Exit.HEALTHY, "degraded": Exit.DEGRADED, "down": Exit.DOWN}
-LOOK_S = 0.05
+POLL_INTERVAL_S = 0.05
 
 
 def status(mesh: Mesh, options: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def status(mesh: Mesh, options: argparse.Namespace) -> int:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """Give the report for people."""
+    """Return the report for people."""
     yield headline(report)
     if report["state"] == "down" and not report["workers"]:
         yield f"no daemon has a mesh at {report['mesh']}; start one: meshd --profile NAME"
@@ -53,7 +54,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
             f"lock        {lock['name']} held by {lock['owner']} (pid {lock['pid']}) for "
             f"{render.duration(lock['held_s'])}{alive}"
         )
-    yield from foreign_lines(report)
+    yield from unmanaged_lines(report)
     if report["rolling"]:
         yield f"rolling     restart of {', '.join(report['rolling'])} is still to come"
     if report["daemon"]["reload_error"]:
@@ -73,12 +74,12 @@ def headline(report: dict[str, Any]) -> str:
     if daemon["pid"]:
         up = render.since(daemon["since"])
         who = f"meshd {daemon['version']} pid {daemon['pid']}"
-        who += f" up {up}" if daemon["alive"] else " is dead; below is the last it said"
+        who += f" up {up}" if daemon["alive"] else " is dead; this is its last status"
     return f"tradingmesh {state}, {who}, {report['mesh']}"
 
 
 def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
-    """Give a worker as cells of the table."""
+    """Return a worker as cells of the table."""
     return (
         worker["name"],
         render.state(worker_state(worker)),
@@ -92,19 +93,19 @@ def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
 
 
 def worker_state(worker: dict[str, Any]) -> str:
-    """Give the state; `dead` where the daemon, dead itself, did not see the process end."""
+    """Return the state; `dead` where the daemon, dead itself, did not see the process end."""
     living = worker["state"] in {"running", "starting", "stopping"}
     return "dead" if living and not worker["alive"] else str(worker["state"])
 
 
 def worker_says(worker: dict[str, Any]) -> str:
-    """Give what the worker does, or why it does not run."""
+    """Return what the worker does, or why it does not run."""
     runs = worker_state(worker) == "running"
     return str(worker["doing"] if runs else worker["reason"] or worker["doing"])
 
 
 def flow_lines(flow: dict[str, Any]) -> Iterator[str]:
-    """Give the flow: what came in, where it went, who acts."""
+    """Return the flow: what came in, where it went, who acts."""
     rest = [f"{flow[k]:,} {k}" for k in ("dropped", "conflated", "skipped") if flow[k]]
     parts = [f"{flow['published']:,} published", f"{flow['dead_lettered']:,} dead-lettered", *rest]
     yield f"messages    {flow['consumed']:,} consumed = {' + '.join(parts)}"
@@ -120,20 +121,22 @@ def flow_lines(flow: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def foreign_lines(report: dict[str, Any]) -> Iterator[str]:
-    """Give the processes that use the mesh without being workers."""
+def unmanaged_lines(report: dict[str, Any]) -> Iterator[str]:
+    """Return the processes that use the mesh without being workers."""
     listed = {worker["pid"] for worker in report["workers"]}
     for process in report["foreign"]:
         if process["pid"] not in listed:
             holds = f", holds {', '.join(process['holds'])}" if process["holds"] else ""
-            yield f"foreign     {process['name']} (pid {process['pid']}) {process['state']}{holds}"
+            yield f"unmanaged   {process['name']} (pid {process['pid']}) {process['state']}{holds}"
 
 
 def incident_lines(incidents: list[dict[str, Any]], newest: int = 5) -> Iterator[str]:
-    """Give the newest incidents."""
+    """Return the newest incidents."""
     for incident in incidents[-newest:]:
         again = incident["running_s"]
-        healed = f"running again after {render.duration(again)}" if again >= 0 else "not yet healed"
+        healed = (
+            f"running again after {render.duration(again)}" if again >= 0 else "not running yet"
+        )
         yield (
             f"incident    {render.moment(incident['at'])} {incident['worker']} "
             f"{incident['kind']}, {healed}: {incident['evidence']}"
@@ -143,7 +146,7 @@ def incident_lines(incidents: list[dict[str, Any]], newest: int = 5) -> Iterator
 def _wait_ready(mesh: Mesh, report: dict[str, Any], seconds: float) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while not (report["ready"] and report["state"] == "healthy") and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
         report = read_report(mesh)
     return report
 
@@ -157,7 +160,7 @@ def _one(mesh: Mesh, report: dict[str, Any], options: argparse.Namespace) -> int
             f"no worker {options.worker!r} in {mesh.path}; there are {names}", Exit.USAGE
         )
     worker = found[0]
-    said = read_cell(mesh, STATUS + options.worker)
+    said = read_cell(mesh, status_segment(options.worker))
     incidents = [each for each in report["incidents"] if each["worker"] == options.worker]
     if options.format == "json":
         print(as_json({**worker, "status": said, "incidents": incidents}))

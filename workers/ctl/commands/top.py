@@ -86,7 +86,7 @@ class Screen:
             self.looks.popleft()
 
     def workers(self) -> list[dict[str, Any]]:
-        """Give the workers, each with its rates, in the chosen order."""
+        """Return the workers, each with its rates, in the chosen order."""
         before, span = self._before()
         old = {worker["name"]: worker for worker in before["workers"]}
         rows = []
@@ -104,7 +104,7 @@ class Screen:
         return rows if key == "order" else sorted(rows, key=lambda w: -float(w[key]))
 
     def rate(self, key: str) -> float:
-        """Give how fast a counter of the flow grows, per second."""
+        """Return how fast a counter of the flow grows, per second."""
         before, span = self._before()
         grown = self.report["flow"][key] - before["flow"][key]
         return max(0.0, grown / span) if span > 0 else 0.0
@@ -249,7 +249,7 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
 
 
 def _events(screen: Screen, count: int) -> list[Text]:
-    """Give the newest events, the newest last."""
+    """Return the newest events, the newest last."""
     ring = None
     if any(info.name == "events" for info in screen.mesh.segments()):
         found = screen.mesh.attach_plain("events")
@@ -268,7 +268,7 @@ def _events(screen: Screen, count: int) -> list[Text]:
 
 
 def _log(screen: Screen, count: int) -> list[Text]:
-    """Give the end of the chosen worker's log."""
+    """Return the end of the chosen worker's log."""
     workers = screen.workers()
     name = workers[min(screen.chosen, len(workers) - 1)]["name"]
     path = Path(screen.report["daemon"]["logs"]) / f"{name}.log"

@@ -56,6 +56,6 @@ def _confirm(question: str) -> None:
 
 
 def _worker(mesh: Mesh, owner: ProcessIdentity | None) -> str:
-    """Give the worker that a process is, by its heartbeat; empty for other processes."""
+    """Return the worker that a process is, by its heartbeat; empty for other processes."""
     rows = heartbeat_rows(mesh) if owner is not None else ()
     return next((row.worker for row in rows if row.identity == owner), "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from workers.contract.names import SUPERVISOR
 from workers.ctl.failure import Exit
-from workers.ctl.report import SUPERVISOR, read_cell
+from workers.ctl.report import read_cell
 
 if TYPE_CHECKING:
     from mesh import Mesh

@@ -18,7 +18,7 @@ def test_the_screen_of_a_healthy_loop(meshctl):
     assert "11 consumed = 9 published + 1 dead-lettered + 1 dropped" in out
     assert "td3-0: version 2, 40 updates (9/s), acting with version 2" in out
     assert "td3-0 exited, running again after 50ms: SIGKILL" in out
-    assert f"foreign     notebook (pid {DEAD.pid}) dead, holds policy/mine" in out
+    assert f"unmanaged   notebook (pid {DEAD.pid}) dead, holds policy/mine" in out
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_dead_daemon_is_said_and_the_rest_is_shown(loop, meshctl):
     loop.tell()
     code, out, _ = meshctl("status")
     assert code == 2
-    assert "is dead; below is the last it said" in out.splitlines()[0]
+    assert "is dead; this is its last status" in out.splitlines()[0]
     assert "11 consumed" in out
 
 
