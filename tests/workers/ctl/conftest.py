@@ -45,11 +45,11 @@ class Loop:
         self.status = self._daemon_status()
         self._cell = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=65536)
         self.tell()
-        hearts = mesh.heartbeats(create=True)
-        self.hearts = [hearts.claim(worker.name) for worker in self.status.workers]
-        for heart in self.hearts:
-            heart.ready()
-            heart.beat(progress=5)
+        segment = mesh.heartbeats(create=True)
+        self.heartbeats = [segment.claim(worker.name) for worker in self.status.workers]
+        for heartbeat in self.heartbeats:
+            heartbeat.ready()
+            heartbeat.beat(progress=5)
         self._cells = [
             self._write(
                 "ingest",

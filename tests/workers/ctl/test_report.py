@@ -46,7 +46,7 @@ def test_acting_that_was_stopped_is_degraded(loop):
     assert (report["state"], report["safe_state"]) == ("degraded", "policy quarantined")
 
 
-def test_a_foreign_process_with_a_heartbeat_is_seen(loop):
+def test_an_unmanaged_process_with_a_heartbeat_is_seen(loop):
     """A notebook's trainer that claimed a row is listed and marked."""
 
     def notebook(tell):
@@ -89,7 +89,7 @@ def test_kinds_are_told_in_a_word():
 def test_what_a_worker_says_in_its_heartbeat_is_told(loop):
     """Rate and lag come with the beat; without them the worker's own status speaks."""
     assert read_report(loop.mesh)["workers"][0]["doing"] == "running"
-    loop.hearts[0].describe("running: 1,200/s, 7 behind, 0 dead")
-    loop.hearts[0].beat(progress=6)
+    loop.heartbeats[0].describe("running: 1,200/s, 7 behind, 0 dead")
+    loop.heartbeats[0].beat(progress=6)
     doing = [worker["doing"] for worker in read_report(loop.mesh)["workers"]]
     assert doing[:2] == ["running: 1,200/s, 7 behind, 0 dead", "acting"]

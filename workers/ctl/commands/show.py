@@ -139,17 +139,17 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Tell an array by its form and spread: nobody reads 400,000 weights."""
     import numpy as np  # noqa: PLC0415 - what shows no arrays starts without it
 
-    told: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+    summary: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
     numbers = array.astype(np.float64, copy=False)
     finite = numbers[np.isfinite(numbers)]
     if array.size <= render.FEW:
         values = array.astype(object)
         values[~np.isfinite(numbers)] = None
-        return {**told, "values": values.tolist()}
+        return {**summary, "values": values.tolist()}
     if finite.size == 0:
-        return {**told, "not_finite": int(numbers.size)}
+        return {**summary, "not_finite": int(numbers.size)}
     return {
-        **told,
+        **summary,
         "mean": float(finite.mean()),
         "deviation": float(finite.std()),
         "least": float(finite.min()),

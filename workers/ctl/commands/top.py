@@ -65,7 +65,7 @@ class Screen:
         self.asked: str | None = None  # worker whose restart is to be confirmed
         self.looks: deque[tuple[float, dict[str, Any]]] = deque(maxlen=64)
         self.report: dict[str, Any] = {}
-        self.look()
+        self.refresh()
 
     def say(self, message: str) -> None:
         """Show a message at the foot for a while."""
@@ -77,7 +77,7 @@ class Screen:
         at, message = self._said
         return message if time.monotonic() - at < MESSAGE_S else ""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read the mesh."""
         self.report = read_report(self.mesh)
         now = time.monotonic()
@@ -321,7 +321,7 @@ def run_screen(
                 due = now + interval
                 if message := tend():
                     screen.say(message)
-                screen.look()
+                screen.refresh()
             size = console.size = _terminal_size()
             paint(console, picture(screen, size.width, size.height))
             key = keyboard.wait(due - time.monotonic())
