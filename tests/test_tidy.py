@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -83,6 +84,26 @@ HYPE = re.compile(
 VERB_CLASSES = re.compile(
     r"(Manager|Handler|Helper|Helpers|Engine|Orchestrator|Bus|Hub|Util|Utils)$"
 )
+#: Words that were given up for the field's own (docs/glossary.md): no part of a name and no prose.
+RETIRED = {
+    *("nursery", "nurseries", "bear", "birth", "births", "bury", "buried", "hearts", "newborn"),
+    *("newborns", "spares", "fleet", "dice", "luck", "caution"),
+    *("roomless", "fates"),
+}
+#: Words that prose may use and no name may contain.
+RETIRED_IN_NAMES = {"foreign", "judgement", "predecessor"}
+#: Names that may not be used, whatever underscores lie around them.
+RETIRED_NAMES = {
+    *("Tracked", "judge", "Poison", "Links", "told", "look", "LOOK_S", "most", "LEAST", "spare"),
+    *("Spare", "whole_file", "take_hearts"),
+}
+#: What stays: a key of the configuration, a key of the JSON of `meshctl status`.
+KEYS = ("nursery", "foreign")
+KEY_IN_TEXT = re.compile(
+    r"`[^`\n]*\b({0})\b[^`\n]*`|([\"'])({0})\2|\.({0})\b|\b({0}) *[=:]".format("|".join(KEYS))
+)
+#: Where "journal" is no longer the word; elsewhere it is the state of a ring's writer.
+WITHOUT_JOURNAL = ("supervisor.py", "workers/supervision/", "tests/workers/supervision/")
 JUNK_DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc", "shm_manager"}
 UNFINISHED = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b"
@@ -276,12 +297,73 @@ def test_prose_is_plain():
     assert not text_findings(HYPE, *TEXT)
 
 
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+RETIRED_IN_PROSE = re.compile(rf"\b({'|'.join(sorted(RETIRED))})\b", re.IGNORECASE)
+
+
+def is_retired(path, token):
+    """Whether the NAME token of `path` is, or contains, a word that was given up."""
+    text, bare = token.string, token.string.strip("_")
+    if text in KEYS:  # as a field: an attribute, an argument or an annotated name
+        before, after = token.line[: token.start[1]].rstrip(), token.line[token.end[1] :].lstrip()
+        return not (before.endswith(".") or after.startswith(("=", ":")))
+    if text == "_tell" or bare in RETIRED_NAMES or bare.endswith("LOOK_S"):
+        return True
+    words = {word.lower() for word in WORDS.findall(text)}
+    if "journal" in words and name(path).startswith(WITHOUT_JOURNAL):
+        return True
+    return bool(words & (RETIRED | RETIRED_IN_NAMES))
+
+
+def retired_names(path):
+    """file:line: name of every retired name in a Python file."""
+    with path.open("rb") as source:
+        return [
+            f"{name(path)}:{token.start[0]}: {token.string}"
+            for token in tokenize.tokenize(source.readline)
+            if token.type == tokenize.NAME and is_retired(path, token)
+        ]
+
+
+def retired_prose(path):
+    """file:line: word of every retired word in the text of a file, names in Python aside."""
+    return [
+        f"{name(path)}:{number}: {match[0]}"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for match in RETIRED_IN_PROSE.finditer(KEY_IN_TEXT.sub("", line))
+    ]
+
+
+def test_retired_words_stay_away():
+    """One term for one concept: words that were replaced do not come back."""
+    old_names = ("changelog.d", "CHANGELOG.md")  # where users read what was renamed
+    wrong = [
+        found
+        for path in files(*TEXT)
+        if path != Path(__file__) and not name(path).startswith(old_names)
+        for found in retired_prose(path)
+        + (retired_names(path) if path.suffix in {".py", ".pyi"} else [])
+    ]
+    assert not wrong
+
+
 def documented(path):
     """(line, name, docstring, node) of everything in `path` that has a docstring."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
     for node in nodes(path, *kinds):
         if text := ast.get_docstring(node):
             yield getattr(node, "lineno", 1), getattr(node, "name", "the module"), text, node
+
+
+def test_docstrings_say_what_is_returned():
+    """A docstring says "Return ..." or what the thing is."""
+    wrong = [
+        f"{name(path)}:{line}: {what}: {text.splitlines()[0]}"
+        for path in files(".py", ".pyi")
+        for line, what, text, _ in documented(path)
+        if re.match(r"Gives?\b", text)
+    ]
+    assert not wrong
 
 
 def raised_by(function):
