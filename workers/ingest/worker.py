@@ -24,12 +24,14 @@ from workers.ingest.kafka.backpressure import Backpressure
 from workers.ingest.kafka.partition import partition_name
 from workers.ingest.kafka.rewind import Rewinds
 from workers.ingest.output import Output
-from workers.ingest.session import BrokerSession, BrokerSessions
+from workers.ingest.sessions import BrokerSessions
 from workers.ingest.status import STOPPED, StatusReport
 from workers.runtime.worker import Worker
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+    from workers.ingest.session import BrokerSession
 
 WAIT_S = 0.05  # for a message, or for brokers
 BLOCKED_WAIT_S = 0.005  # for slow followers
@@ -153,7 +155,7 @@ class IngestWorker(Worker):
         output.publish(batch.rows, result, after, conflate=conflate)
         status.current = after
         status.paused = "sink" if batch.letters_lost else ""
-        session.committed(batch, after.positions)
+        session.committed(batch.next_offsets, after.positions)
         return batch.consumed
 
     def _store_letters(self, batch: Batch, session: BrokerSession) -> bool:

@@ -24,8 +24,8 @@ from config.worker_spec import WorkerSpec
 from mesh import Mesh, MeshError, ProcessIdentity
 from workers.runtime.crash_report import own_report
 from workers.supervision import post_mortem
-from workers.supervision.adoption import adopt_worker, live_process
 from workers.supervision.fd_budget import require_room
+from workers.supervision.live_process import live_process, open_pidfd
 from workers.supervision.managed_worker import NEVER, ManagedWorker
 from workers.supervision.restart_policy import Death, Quarantine, decide, remembered
 from workers.supervision.spawn import SpawnRequest, describe_exit, end_strays, open_child, spawn
@@ -206,9 +206,10 @@ class WorkerExecutor:
             return False
         row = self._watcher.rows.get(worker.name)
         if row is not None and row.identity.is_alive():
-            if live_process(worker.name, None, row) is not None:
+            if identity := live_process(worker.name, None, row):
                 # an earlier daemon was killed right after it had forked this process
-                adopt_worker(self, worker, None, row)
+                if (pidfd := open_pidfd(identity)) is not None:
+                    self.resume(worker, identity, pidfd, ready=row.ready)
                 return False
             worker.reason = (
                 f"worker name already in use by {row.identity}, which this daemon did not start; "

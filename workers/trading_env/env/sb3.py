@@ -11,19 +11,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from workers.trading_env.env.episode import INFO
 
 if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from config.trading import TradingConfig
     from mesh.arrays import Array
-    from workers.trading_env.env.vector import TradingVectorEnv
 
 
 class SB3View(VecEnv):
     """Same-step resets as SB3 expects: `terminal_observation` and `TimeLimit.truncated` in info."""
 
-    def __init__(self, env: TradingVectorEnv) -> None:
+    def __init__(self, env: VectorEnv[Array, Array, Array], config: TradingConfig) -> None:
         """Wrap `env`. Raises ValueError unless it was made with autoreset_mode SAME_STEP."""
         mode = env.metadata["autoreset_mode"]
         if mode.value != "SameStep":
             raise ValueError(f"autoreset_mode is {mode.value}; make the env with SameStep for SB3")
-        self.env = env
+        self.env, self._config = env, config
         self._actions: Array | None = None
         self._options_used = False
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -31,7 +33,7 @@ class SB3View(VecEnv):
     def reset(self) -> Array:
         """Start episodes in all lanes: observations (n, 16, 100)."""
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
-        observations, info = self.env.reset(seed=seeds)
+        observations, info = self.env.reset(seed=seeds)  # type: ignore[arg-type] # one a lane
         self.reset_infos = self._split(info)
         self._reset_seeds()
         self._reset_options()
@@ -48,7 +50,7 @@ class SB3View(VecEnv):
         observations, rewards, terminated, truncated, info = self.env.step(self._actions)
         dones = terminated | truncated
         infos = self._split(info)
-        if self.env.config.swap_terminated_truncated:
+        if self._config.swap_terminated_truncated:
             terminated, truncated = truncated, terminated
         for lane in np.flatnonzero(dones).tolist():
             infos[lane]["terminal_observation"] = info["final_obs"][lane]

@@ -146,7 +146,7 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         """These lanes as a stable-baselines3 `VecEnv`; only this call imports stable-baselines3."""
         from workers.trading_env.env.sb3 import SB3View  # noqa: PLC0415 - see the docstring
 
-        return SB3View(self)
+        return SB3View(self, self.config)
 
     def _start(self, lanes: Array) -> None:
         seeds = [int(self._rng[lane].integers(SEEDS)) for lane in lanes.tolist()]
