@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from _blake2 import blake2b  # hashlib loads all of OpenSSL for it
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,8 +90,7 @@ def round_up(n: int, to: int) -> int:
     return (n + to - 1) // to * to
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The constant head of a segment (mesh_identity in layout.h); sizes and offsets in bytes."""
 
     kind: int
@@ -187,8 +185,7 @@ class Identity:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(NamedTuple):
     """The changing head of a segment (mesh_control in layout.h) at one moment."""
 
     published: int
@@ -208,8 +205,7 @@ class Control:
         return cls(head.published, head.retired != 0, head.breaks, owner)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What a new segment is to hold; sizes in bytes."""
 
     kind: int

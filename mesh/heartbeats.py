@@ -7,7 +7,6 @@ write without a system call; a row belongs to one live process (I4).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from mesh._core import _native
@@ -34,8 +33,7 @@ class Phase(IntEnum):
     WAITING = 3
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatRow:
+class HeartbeatRow(NamedTuple):
     """One row as it was read; times are CLOCK_MONOTONIC nanoseconds."""
 
     worker: str

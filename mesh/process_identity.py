@@ -7,13 +7,12 @@ by another one. A zombie is dead: it never executes another instruction.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mesh import procfs
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
+class ProcessIdentity(NamedTuple):
     """A process of this boot: `pid`, and `start_time` in clock ticks since boot."""
 
     pid: int

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mesh.header import KINDS, Identity
 from mesh.segment_file import SegmentFile, read_head
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from mesh.process_identity import ProcessIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentStatistics:
+class SegmentStatistics(NamedTuple):
     """Counters of a segment since its creation, and its size in bytes."""
 
     published: int
@@ -26,8 +24,7 @@ class SegmentStatistics:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentInfo:
+class SegmentInfo(NamedTuple):
     """What the head of a segment says; sizes in bytes, `generation` in wall-clock ns."""
 
     name: str

@@ -6,7 +6,6 @@ Serves I3: a lock is broken only when its owner is dead. See `_core/spinlock.h`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -26,8 +25,7 @@ def lock_shape() -> Shape:
     return Shape(KIND, NUMPY, '{"lock":1}', 0, 0, 0, 1, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Who holds a lock; `since_ns` is CLOCK_MONOTONIC nanoseconds."""
 
     identity: ProcessIdentity
@@ -127,7 +125,7 @@ class SpinLock(Segment):
     def statistics(self) -> SegmentStatistics:
         """Return the counters; `published` counts how often the lock was acquired."""
         counters = self.lock_counters()
-        return replace(super().statistics(), published=counters.acquired, breaks=counters.broken)
+        return super().statistics()._replace(published=counters.acquired, breaks=counters.broken)
 
     def __enter__(self) -> Self:
         """Acquire within the lock's timeout."""

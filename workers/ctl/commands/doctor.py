@@ -12,9 +12,8 @@ import os
 import resource
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import mesh as package
 from mesh import MeshError, ProcessIdentity, procfs
@@ -48,8 +47,7 @@ class Check(Protocol):
         """Look, and give what was found."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a check found; `remedy` is empty where nothing is to be done."""
 
     check: str
@@ -67,7 +65,7 @@ def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
             if options.format != "json":
                 _print(finding)
     if options.format == "json":
-        print(render.as_json([asdict(finding) for finding in findings]))
+        print(render.as_json([finding._asdict() for finding in findings]))
     bad = any(finding.verdict == BAD for finding in findings)
     return Exit.DEGRADED if bad else Exit.HEALTHY
 
