@@ -58,7 +58,7 @@ def many(**options):
         (
             lambda: TradingEnvironment(RecordedProvider(STATES), render_mode="plot"),
             ValueError,
-            "render_mode 'plot' is none of",
+            "render_mode 'plot' must be one of",
         ),
         (lambda: TradingVectorEnv([1, 2], 2, CONFIG), TypeError, "a market data provider or a seq"),
         (lambda: TradingVectorEnv(7, 2, CONFIG), TypeError, "a market data provider or a seq"),
