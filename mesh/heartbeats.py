@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 from mesh._core import _native
 from mesh.errors import InvalidName, LeaseHeld, MeshFull

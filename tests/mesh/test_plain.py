@@ -6,7 +6,6 @@ import itertools
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -165,7 +164,7 @@ def test_a_schema_that_describes_no_such_records_is_refused(schema):
 def test_a_head_that_contradicts_itself_is_corrupt(mesh):
     """Records of another size than the schema says are a typed error that names the file."""
     mesh.lock("makes-the-directory", create=True)
-    shape = replace(ring_shape(np.dtype("<i8"), 8, 0), schema=schema_of(np.dtype("<i4")))
+    shape = ring_shape(np.dtype("<i8"), 8, 0)._replace(schema=schema_of(np.dtype("<i4")))
     create(mesh.path / "numbers", shape, 0o600)
     with pytest.raises(Corrupt, match="numbers"):
         mesh.attach_plain("numbers")
