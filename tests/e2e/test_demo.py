@@ -77,10 +77,10 @@ def place(tmp_path):
 
 
 def test_without_a_terminal_it_judges_and_leaves_nothing(place):
-    """Synthetic data goes all the way round within its time: exit 0, and nothing stays."""
+    """Synthetic data flows through the whole loop in time: exit 0, and nothing is left behind."""
     ended = place.run()
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "data flowed all the way round" in ended.stdout
+    assert "data flowed through the whole loop" in ended.stdout
     assert "acting" in ended.stdout
     place.assert_nothing_left()
 

@@ -93,7 +93,7 @@ EVOLVED_SCHEMA: Final[dict[str, Any]] = _record(
     ]
 )
 #: The least that a publisher may send.
-LEAST_SCHEMA: Final[dict[str, Any]] = _record(
+MINIMAL_SCHEMA: Final[dict[str, Any]] = _record(
     [
         {"name": "symbol", "type": "string"},
         {"name": "timestamp", "type": _TIMESTAMP},

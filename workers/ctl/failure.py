@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and the error that becomes one line and one of them."""
+"""Exit codes of commands, and the error that ends a command with one line of text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Exit(IntEnum):
 
 
 class CommandFailed(Exception):
-    """A command cannot do what was asked; the text says what, where and the remedy."""
+    """A command cannot do its work; the text names the problem, the place and the remedy."""
 
     def __init__(self, text: str, code: int = Exit.DEGRADED) -> None:
-        """Keep the exit code beside the text."""
+        """Store the text for the user and the exit code of the process."""
         super().__init__(text)
         self.code = code

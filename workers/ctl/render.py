@@ -1,7 +1,7 @@
-"""From values to text for people: tables, sizes, durations, records. Knows nothing of meshes.
+"""Format values as text for people: tables, sizes, durations, records. Independent of meshes.
 
 Colours are the terminal's own green and red with bold and reverse video, which stay readable on
-a light ground; yellow and grey do not.
+a light background; yellow and grey do not.
 """
 
 from __future__ import annotations
@@ -28,13 +28,20 @@ STATE_STYLES = {
     "quarantined": BAD,
 }
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
+_IDENTIFIERS = {"pid", "start_time"}
 _NUMBER = re.compile(r"-?[\d.]*(e[+-]?\d+)?")
-LINE = 96  # columns of a table within other values
-FEW = 12  # elements of an array that are written out
+MAX_TABLE_WIDTH = 96  # of a table within other values, in columns
+MAX_ELEMENTS = 12  # longer arrays are shown by their shape
 
 
 def styled(text: str, style: str | None, *, colours: bool | None = None) -> str:
-    """Return `text` in a style, if the output is a terminal."""
+    """Return `text` with the escape sequence of a style.
+
+    Args:
+        text: The text.
+        style: Parameters of an SGR sequence; None or empty: no style.
+        colours: Whether to use styles; None: if standard output is a terminal that shows them.
+    """
     use = _on_a_colour_terminal() if colours is None else colours
     return f"\x1b[{style}m{text}\x1b[0m" if style and use else text
 
@@ -52,9 +59,12 @@ def state(text: str) -> str:
 def table(
     titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
 ) -> list[str]:
-    """Return lines of aligned columns; `right` names those that are flush right.
+    """Return lines of aligned columns, the titles first.
 
-    Styles in cells are not counted as width.
+    Args:
+        titles: Title of each column.
+        rows: Cells; styles in them do not count as width.
+        right: Titles of the right-aligned columns.
     """
     body = [[str(cell) for cell in row] for row in rows]
     widths = [max([len(title), *(width(row[i]) for row in body)]) for i, title in enumerate(titles)]
@@ -70,7 +80,7 @@ def table(
 
 
 def width(text: str) -> int:
-    """Columns that `text` takes, escape sequences not counted."""
+    """Return how many columns `text` takes, without its escape sequences."""
     count = 0
     inside = False
     for character in text:
@@ -84,7 +94,7 @@ def width(text: str) -> int:
 
 
 def size(count: float) -> str:
-    """Bytes in binary units: 70402048 is 67.1M."""
+    """Return a number of bytes in binary units: 70402048 is 67.1M."""
     for unit in ("", "K", "M", "G"):
         if count < 1024:
             return f"{count:.0f}{unit}" if unit == "" or count >= 100 else f"{count:.1f}{unit}"
@@ -93,7 +103,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span in two units at most: 3725 is 1h02m."""
+    """Return a time span in at most two units: 3725 seconds are 1h02m; `-` for None or NaN."""
     if seconds is None or math.isnan(seconds):
         return "-"
     if seconds < 0.9995:
@@ -108,24 +118,24 @@ def duration(seconds: float | None) -> str:
 
 
 def score(value: float | None) -> str:
-    """The score of an evaluation, behind what it belongs to; empty before the first."""
+    """Return `, score VALUE` to append to a line; empty before the first evaluation."""
     return "" if value is None or math.isnan(value) else f", score {value:.4g}"
 
 
 def since(seconds: float) -> str:
-    """The time since a moment, given in wall-clock seconds."""
+    """Return the time that has passed since a moment in wall-clock seconds."""
     return duration(max(0.0, time.time_ns() / 1e9 - seconds))
 
 
 def moment(seconds: float) -> str:
-    """Wall-clock seconds as local time of day, with the date when it is not today."""
+    """Return wall-clock seconds as local time of day, with the date unless it is today."""
     local = time.localtime(seconds)
     today = local[:3] == time.localtime()[:3]
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)
 
 
 def instant(ns: int) -> str:
-    """Nanoseconds since the epoch as ISO 8601 in UTC, to the microsecond; 0 is empty."""
+    """Return nanoseconds since the epoch as ISO 8601 in UTC with microseconds; empty for 0."""
     if ns == 0:
         return ""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9))
@@ -133,7 +143,7 @@ def instant(ns: int) -> str:
 
 
 def as_json(value: object, *, indent: int | None = 1) -> str:
-    """JSON for programs: NaN and infinity, which JSON has not, are null."""
+    """Return JSON; NaN and infinity, which JSON does not have, become null."""
     separators = (",", ": " if indent else ":")
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, separators=separators)
 
@@ -149,12 +159,12 @@ def _finite(value: object) -> object:
 
 
 def named(value: Any) -> Mapping[str, Any]:
-    """Return a record by field names; what has no fields (a plain number) is called `value`."""
+    """Return a record by field names; a plain number becomes the field `value`."""
     return value if isinstance(value, Mapping) else {"value": value}
 
 
 def record_line(record: Any, fields: Sequence[str] = ()) -> str:
-    """One record as `name=value` pairs; what is absent (NaN, empty, no time) is left out."""
+    """Return a record as `name=value` pairs, without absent values (NaN, empty, time 0)."""
     if not isinstance(record, Mapping):
         return field_text("value", record)
     pairs = ((name, field_text(name, record[name])) for name in fields or record)
@@ -162,34 +172,36 @@ def record_line(record: Any, fields: Sequence[str] = ()) -> str:
 
 
 def columns(rows: Sequence[Mapping[str, Any]], wide: int | None = None) -> list[str]:
-    """Rows of the same names as a table: what is empty in all of them is left out, times come last.
+    """Return rows with the same names as a table, times last, without columns that are empty.
 
-    Lines are cut at `wide` columns, where given.
+    Args:
+        rows: The rows.
+        wide: Columns at which lines are cut; None: not at all.
     """
     texts = [{name: field_text(name, value) for name, value in row.items()} for row in rows]
     names = [name for name in (texts[0] if texts else {}) if any(row[name] for row in texts)]
-    # a key that is also a field of its record is shown once
-    doubles = [n for n in names if n != "key" and all(r.get("key") == r[n] for r in texts)]
-    names = [name for name in names if name not in doubles]
-    late = [name for name in names if any(_INSTANT.fullmatch(row[name]) for row in texts)]
-    order = [name for name in names if name not in late] + late
+    # a field that only repeats the key of its row is left out
+    repeated = [n for n in names if n != "key" and all(r.get("key") == r[n] for r in texts)]
+    names = [name for name in names if name not in repeated]
+    times = [name for name in names if any(_INSTANT.fullmatch(row[name]) for row in texts)]
+    order = [name for name in names if name not in times] + times
     right = [name for name in order if all(_NUMBER.fullmatch(row[name]) for row in texts)]
     lines = table(order, [[row[name] for name in order] for row in texts], right=right)
     return lines if wide is None else [cut(line, wide) for line in lines]
 
 
 def cut(line: str, wide: int) -> str:
-    """Return a line of at most so many columns; one that is longer loses its styles and its end."""
+    """Return a line cut to `wide` columns; a cut line loses its styles."""
     if width(line) <= wide:
         return line
     return re.sub("\x1b\\[[0-9;]*m", "", line)[: wide - 1] + "…"
 
 
 def field_text(name: str, value: Any) -> str:
-    """One field for people: times are written out, long arrays are told by their shape."""
+    """Return a field as text: times in ISO 8601, long arrays by shape, absent values empty."""
     if isinstance(value, list):
         shape = _shape(value)
-        if math.prod(shape) > FEW:
+        if math.prod(shape) > MAX_ELEMENTS:
             return f"<{'x'.join(map(str, shape))}>"
         return "[" + ",".join(_element(each) for each in value) + "]"
     if isinstance(value, Mapping):
@@ -203,7 +215,7 @@ def field_text(name: str, value: Any) -> str:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """Lengths of nested lists."""
+    """Return the lengths of nested lists."""
     return (len(value), *_shape(value[0])) if isinstance(value, list) and value else ()
 
 
@@ -213,12 +225,12 @@ def is_instant(number: int) -> bool:
 
 
 def _element(value: Any) -> str:
-    """One element of an array, which has no name to be left out with."""
+    """Return an element of an array as text; `-` for an absent one."""
     return str(value).lower() if isinstance(value, bool) else field_text("", value) or "-"
 
 
 def pairs(values: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Lines of `name  value`, names aligned, tables within tables indented."""
+    """Return lines of `name  value` with aligned values; nested mappings are indented."""
     wide = max((len(name) for name in values), default=0)
     lines = []
     for name, value in values.items():
@@ -234,28 +246,28 @@ def pairs(values: Mapping[str, Any], indent: str = "") -> list[str]:
                 first, *rest = pairs(each, indent + "    ")
                 lines += [f"{indent}  - {first.strip()}", *rest]
         else:
-            lines.append(f"{indent}{name:<{wide}}  {value_text(value)}".rstrip())
+            lines.append(f"{indent}{name:<{wide}}  {value_text(value, name)}".rstrip())
     return lines
 
 
 def _short_rows(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
-    """Mappings of the same plain values as a table; None where it would not fit on a line."""
+    """Return mappings with the same plain values as a table; None if it is too wide."""
     names = list(rows[0])
     plain = all(list(row) == names and not any(map(_nested, row.values())) for row in rows)
     if not plain or len(rows) == 1:
         return None
-    cells = [[value_text(value) for value in row.values()] for row in rows]
+    cells = [[value_text(value, name) for name, value in row.items()] for row in rows]
     numbers = [n for n in names if all(isinstance(row[n], int | float) for row in rows)]
     lines = table(names, cells, right=numbers)
-    return lines if max(map(width, lines)) <= LINE else None
+    return lines if max(map(width, lines)) <= MAX_TABLE_WIDTH else None
 
 
 def _nested(value: Any) -> bool:
     return isinstance(value, list | Mapping)
 
 
-def value_text(value: Any) -> str:
-    """One value of a cell for people."""
+def value_text(value: Any, name: str = "") -> str:
+    """Return a value as text; identifiers of processes have no thousands separators."""
     if isinstance(value, list):
         return ", ".join(value_text(each) for each in value)
     if isinstance(value, float):
@@ -263,5 +275,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):
+        if name in _IDENTIFIERS:
+            return str(value)
         return instant(value) if is_instant(value) else f"{value:,}"
     return "" if isinstance(value, Mapping) else str(value)

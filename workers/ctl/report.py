@@ -1,7 +1,7 @@
-"""What is known about a mesh, read from its segments alone: the stable form of `status`.
+"""The report of a mesh, read from its segments only: the stable JSON form of `status`.
 
-`docs/meshctl.md` describes the keys; new ones may be added, none is taken away. Nothing here
-needs the daemon: its last status is read and checked against the processes that live.
+`docs/meshctl.md` describes the keys; keys may be added, but are never removed. The daemon is not
+needed: its last status is read, and the processes in it are checked for being alive.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 
 def read_report(mesh: Mesh) -> dict[str, Any]:
-    """Return the report of a mesh; one that is not there is `down`."""
+    """Return the report of a mesh, with the keys of `docs/meshctl.md`; a missing mesh is `down`."""
     infos = {info.name: info for info in mesh.segments()}
-    said = read_cell(mesh, SUPERVISOR) if SUPERVISOR in infos else {}
+    supervisor = read_cell(mesh, SUPERVISOR) if SUPERVISOR in infos else {}
     rows = {row.worker: row for row in heartbeat_rows(mesh)}
-    doing = {
+    statuses = {
         name.removeprefix(STATUS_PREFIX): (struct_name(info), read_cell(mesh, name))
         for name, info in infos.items()
         if name.startswith(STATUS_PREFIX)
     }
-    daemon = _daemon(said)
-    classes = [row["class_path"] for row in said.get("workers", [])]
+    daemon = _daemon(supervisor)
+    classes = [row["class_path"] for row in supervisor.get("workers", [])]
     summaries = status_summaries(classes)
-    texts = {name: _describe(*status, summaries) for name, status in doing.items()}
-    workers = [_worker(row, rows.get(row["name"]), texts) for row in said.get("workers", [])]
+    texts = {name: _describe(*status, summaries) for name, status in statuses.items()}
+    workers = [_worker(row, rows.get(row["name"]), texts) for row in supervisor.get("workers", [])]
     known = {worker["name"] for worker in workers}
     board = read_cell(mesh, LEADERBOARD) if LEADERBOARD in infos else {}
     unmanaged = [
@@ -49,21 +49,21 @@ def read_report(mesh: Mesh) -> dict[str, Any]:
     workers += [_unmanaged(row, texts) for row in unmanaged]
     return {
         "mesh": str(mesh.path),
-        "state": _state(daemon, said),
-        "ready": bool(daemon["alive"] and said.get("ready", False)),
-        "safe_state": said.get("safe_state", ""),
+        "state": _state(daemon, supervisor),
+        "ready": bool(daemon["alive"] and supervisor.get("ready", False)),
+        "safe_state": supervisor.get("safe_state", ""),
         "daemon": daemon,
         "workers": workers,
-        "incidents": said.get("incidents", []),
-        "foreign": said.get("unmanaged", []),
-        "rolling": sorted(said.get("rolling", {})),
+        "incidents": supervisor.get("incidents", []),
+        "foreign": supervisor.get("unmanaged", []),
+        "rolling": sorted(supervisor.get("rolling", {})),
         "locks": [lock for lock in locks(mesh, infos) if lock["owner"] is not None],
-        "flow": _flow(doing, summaries, infos, board),
+        "flow": _flow(statuses, summaries, infos, board),
     }
 
 
 def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
-    """Return the value of a cell of a Struct; empty while nothing is there or it is unreadable."""
+    """Return the Struct in a cell as a dict; empty if missing, unwritten or unreadable."""
     with contextlib.suppress(MeshError):
         segment = mesh.attach_plain(name)
         if isinstance(segment, PlainCell):
@@ -74,7 +74,7 @@ def read_cell(mesh: Mesh, name: str) -> dict[str, Any]:
 
 
 def heartbeat_rows(mesh: Mesh) -> tuple[HeartbeatRow, ...]:
-    """Return the heartbeats; none where there are none."""
+    """Return the rows of the heartbeat segment; empty if it is missing or unreadable."""
     with contextlib.suppress(MeshError):
         segment = mesh.attach_plain(HEARTBEATS)
         if isinstance(segment, Heartbeats):
@@ -83,13 +83,21 @@ def heartbeat_rows(mesh: Mesh) -> tuple[HeartbeatRow, ...]:
 
 
 def struct_name(info: SegmentInfo) -> str:
-    """Return the name of the Struct that a cell holds; empty for other segments."""
+    """Return the name of the Struct type that a cell holds; empty for other segments."""
     described = json.loads(info.schema).get("struct", {})
     return str(described.get("$ref", "")).rpartition("/")[2]
 
 
 def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, Any]]:
-    """Return every lock with its owner (None: free)."""
+    """Return every lock with its owner.
+
+    Args:
+        mesh: The mesh.
+        infos: Its segments by name.
+
+    Returns:
+        Dicts with `name`, `owner` (None: the lock is free), `pid`, `alive` and `held_s`.
+    """
     for info in infos.values():
         if info.kind != "lock":
             continue
@@ -105,41 +113,41 @@ def locks(mesh: Mesh, infos: Mapping[str, SegmentInfo]) -> Iterator[dict[str, An
             }
 
 
-def _daemon(said: Mapping[str, Any]) -> dict[str, Any]:
-    pid = int(said.get("pid", 0))
-    alive = bool(pid) and ProcessIdentity(pid, said["start_time"]).is_alive()
+def _daemon(supervisor: Mapping[str, Any]) -> dict[str, Any]:
+    pid = int(supervisor.get("pid", 0))
+    alive = bool(pid) and ProcessIdentity(pid, supervisor["start_time"]).is_alive()
     return {
         "pid": pid,
         "alive": alive,
-        "since": float(said.get("since", 0.0)),
-        "state": said.get("state", "down") if alive else "down",
-        "version": said.get("version", ""),
-        "profile": said.get("profile", ""),
-        "control": said.get("control", ""),
-        "logs": said.get("logs", ""),
-        "configuration": said.get("configuration", ""),
-        "reload_error": said.get("reload_error", ""),
+        "since": float(supervisor.get("since", 0.0)),
+        "state": supervisor.get("state", "down") if alive else "down",
+        "version": supervisor.get("version", ""),
+        "profile": supervisor.get("profile", ""),
+        "control": supervisor.get("control", ""),
+        "logs": supervisor.get("logs", ""),
+        "configuration": supervisor.get("configuration", ""),
+        "reload_error": supervisor.get("reload_error", ""),
     }
 
 
-def _state(daemon: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+def _state(daemon: Mapping[str, Any], supervisor: Mapping[str, Any]) -> str:
     if not daemon["alive"] or daemon["state"] == "down":
         return "down"
-    fine = daemon["state"] == "healthy" and not said.get("safe_state")
+    fine = daemon["state"] == "healthy" and not supervisor.get("safe_state")
     return "healthy" if fine else "degraded"
 
 
 def _worker(
-    row: Mapping[str, Any], heart: HeartbeatRow | None, texts: Mapping[str, str]
+    row: Mapping[str, Any], heartbeat: HeartbeatRow | None, texts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Join what the daemon, the heartbeat and the worker itself say."""
-    mine = heart is not None and heart.pid == row["pid"]
+    """Combine the daemon's row, the heartbeat and the status text of one worker."""
+    mine = heartbeat is not None and heartbeat.pid == row["pid"]
     return {
         "name": row["name"],
         "kind": kind_of(row["class_path"]),
         "pid": row["pid"],
         "state": row["state"],
-        **_beat(heart if mine else None),
+        **_beat(heartbeat if mine else None),
         "alive": ProcessIdentity(row["pid"], row.get("start_time", 0)).is_alive(),
         "restarts": row["restarts"],
         "reason": row["reason"],
@@ -147,13 +155,13 @@ def _worker(
         "required": row["required"],
         "group": row.get("group", ""),
         "generation": row.get("generation", 0),
-        "doing": (heart.detail if mine and heart else "") or texts.get(row["name"], ""),
+        "doing": (heartbeat.detail if mine and heartbeat else "") or texts.get(row["name"], ""),
         "class": row["class_path"],
     }
 
 
 def _unmanaged(row: HeartbeatRow, texts: Mapping[str, str]) -> dict[str, Any]:
-    """A process that attached without being the daemon's: a notebook's trainer, say."""
+    """Return the row of a process that the daemon did not start, as of a notebook."""
     return {
         "name": row.worker,
         "kind": "foreign",
@@ -171,8 +179,8 @@ def _unmanaged(row: HeartbeatRow, texts: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _beat(heart: HeartbeatRow | None) -> dict[str, Any]:
-    if heart is None:
+def _beat(heartbeat: HeartbeatRow | None) -> dict[str, Any]:
+    if heartbeat is None:
         return {
             "alive": False,
             "phase": "gone",
@@ -181,21 +189,23 @@ def _beat(heart: HeartbeatRow | None) -> dict[str, Any]:
             "processor_s": 0.0,
             "resident_bytes": 0,
         }
-    stat = procfs.read_stat(heart.pid)
+    stat = procfs.read_stat(heartbeat.pid)
     return {
-        "alive": heart.identity.is_alive(),
-        "phase": heart.phase.name.lower(),
-        "progress": heart.progress,
-        "beat_age_s": max(0.0, (time.monotonic_ns() - heart.beat_ns) / 1e9),
+        "alive": heartbeat.identity.is_alive(),
+        "phase": heartbeat.phase.name.lower(),
+        "progress": heartbeat.progress,
+        "beat_age_s": max(0.0, (time.monotonic_ns() - heartbeat.beat_ns) / 1e9),
         "processor_s": stat.processor_s if stat else 0.0,
         "resident_bytes": stat.resident_bytes if stat else 0,
     }
 
 
 def status_summaries(class_paths: Iterable[str]) -> dict[str, StatusSummary]:
-    """How each type of status is summed up: by the shipped workers and those of `class_paths`.
+    """Return how each type of status is summed up, by the name of its Struct.
 
-    A package of a user's own that cannot be imported here is left out: its workers have no sums.
+    Args:
+        class_paths: Workers (`package.module:Class`) beside the shipped ones. A package that cannot
+            be imported here is left out, so its workers do not count in the sums.
     """
     declared = list(shipped().values())
     for class_path in class_paths:
@@ -211,7 +221,7 @@ def status_summaries(class_paths: Iterable[str]) -> dict[str, StatusSummary]:
 def _describe(
     struct: str, status: Mapping[str, Any], summaries: Mapping[str, StatusSummary]
 ) -> str:
-    """What the worker says of itself, in a line."""
+    """Return one line that describes a worker by its status."""
     summary = summaries.get(struct)
     if status and summary is not None and summary.describe is not None:
         return summary.describe(status)
@@ -224,7 +234,7 @@ def _flow(
     infos: Mapping[str, SegmentInfo],
     board: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Add up what flowed: what the packages declare of their statuses, and published versions."""
+    """Sum the counters that the workers' packages declare, and list the published policies."""
     flow: dict[str, Any] = {}
     for struct, summary in summaries.items():
         found = [status for name, status in statuses.values() if name == struct and status]
@@ -251,7 +261,7 @@ def _policies(
     infos: Mapping[str, SegmentInfo],
     board: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every policy: of our trainers by their status, of others by leaderboard and segment."""
+    """Return every policy: of managed trainers from their status, of others from the mesh."""
     publishing = {name for name, summary in summaries.items() if summary.publishes_policy}
     acting = {
         status["acting_trainer"]: status["acting_version"]
@@ -266,13 +276,13 @@ def _policies(
             found[name] = {**ranked.get(name, {}), "version": info.published, "state": "foreign"}
     return {
         name: {
-            "version": int(said.get("version", 0)),
-            "updates": int(said.get("updates", 0)),
+            "version": int(policy.get("version", 0)),
+            "updates": int(policy.get("updates", 0)),
             "acting": bool(acting.get(name)),
             "acting_version": int(acting.get(name, 0)),
-            "updates_per_s": float(said.get("updates_per_s", 0.0)),
-            "score": said.get("score"),
-            "state": said.get("state", ""),
+            "updates_per_s": float(policy.get("updates_per_s", 0.0)),
+            "score": policy.get("score"),
+            "state": policy.get("state", ""),
         }
-        for name, said in found.items()
+        for name, policy in found.items()
     }

@@ -1,6 +1,6 @@
-"""The terminal as a place to read keys from: no echo, no line to finish, resizes noticed.
+"""Single keys from a terminal: no echo, no Enter needed, resizes are noticed.
 
-Works on whatever a tty is, over ssh and in tmux too, and is put back as it was, however it ends.
+Works on every tty, also over ssh and in tmux. The terminal's settings are restored at the end.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _KEY = re.compile(r"\x1b(?:\[[0-9;]*[ -/]*[@-~]|O.)?|.", re.DOTALL)
 
 
 def names(text: str) -> list[str]:
-    """Split what a terminal sent into keys by name; sequences unknown here are `other`."""
+    """Split the input of a terminal into names of keys; unknown escape sequences are `other`."""
     found = _KEY.findall(text)
     return [_NAMES.get(each, each if len(each) == 1 else "other") for each in found]
 
 
 class Keys:
-    """Keys and resizes as they come."""
+    """Waits for keys and for resizes of the terminal."""
 
     def __init__(self, descriptor: int, wake: int) -> None:
         """Read keys from `descriptor`; `wake` becomes readable on a signal."""
@@ -45,7 +45,7 @@ class Keys:
         self._waiting: deque[str] = deque()
 
     def wait(self, timeout: float) -> str:
-        """Return the next key by name within `timeout` seconds; empty: none, or a resize."""
+        """Return the name of the next key; empty after `timeout` seconds, or a resize."""
         if not self._waiting:
             self._read(timeout)
         return self._waiting.popleft() if self._waiting else ""
@@ -59,13 +59,13 @@ class Keys:
                 data = os.read(self._descriptor, 256)
             except OSError:
                 data = b""
-            # nothing to read though it is readable: the terminal is gone
+            # readable without data: the terminal was closed
             self._waiting.extend(names(data.decode("utf-8", "replace")) if data else ["q"])
 
 
 @contextmanager
 def keys(descriptor: int) -> Iterator[Keys]:
-    """Read single keys from a terminal until the block ends."""
+    """Read single keys from the terminal `descriptor` until the block ends."""
     before = termios.tcgetattr(descriptor)
     wake, poke = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     old = signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
@@ -74,7 +74,7 @@ def keys(descriptor: int) -> Iterator[Keys]:
         tty.setcbreak(descriptor)
         yield Keys(descriptor, wake)
     finally:
-        with suppress(termios.error):  # the terminal is gone
+        with suppress(termios.error):  # the terminal was closed
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         signal.signal(signal.SIGWINCH, resized)
         signal.set_wakeup_fd(old)

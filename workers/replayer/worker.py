@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from config.problems import ConfigProblems, Problem
 from mesh import NotWritten, SegmentMissing
 from workers.contract.names import BROKER, status_segment
-from workers.contract.quote_schema import EVOLVED_SCHEMA, LEAST_SCHEMA, QUOTE_SCHEMA
+from workers.contract.quote_schema import EVOLVED_SCHEMA, MINIMAL_SCHEMA, QUOTE_SCHEMA
 from workers.contract.statuses import BrokerAddress, IngestStatus, ReplayerStatus
 from workers.market_data.archive import DAY_NS, Archive, Rows
 from workers.market_data.errors import MarketDataError
@@ -149,7 +149,7 @@ class ReplayerWorker(Worker):
         return Writers(
             plain,
             writer(EVOLVED_SCHEMA) if faults.evolve_every else plain,
-            writer(LEAST_SCHEMA) if faults.least else plain,
+            writer(MINIMAL_SCHEMA) if faults.least else plain,
         )
 
     def _address(self) -> BrokerAddress | None:

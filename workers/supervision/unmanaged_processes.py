@@ -67,12 +67,12 @@ class UnmanagedProcesses:
         known = self._seen.get(identity)
         if known is None:
             known = self._seen[identity] = self._status(identity, row, holds)
-            self._emit_event("foreign", "info", f"{known.name}: {identity} uses the mesh")
+            self._emit_event("unmanaged", "info", f"{known.name}: {identity} uses the mesh")
         known.holds = holds
         silent = row is not None and 0.0 < row.expect_s < now - row.beat_ns / 1e9
         if silent and known.state == "alive":
             self._emit_event(
-                "foreign", "warning", f"{known.name}: {identity} is silent; left running"
+                "unmanaged", "warning", f"{known.name}: {identity} is silent; left running"
             )
         known.state = "silent" if silent else "alive"
 
@@ -87,7 +87,7 @@ class UnmanagedProcesses:
             broken = []
         what = f"; freed {', '.join(broken)}" if broken else ""
         self._emit_event(
-            "foreign", "warning" if broken else "info", f"{status.name}: {identity} ended{what}"
+            "unmanaged", "warning" if broken else "info", f"{status.name}: {identity} ended{what}"
         )
 
     def _holders(self) -> dict[ProcessIdentity, list[str]]:

@@ -44,7 +44,7 @@ class Loop:
         self.logs = path / ".logs"
         self.status = self._daemon_status()
         self._cell = mesh.cell(SUPERVISOR, SupervisorStatus, create=True, max_bytes=65536)
-        self.tell()
+        self.publish_status()
         segment = mesh.heartbeats(create=True)
         self.heartbeats = [segment.claim(worker.name) for worker in self.status.workers]
         for heartbeat in self.heartbeats:
@@ -155,7 +155,7 @@ class Loop:
         record["worker"], record["text"] = worker, text
         self.events.publish(record)
 
-    def tell(self):
+    def publish_status(self):
         """Write the daemon's status as it is now."""
         self._cell.write(self.status)
 
@@ -182,7 +182,7 @@ def meshctl(loop, capsys):
             code = main(["--mesh", str(loop.mesh.path), *words])
         except SystemExit as ended:
             code = ended.code
-        said = capsys.readouterr()
-        return int(code), said.out, said.err
+        captured = capsys.readouterr()
+        return int(code), captured.out, captured.err
 
     return run

@@ -191,8 +191,8 @@ def test_another_user_is_told_in_one_line(loop, words):
         tell(f"{code} {err.getvalue()}")
 
     with child(nobody) as process:
-        said = process.started()
+        output = process.started()
         assert process.wait() == 0
-    assert said.startswith("1 meshctl")
-    assert said.count("\n") == 1
-    assert "join the mesh's group" in said
+    assert output.startswith("1 meshctl")
+    assert output.count("\n") == 1
+    assert "join the mesh's group" in output

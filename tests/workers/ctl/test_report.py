@@ -24,7 +24,7 @@ def test_the_flow_adds_up_the_workers(loop):
 def test_a_dead_daemon_is_down_and_its_workers_are_looked_at(loop):
     """The last it said stays, `alive` comes from the processes themselves."""
     loop.status = msgspec.structs.replace(loop.status, pid=DEAD.pid, start_time=DEAD.start_time)
-    loop.tell()
+    loop.publish_status()
     report = read_report(loop.mesh)
     assert (report["state"], report["daemon"]["alive"], report["ready"]) == ("down", False, False)
     assert all(worker["state"] == "running" and worker["alive"] for worker in report["workers"])
@@ -33,7 +33,7 @@ def test_a_dead_daemon_is_down_and_its_workers_are_looked_at(loop):
 def test_a_worker_of_another_process_has_no_heartbeat_of_this_one(loop):
     """A beat of an earlier process is not taken for the present one's."""
     loop.status.workers[0].pid = DEAD.pid
-    loop.tell()
+    loop.publish_status()
     worker = read_report(loop.mesh)["workers"][0]
     assert (worker["alive"], worker["beat_age_s"], worker["phase"]) == (False, None, "gone")
 
@@ -41,7 +41,7 @@ def test_a_worker_of_another_process_has_no_heartbeat_of_this_one(loop):
 def test_acting_that_was_stopped_is_degraded(loop):
     """A safe state is not healthy, whatever runs."""
     loop.status.safe_state = "policy quarantined"
-    loop.tell()
+    loop.publish_status()
     report = read_report(loop.mesh)
     assert (report["state"], report["safe_state"]) == ("degraded", "policy quarantined")
 
@@ -50,10 +50,10 @@ def test_an_unmanaged_process_with_a_heartbeat_is_seen(loop):
     """A notebook's trainer that claimed a row is listed and marked."""
 
     def notebook(tell):
-        heart = Mesh(loop.mesh.path).heartbeats().claim("notebook")
-        heart.ready()
+        heartbeat = Mesh(loop.mesh.path).heartbeats().claim("notebook")
+        heartbeat.ready()
         tell()
-        heart.beat(progress=1)
+        heartbeat.beat(progress=1)
         import signal  # noqa: PLC0415 - in the child
 
         signal.pause()
@@ -91,5 +91,5 @@ def test_what_a_worker_says_in_its_heartbeat_is_told(loop):
     assert read_report(loop.mesh)["workers"][0]["doing"] == "running"
     loop.heartbeats[0].describe("running: 1,200/s, 7 behind, 0 dead")
     loop.heartbeats[0].beat(progress=6)
-    doing = [worker["doing"] for worker in read_report(loop.mesh)["workers"]]
-    assert doing[:2] == ["running: 1,200/s, 7 behind, 0 dead", "acting"]
+    texts = [worker["doing"] for worker in read_report(loop.mesh)["workers"]]
+    assert texts[:2] == ["running: 1,200/s, 7 behind, 0 dead", "acting"]

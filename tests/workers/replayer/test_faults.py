@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 
 from config.replayer import ReplayerFaults
-from workers.contract.quote_schema import EVOLVED_SCHEMA, FRAME, FRAME_BYTES, LEAST_SCHEMA
+from workers.contract.quote_schema import EVOLVED_SCHEMA, FRAME, FRAME_BYTES, MINIMAL_SCHEMA
 from workers.replayer.encoder import Encoder
 from workers.replayer.faults import UNKNOWN_ID, Faults, Writers, poison
 from workers.replayer.synthetic import SyntheticMarket
 
 ROWS = SyntheticMarket(1, "2026-01-05T14:30:00+00:00").read(0, 10_000)
-WRITERS = Writers(Encoder(1), Encoder(2, EVOLVED_SCHEMA), Encoder(3, LEAST_SCHEMA))
+WRITERS = Writers(Encoder(1), Encoder(2, EVOLVED_SCHEMA), Encoder(3, MINIMAL_SCHEMA))
 PLAIN = WRITERS.plain.encode(ROWS)
 
 

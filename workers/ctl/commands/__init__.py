@@ -1,1 +1,1 @@
-"""One command a file, a function a command; `workers.ctl.cli` holds the table of them."""
+"""The commands of `meshctl`, one function each; `workers.ctl.cli` holds their table."""

@@ -1,6 +1,6 @@
 """`meshctl completion SHELL`: a completion script made from the table of commands.
 
-Names that only a mesh knows (workers, segments) are asked for when they are needed, by
+Names that depend on the mesh (workers, segments) are fetched during completion, with
 `meshctl words KIND`.
 """
 
@@ -39,7 +39,7 @@ def _positional(command: Command) -> Argument | None:
 
 
 def _source(argument: Argument) -> str:
-    """Return the shell words that list what an argument may be; empty: nothing, or files."""
+    """Return the shell words that list the values of an argument; empty: free text, or files."""
     if argument.completes in KINDS:
         return f"$(meshctl $mesh words {argument.completes} 2>/dev/null)"
     return " ".join(argument.options.get("choices", ()))
@@ -151,5 +151,5 @@ def _fish_line(command: Command, argument: Argument) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text that stands in single or double quotes of any of the shells."""
+    """Return text that is safe within single or double quotes of every shell."""
     return "".join(" " if character in "'\"`$\\[]:" else character for character in text)

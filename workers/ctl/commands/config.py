@@ -1,4 +1,4 @@
-"""`meshctl config check`: what the daemon would say to a configuration."""
+"""`meshctl config check`: check a configuration with the daemon's own code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 def config(options: argparse.Namespace) -> NoReturn:
-    """Become `meshd --check`, which starts nothing: only the daemon knows its settings."""
+    """Replace this process by `meshd --check`, which starts no workers."""
     settings = [word for each in options.set for word in ("--set", each)]
     profile = ["--profile", options.profile] if options.profile else []
     command = [sys.executable, "-P", "-m", "supervisor", "--check", *profile, *settings]

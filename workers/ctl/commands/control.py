@@ -1,7 +1,7 @@
-"""What is asked of the daemon: start, stop, restart, reset, break-lock, reload, upgrade, shutdown.
+"""Requests to the daemon: start, stop, restart, reset, break-lock, reload, upgrade, shutdown.
 
-The only commands that need it alive. Each is one request on its socket, so one function is all
-of them; the daemon decides who may ask.
+These commands need a live daemon. Each is one request on its socket, so that one function serves
+all of them; the daemon decides who may send requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ WANTED = {"start": "running", "restart": "running", "reset": "running", "stop": 
 
 
 def control(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Send the command to the daemon, print its answer, and wait where that is asked for."""
+    """Send the command to the daemon, print its answer, and wait for the effect with `--wait`.
+
+    Raises:
+        CommandFailed: The daemon cannot be reached (exit code 2), refuses, or the worker does not
+            reach its new state in time (exit code 1).
+    """
     target = getattr(options, "target", "")
     before = _rows(mesh)
     events = _events(mesh) if options.command == "upgrade" else None
@@ -49,7 +54,7 @@ def _rows(mesh: Mesh) -> dict[str, dict[str, Any]]:
 
 
 def _wait(mesh: Mesh, options: argparse.Namespace, before: dict[str, dict[str, Any]]) -> None:
-    """Wait until what was asked for has happened. Raises CommandFailed when it does not."""
+    """Wait until the workers have reached the state that the command asks for."""
     named = [name for name, row in before.items() if options.target in {name, row.get("group")}]
     wanted = WANTED[options.command]
     began = time.monotonic()
@@ -60,8 +65,8 @@ def _wait(mesh: Mesh, options: argparse.Namespace, before: dict[str, dict[str, A
         if not late:
             print(f"{', '.join(named)}: {wanted} after {render.duration(time.monotonic() - began)}")
             return
-        if hopeless := [name for name in late if rows[name]["state"] == "quarantined"]:
-            raise CommandFailed(f"{hopeless[0]} is quarantined: {rows[hopeless[0]]['reason']}")
+        if failed := [name for name in late if rows[name]["state"] == "quarantined"]:
+            raise CommandFailed(f"{failed[0]} is quarantined: {rows[failed[0]]['reason']}")
         time.sleep(POLL_INTERVAL_S)
     raise CommandFailed(
         f"{', '.join(late)}: not {wanted} within {options.wait:g} s; see meshctl status {late[0]}"
@@ -71,13 +76,13 @@ def _wait(mesh: Mesh, options: argparse.Namespace, before: dict[str, dict[str, A
 def _is(
     row: dict[str, Any], before: dict[str, Any], wanted: str, options: argparse.Namespace
 ) -> bool:
-    """Whether a worker is as wanted; after a restart, in another process."""
+    """Whether a worker is in the wanted state; after a restart, in a new process."""
     same = options.command == "restart" and row["pid"] == before["pid"]
     return bool(row["state"] == wanted) and not same
 
 
 def _events(mesh: Mesh) -> PlainReader | None:
-    """Follow the daemon's events from now on."""
+    """Return a reader of the events that follow; None without the ring."""
     if not any(info.name == EVENTS for info in mesh.segments()):
         return None
     ring = mesh.attach_plain(EVENTS)
@@ -85,15 +90,15 @@ def _events(mesh: Mesh) -> PlainReader | None:
 
 
 def _upgraded(events: PlainReader) -> int:
-    """Wait for the new program's first word, or for the refusal."""
+    """Wait for the first event of the new program, or for the refusal."""
     deadline = time.monotonic() + UPGRADE_S
     while time.monotonic() < deadline:
         events.wait_published(1.0)
         for record in events.read(max_records=256):
             kind, text = record["kind"], record["text"]
             if kind == "upgrade refused":
-                raise CommandFailed(f"refused, the old program goes on: {text}")
+                raise CommandFailed(f"refused; the old program keeps running: {text}")
             if kind == "started":
                 print(f"upgraded: {text}")
                 return Exit.HEALTHY
-    raise CommandFailed(f"no word of the new program within {UPGRADE_S:g} s; see meshctl events")
+    raise CommandFailed(f"the new program did not start within {UPGRADE_S:g} s; see meshctl events")

@@ -1,8 +1,8 @@
-"""`meshctl demo`: the whole loop on this machine, from nothing to nothing.
+"""`meshctl demo`: run the whole loop on this host and remove everything afterwards.
 
-Starts the daemon with the profile `demo` on a mesh and in a run directory of its own, waits until
-everything runs, shows it, and takes everything away again. Without a terminal it evaluates what it
-saw: the exit code is 0 only if data flowed all the way round.
+Starts the daemon with the profile `demo` on its own mesh and in its own run directory, waits until
+every worker runs, shows `top`, then stops and removes everything. Without a terminal it checks the
+counters: the exit code is 0 only if data flowed through the whole loop.
 """
 
 from __future__ import annotations
@@ -37,48 +37,56 @@ STOP_S = 40.0
 SETTLE_S = 20.0
 LINES_S = 5.0
 POLL_INTERVAL_S = 0.1
-DEATHS = 3  # of one worker before it ever was ready: it will not be
+DEATHS = 3  # of a worker that was never ready: it is given up
 PR_SET_PDEATHSIG = 1
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TEMPORARY = "tradingmesh-demo-"
 
 
 def demo(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Run the demo; gives 0, 1 when data did not flow all the way, or the daemon's own code."""
+    """Run the demo.
+
+    Returns:
+        0; 1 if data did not flow through the whole loop; 130 after a signal.
+
+    Raises:
+        CommandFailed: `--data` cannot be read, or the loop did not start; the code is the daemon's
+            own where it ended by itself.
+    """
     if options.data is not None and not os.access(options.data, os.R_OK):
         raise CommandFailed(
-            f"{options.data}: nothing is there that may be read; give a Lean minute zip or a "
-            "folder of such, or nothing for a synthetic market",
+            f"{options.data}: cannot be read; name a Lean minute zip or a directory of them, or "
+            "leave out --data for a synthetic market",
             Exit.CONFIGURATION,
         )
     for number in ENDINGS:
         signal.signal(number, _interrupt)
     with run_directory(options.run_directory) as directory:
-        one = Demo(mesh, directory, options)
+        run = Demo(mesh, directory, options)
         try:
-            one.start()
-            one.wait_ready()
-            return one.show() if sys.stdin.isatty() and sys.stdout.isatty() else one.watch()
+            run.start()
+            run.wait_ready()
+            return run.show() if sys.stdin.isatty() and sys.stdout.isatty() else run.watch()
         except KeyboardInterrupt:
             return 130
         finally:
-            one.stop()
+            run.stop()
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """End in order, once: a second Ctrl-C would leave half of it."""
-    _deaf()
+    """End the demo; later signals are ignored, because they would interrupt the clean-up."""
+    _ignore_signals()
     raise KeyboardInterrupt
 
 
-def _deaf() -> None:
+def _ignore_signals() -> None:
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def run_directory(wanted: Path | None) -> Iterator[Path]:
-    """Lend the directory of this run: the one that is wanted, which stays, or a temporary one."""
+    """Return the run directory as a context: `wanted`, which is kept, or a temporary one."""
     if wanted is not None:
         yield wanted.absolute()
         return
@@ -88,7 +96,7 @@ def run_directory(wanted: Path | None) -> Iterator[Path]:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove the directories of demos that were killed before they could do it."""
+    """Remove the directories of demos that were killed before they could clean up."""
     for path in directory.glob(f"{TEMPORARY}*"):
         pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
         if pid.isdigit() and not procfs.exists(int(pid)) and path.stat().st_uid == os.getuid():
@@ -96,10 +104,16 @@ def _sweep(directory: Path) -> None:
 
 
 class Demo:
-    """One daemon and what it started."""
+    """The daemon of a demo, and the processes it started."""
 
     def __init__(self, mesh: Mesh, directory: Path, options: argparse.Namespace) -> None:
-        """Note where everything goes; nothing is started yet."""
+        """Prepare the command line of the daemon; `start` runs it.
+
+        Args:
+            mesh: The demo's own mesh.
+            directory: Its run directory.
+            options: The parsed arguments of `meshctl demo`.
+        """
         self.mesh = mesh
         self.directory = directory
         self.log = directory / "meshd.log"
@@ -107,20 +121,20 @@ class Demo:
         if options.data is not None:
             settings.append(f"replayer.data={options.data.absolute()}")
         pairs = [word for each in settings for word in ("--set", each)]
-        # -P: a folder named like one of our modules where this is run must not be imported
+        # -P: modules in the current directory must not hide ours
         command = [sys.executable, "-P", "-m", "supervisor", "--profile", "demo"]
         self.command: Sequence[str] = [*command, *pairs]
         self.daemon: subprocess.Popen[bytes] | None = None
         self.began = time.monotonic()
         self.seconds = _seconds(os.environ.get("DEMO_SECONDS") or str(SECONDS))
         self.seen_ready: set[str] = set()
-        self.owned = False  # the mesh was made by our daemon: nobody else's is taken away
+        self.owned = False  # our daemon created the mesh, so that we may remove it
 
-    # --- its life ---------------------------------------------------------------------------
+    # --- start and stop ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the daemon; it ends with this process, however this one ends."""
-        temporary = self.directory / "tmp"  # of libraries too: it goes with the rest
+        """Start the daemon. The kernel stops it when this process ends for any reason."""
+        temporary = self.directory / "tmp"  # for libraries too; removed with the rest
         temporary.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None)
         with self.log.open("ab") as log:
@@ -130,19 +144,23 @@ class Demo:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "TMPDIR": str(temporary)},
-                start_new_session=True,  # Ctrl-C is for this process, which stops the daemon
+                start_new_session=True,  # Ctrl-C goes to this process only, which stops the daemon
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - one thread
             )
 
     def wait_ready(self) -> None:
-        """Wait until every required worker runs, and tell the progress."""
+        """Wait until every required worker runs, and print the progress.
+
+        Raises:
+            CommandFailed: The daemon ended, a worker cannot start, or time is over.
+        """
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             self._check_daemon()
             report = read_report(self.mesh)
             if self._is_ours(report):
                 self.owned = True
-                self._tell_ready(report)
+                self._report_ready(report)
                 self._check_workers(report)
                 if report["ready"]:
                     return
@@ -151,14 +169,14 @@ class Demo:
         raise CommandFailed(f"not ready within {READY_S:g} s: {', '.join(waiting)} did not start")
 
     def stop(self) -> None:
-        """Stop everything and take away what is left; only what is ours."""
-        _deaf()
+        """Stop the daemon and the workers and remove the mesh, if our daemon created it."""
+        _ignore_signals()
         if self.daemon is None:
             return
         pids = [row for row in heartbeat_rows(self.mesh) if self.owned and row.identity.is_alive()]
         if self.daemon.poll() is None:
             if self.owned:
-                with contextlib.suppress(OSError):  # the terminal may be gone
+                with contextlib.suppress(OSError):  # the terminal may be closed
                     print("stopping", flush=True)
             self.daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -172,45 +190,63 @@ class Demo:
         if self.owned:
             shutil.rmtree(self.mesh.path, ignore_errors=True)
 
-    # --- what is shown ------------------------------------------------------------------------
+    # --- output ------------------------------------------------------------------------
 
     def show(self) -> int:
-        """Show `top` until `q`."""
+        """Show `top` until `q` is pressed."""
         from workers.ctl.commands.top import run_screen  # noqa: PLC0415 - rich is for terminals
 
-        run_screen(self.mesh, 1.0, title="q stops the demo", tend=self.tend)
+        run_screen(self.mesh, 1.0, title="q stops the demo", before_refresh=self.revive_daemon)
         return Exit.HEALTHY
 
     def watch(self) -> int:
-        """Print lines for DEMO_SECONDS, then evaluate the run."""
+        """Print a line every few seconds for DEMO_SECONDS, then evaluate the run.
+
+        Returns:
+            0 if data flowed through the whole loop, else 1.
+        """
         early = read_report(self.mesh)["flow"]
         ends = self.began + self.seconds
         while (now := time.monotonic()) < ends:
-            if message := self.tend():
-                self._say(message)
-            self._say(flow_line(read_report(self.mesh)))
+            if message := self.revive_daemon():
+                self._print(message)
+            self._print(flow_line(read_report(self.mesh)))
             time.sleep(max(0.0, min(LINES_S, ends - now)))
         missing = self.evaluate(early)
         for line in missing:
             print(f"missing: {line}", flush=True)
         if not missing:
-            self._say("data flowed all the way round")
+            self._print("data flowed through the whole loop")
         return Exit.DEGRADED if missing else Exit.HEALTHY
 
-    def tend(self) -> str:
-        """Start a daemon that was killed again: it adopts the workers. Gives what was done."""
+    def revive_daemon(self) -> str:
+        """Start the daemon again if it was killed; the new one adopts the workers.
+
+        Returns:
+            A message about the restart; empty while the daemon runs.
+
+        Raises:
+            CommandFailed: The daemon ended by itself with an error.
+        """
         if self.daemon is None or self.daemon.poll() is None:
             return ""
         code = self.daemon.returncode
         if code > 0:
             raise CommandFailed(self._last_words(code), code)
         self.start()
-        return f"meshd ended with {code}; started again: it adopts the workers"
+        return f"meshd ended with {code}; a new one was started and adopts the workers"
 
-    # --- evaluating ------------------------------------------------------------------------------
+    # --- evaluation ------------------------------------------------------------------------------
 
     def evaluate(self, before: dict[str, Any]) -> list[str]:
-        """Return what is missing of a full circle since `before`; nothing: all the way round."""
+        """Stop the replayer, wait until its messages are processed, and return what is missing.
+
+        Args:
+            before: The flow of an earlier report.
+
+        Returns:
+            One line for each link of the loop that did not work; empty if all did.
+        """
         with contextlib.suppress(ControlUnavailable):
             ask(self.mesh.path, ControlRequest("stop", "replayer"))
         deadline = time.monotonic() + SETTLE_S
@@ -220,7 +256,7 @@ class Demo:
             report = read_report(self.mesh)
         return list(missing(report, before, read_cell(self.mesh, status_segment("feeder"))))
 
-    # --- what can go wrong --------------------------------------------------------------------
+    # --- failures --------------------------------------------------------------------
 
     def _is_ours(self, report: dict[str, Any]) -> bool:
         return self.daemon is not None and report["daemon"]["pid"] == self.daemon.pid
@@ -231,20 +267,20 @@ class Demo:
             raise CommandFailed(self._last_words(code), code if code > 0 else Exit.DEGRADED)
 
     def _last_words(self, code: int) -> str:
-        """Return what the daemon wrote for people, else the end of its log."""
+        """Return the last plain lines of the daemon: its problems, without its JSON log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         plain = [line for line in lines if line and not line.startswith("{")]
         return "\n".join(plain[-20:]) or f"meshd ended with {code}; its log is empty"
 
     def _check_workers(self, report: dict[str, Any]) -> None:
-        """Fail for a required worker that dies repeatedly before it was ever ready."""
+        """Fail if a required worker died repeatedly and was never ready."""
         for worker in report["workers"]:
-            hopeless = worker["state"] == "quarantined" or worker["restarts"] >= DEATHS
-            if worker["required"] and worker["name"] not in self.seen_ready and hopeless:
+            failed = worker["state"] == "quarantined" or worker["restarts"] >= DEATHS
+            if worker["required"] and worker["name"] not in self.seen_ready and failed:
                 reason = " ".join(worker["reason"].split())
                 raise CommandFailed(f"{worker['name']} cannot start: {reason}")
 
-    def _tell_ready(self, report: dict[str, Any]) -> None:
+    def _report_ready(self, report: dict[str, Any]) -> None:
         fresh = [
             worker["name"]
             for worker in report["workers"]
@@ -254,25 +290,25 @@ class Demo:
             self.seen_ready.update(fresh)
             waiting = [w["name"] for w in report["workers"] if w["name"] not in self.seen_ready]
             left = ", ".join(waiting) if len(waiting) < 3 else f"{len(waiting)} more"
-            self._say(f"{', '.join(fresh)} ready" + (f"; waiting for {left}" if left else ""))
+            self._print(f"{', '.join(fresh)} ready" + (f"; waiting for {left}" if left else ""))
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
 
 
 def _seconds(text: str) -> float:
-    """Read DEMO_SECONDS. Raises CommandFailed for what is no number."""
+    """Parse DEMO_SECONDS."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0.0 <= seconds < math.inf:
-        raise CommandFailed(f"DEMO_SECONDS={text}: give a number of seconds", Exit.USAGE)
+        raise CommandFailed(f"DEMO_SECONDS={text}: must be a number of seconds", Exit.USAGE)
     return seconds
 
 
 def flow_line(report: dict[str, Any]) -> str:
-    """One line for a log: where the data is."""
+    """Return one line with the counters of the flow."""
     flow = report["flow"]
     policies = ", ".join(
         f"{name} v{policy['version']}{' acting' if policy['acting'] else ''}"
@@ -280,7 +316,8 @@ def flow_line(report: dict[str, Any]) -> str:
     )
     return (
         f"{report['state']}: {flow['consumed']:,} messages in, {flow['published']:,} published, "
-        f"{flow['dead_lettered']:,} dead-lettered; {flow['experience']:,} experience; {policies}"
+        f"{flow['dead_lettered']:,} dead-lettered; {flow['experience']:,} experience records; "
+        f"{policies}"
     )
 
 
@@ -291,7 +328,7 @@ def _accounted(flow: dict[str, Any]) -> int:
 
 
 def _settled(report: dict[str, Any]) -> bool:
-    """Whether everything that was sent has been taken in and accounted for."""
+    """Whether every message that was sent has been consumed and accounted for."""
     flow = report["flow"]
     return bool(flow["consumed"] == _accounted(flow) and flow["consumed"] >= flow["produced"])
 
@@ -299,23 +336,29 @@ def _settled(report: dict[str, Any]) -> bool:
 def missing(
     report: dict[str, Any], before: dict[str, Any], feeder: dict[str, Any]
 ) -> Iterator[str]:
-    """Compare with a full circle; `before` is the flow of an earlier look."""
+    """Return one line for each part of the loop that did not work.
+
+    Args:
+        report: The report at the end.
+        before: The flow of an earlier report.
+        feeder: The status of the feeder.
+    """
     flow = report["flow"]
     if flow["consumed"] == 0:
         yield "no message was consumed; see the logs of replayer and ingest"
     if flow["consumed"] != _accounted(flow):
         yield f"{flow['consumed']:,} messages in, but {_accounted(flow):,} accounted for"
     broker = [w for w in report["workers"] if w["kind"] == "broker"]
-    undisturbed = all(worker["restarts"] == 0 for worker in broker)
-    if undisturbed and flow["consumed"] < flow["produced"]:
-        yield f"{flow['produced']:,} messages were sent, {flow['consumed']:,} came in"
+    broker_kept_running = all(worker["restarts"] == 0 for worker in broker)
+    if broker_kept_running and flow["consumed"] < flow["produced"]:
+        yield f"{flow['produced']:,} messages were sent, but {flow['consumed']:,} were consumed"
     if flow["experience"] <= before["experience"]:
-        yield "experience did not grow"
+        yield "no new experience was recorded"
     for name, policy in flow["policies"].items():
         if policy["version"] == 0:
-            yield f"{name} published no weights in this time"
+            yield f"{name} published no policy"
     if not flow["policies"]:
-        yield "no trainer reported"
+        yield "there is no trainer with a status"
     acting = flow["policies"].get(feeder.get("acting_trainer", ""), {"version": 0})
     if not 0 < feeder.get("acting_version", 0) <= acting["version"]:
         yield "the feeder does not act with a published policy"

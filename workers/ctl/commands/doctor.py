@@ -1,7 +1,7 @@
-"""`meshctl doctor`: what on this host is not as it should be, and what to do.
+"""`meshctl doctor`: check the host for problems and suggest remedies.
 
-Each check is a function that gives findings; none changes anything, and each works with no mesh
-and no daemon there.
+Each check is a function that returns findings. No check changes anything; each works without a
+mesh and without a daemon.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import importlib.util
 import os
 import resource
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import mesh as package
 from mesh import MeshError, ProcessIdentity, procfs
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 GOOD, NOTE, WARN, BAD = "good", "note", "warn", "bad"
 STYLES = {GOOD: render.GOOD, NOTE: None, WARN: render.WARN, BAD: render.BAD}
-LOOP_BYTES = 300 << 20  # what the segments of a loop with two trainers take
-SYSTEM_UIDS = 1000  # below: RemoveIPC does not concern them
+LOOP_BYTES = 300 << 20  # of shared memory for a loop with two trainers
+SYSTEM_UIDS = 1000  # RemoveIPC does not apply to users below this id
 FAST_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"}
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 LOGIND = ("/usr/lib/systemd/logind.conf", "/etc/systemd/logind.conf")
@@ -38,17 +38,8 @@ LOGIND_PARTS = (
 )
 
 
-class Check(Protocol):
-    """A check: its name is that of the function."""
-
-    __name__: str
-
-    def __call__(self, mesh: Mesh, /) -> Iterator[Finding]:
-        """Look, and give what was found."""
-
-
 class Finding(NamedTuple):
-    """What a check found; `remedy` is empty where nothing is to be done."""
+    """One result of a check; `remedy` is empty if there is nothing to do."""
 
     check: str
     verdict: str
@@ -56,11 +47,18 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+Check = Callable[["Mesh"], Iterator[Finding]]
+
+
 def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Run every check and print what was found; 1 if anything is bad."""
+    """Run every check and print its findings.
+
+    Returns:
+        1 if a finding is bad, else 0.
+    """
     findings = []
-    for check in CHECKS:
-        for finding in _tried(check, mesh):
+    for label, check in CHECKS:
+        for finding in _run_check(label, check, mesh):
             findings.append(finding)
             if options.format != "json":
                 _print(finding)
@@ -71,31 +69,31 @@ def doctor(mesh: Mesh, options: argparse.Namespace) -> int:
 
 
 def _print(finding: Finding) -> None:
-    """Print at once: a check may take its time."""
+    """Print a finding at once, because the next check may take a while."""
     verdict = render.styled(f"{finding.verdict:<4}", STYLES[finding.verdict])
     print(f"{verdict}  {finding.check:<12} {finding.found}", flush=True)
     if finding.remedy:
         print(f"      {'':<12} -> {finding.remedy}", flush=True)
 
 
-def _tried(check: Check, mesh: Mesh) -> list[Finding]:
-    """Return what a check found; that it may not look is a finding too."""
+def _run_check(label: str, check: Check, mesh: Mesh) -> list[Finding]:
+    """Return the findings of a check; an unreadable mesh is a finding too."""
     try:
         return list(check(mesh))
     except MeshError as error:
         what, _, remedy = str(error).partition("; ")
-        return [Finding(check.__name__, WARN, what, remedy or "look as its user")]
+        return [Finding(label, WARN, what, remedy or "run meshctl as the user of the mesh")]
 
 
 def daemon(mesh: Mesh) -> Iterator[Finding]:
-    """A daemon is there, and answers."""
+    """Check that a daemon runs on the mesh and answers."""
     report = read_report(mesh)
     alive = report["daemon"]["alive"]
     if not alive:
         remedy = "start it: systemctl start tradingmesh, or meshd --profile NAME"
-        yield Finding("daemon", NOTE, f"none has the mesh {mesh.path}", remedy)
+        yield Finding("daemon", NOTE, f"no daemon runs on the mesh {mesh.path}", remedy)
         return
-    # what a check alone needs is imported by it: the first finding does not wait for the last
+    # imports of single checks are local, so that the first finding is printed early
     from mesh.control import ControlRequest, ControlUnavailable, ask  # noqa: PLC0415 - above
 
     try:
@@ -111,7 +109,7 @@ def daemon(mesh: Mesh) -> Iterator[Finding]:
 
 
 def supervisor_module(_mesh: Mesh) -> Iterator[Finding]:
-    """A package of the same name is on PyPI; ours must be the one that is imported."""
+    """Check that `import supervisor` finds our module: PyPI has a package of that name too."""
     ours = Path(package.__file__).parent.parent / "supervisor.py"
     spec = importlib.util.find_spec("supervisor")
     origin = Path(spec.origin) if spec is not None and spec.origin else None
@@ -121,23 +119,23 @@ def supervisor_module(_mesh: Mesh) -> Iterator[Finding]:
     yield Finding(
         "supervisor",
         BAD,
-        f"`import supervisor` finds {origin or 'nothing'}, ours is {ours}",
-        "pip uninstall supervisor, or give tradingmesh a virtualenv of its own",
+        f"`import supervisor` finds {origin or 'nothing'} instead of {ours}",
+        "pip uninstall supervisor, or install tradingmesh in its own virtualenv",
     )
 
 
 def tmpfs(mesh: Mesh) -> Iterator[Finding]:
-    """Segments belong on a tmpfs with room; a disk behind them would be read and written."""
+    """Check that the mesh is on a tmpfs with enough free memory, and that it is not swapped."""
     place = mesh.path if mesh.path.is_dir() else mesh.path.parent
     if not place.is_dir():
-        yield Finding("tmpfs", BAD, f"{place} is not there", "make it, or set mesh.path")
+        yield Finding("tmpfs", BAD, f"{place} does not exist", "create it, or set mesh.path")
         return
     kind, options = _mounted(place)
     if kind not in {"tmpfs", "ramfs", "hugetlbfs"}:
         yield Finding(
             "tmpfs",
             BAD,
-            f"{place} lies on {kind}",
+            f"{place} is on {kind}, so segments would be written to disk",
             "set mesh.path to a directory on a tmpfs, such as /dev/shm/NAME",
         )
     room = os.statvfs(place)
@@ -157,7 +155,7 @@ def tmpfs(mesh: Mesh) -> Iterator[Finding]:
             "tmpfs",
             WARN,
             found,
-            f"little is left: see `meshctl segments`, and the rest in {place.parent}",
+            f"free some: see `meshctl segments`, and the other files in {place.parent}",
         )
     else:
         yield Finding("tmpfs", GOOD, found)
@@ -165,27 +163,28 @@ def tmpfs(mesh: Mesh) -> Iterator[Finding]:
         yield Finding(
             "swap",
             NOTE,
-            f"{render.size(_swap_bytes())} of swap: segments that nobody "
-            "touches may be written out",
+            f"{render.size(_swap_bytes())} of swap: idle segments may be swapped out",
             "swapoff, vm.swappiness=1, or mount the tmpfs with noswap (Linux 6.4)",
         )
 
 
 def permissions(mesh: Mesh) -> Iterator[Finding]:
-    """Who may read and write the mesh."""
+    """Check who may read and write the mesh."""
     if not mesh.path.is_dir():
         return
     mode = stat.S_IMODE(mesh.path.stat().st_mode)
     owner = mesh.path.stat().st_uid
     found = f"{mesh.path}: mode {mode:04o}, uid {owner}"
     if mode & 0o007:
-        yield Finding("permissions", BAD, f"{found}: open to every user", f"chmod 0750 {mesh.path}")
+        yield Finding(
+            "permissions", BAD, f"{found}: accessible to every user", f"chmod 0750 {mesh.path}"
+        )
     elif not os.access(mesh.path, os.R_OK | os.X_OK):
         yield Finding(
             "permissions",
             BAD,
             f"{found}: not readable by uid {os.getuid()}",
-            "ask for the mesh's group, or look as its user",
+            "join the group of the mesh, or run meshctl as its user",
         )
         return
     else:
@@ -195,52 +194,52 @@ def permissions(mesh: Mesh) -> Iterator[Finding]:
         yield Finding(
             "permissions",
             WARN,
-            f"not of uid {owner}: {_names(others)}",
-            "their writers run as another user; give the workers one user",
+            f"files that do not belong to uid {owner}: {_names(others)}",
+            "run all workers as one user",
         )
 
 
-def _uid(path: Path, gone: int) -> int:
-    """Return whose a file is; `gone` for one that went away."""
+def _uid(path: Path, missing: int) -> int:
+    """Return the owner of a file; `missing` if it was removed meanwhile."""
     try:
         return path.lstat().st_uid
     except FileNotFoundError:
-        return gone
+        return missing
 
 
 def _names(names: Iterable[str]) -> str:
-    """Return some names of files, whatever bytes they are made of."""
+    """Return up to five names of files, escaped where they are not printable."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in sorted(names)[:5])
 
 
 def leftovers(mesh: Mesh) -> Iterator[Finding]:
-    """What the dead have left: half-made files, leases, whole meshes, a socket."""
+    """Find what dead processes left behind: unfinished files, leases, meshes, a socket."""
     if mesh.path.is_dir() and os.access(mesh.path, os.R_OK | os.X_OK):
         known = {info.name.replace("/", "+") for info in mesh.segments()}
-        strange = {path.name for path in mesh.path.glob("[!.]*")} - known
-        if strange:
+        unknown = {path.name for path in mesh.path.glob("[!.]*")} - known
+        if unknown:
             yield Finding(
                 "leftovers",
                 WARN,
-                f"no segments, or damaged ones, in {mesh.path}: {_names(strange)}",
-                "remove them; the writer of a segment makes it anew when it is started again",
+                f"damaged segments or other files in {mesh.path}: {_names(unknown)}",
+                "remove them; a restarted worker recreates its segments",
             )
-        half = [path.name for path in mesh.path.glob(".new-*") if not _lives(path.name)]
-        if half:
+        unfinished = [path.name for path in mesh.path.glob(".new-*") if not _is_alive(path.name)]
+        if unfinished:
             yield Finding(
                 "leftovers",
                 WARN,
-                f"{len(half)} half-made files in {mesh.path}",
-                "the daemon sweeps them when it starts",
+                f"{len(unfinished)} unfinished files in {mesh.path}",
+                "the daemon removes them when it starts",
             )
         dead = [i.name for i in mesh.segments() if i.owner is not None and not i.owner.is_alive()]
         if dead:
             yield Finding(
                 "leftovers",
                 NOTE,
-                f"writers are dead of {', '.join(dead[:8])}",
-                "nothing: whoever writes next takes over; a segment that nobody will write, or "
-                "whose sizes change, is removed by meshctl unlink SEGMENT",
+                f"segments whose writer is dead: {', '.join(dead[:8])}",
+                "nothing to do: the next writer takes over. Remove a segment that is no longer "
+                "needed, or whose sizes changed, with meshctl unlink SEGMENT",
             )
         live = read_report(mesh)["daemon"]["alive"]
         from mesh.control import SOCKET  # noqa: PLC0415 - see daemon()
@@ -249,10 +248,10 @@ def leftovers(mesh: Mesh) -> Iterator[Finding]:
             yield Finding(
                 "leftovers",
                 NOTE,
-                f"{mesh.path / SOCKET} of a dead daemon",
-                "nothing: the next daemon replaces it",
+                f"{mesh.path / SOCKET} belongs to a dead daemon",
+                "nothing to do: the next daemon replaces it",
             )
-    for other in sorted(Path("/dev/shm").glob("tradingmesh*")):  # noqa: S108 - meshes lie there
+    for other in sorted(Path("/dev/shm").glob("tradingmesh*")):  # noqa: S108 - the default tmpfs
         if other != mesh.path and not _is_used(other):
             yield Finding(
                 "leftovers", WARN, f"{other}: a mesh that no process uses", f"rm -r {other}"
@@ -260,7 +259,7 @@ def leftovers(mesh: Mesh) -> Iterator[Finding]:
 
 
 def limits(_mesh: Mesh) -> Iterator[Finding]:
-    """Limits of this shell, which a daemon started from it would have."""
+    """Check the limits of this shell, which a daemon started here would inherit."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     verdict = GOOD if files >= 1024 or files == resource.RLIM_INFINITY else BAD
     yield Finding(
@@ -276,7 +275,10 @@ def limits(_mesh: Mesh) -> Iterator[Finding]:
         soft = resource.getrlimit(number)[0]
         if soft != resource.RLIM_INFINITY:
             yield Finding(
-                "limits", WARN, f"{name}: {_limit(soft)}; segments are mapped files", what
+                "limits",
+                WARN,
+                f"{name} is limited to {_limit(soft)}, which segments (mapped files) may exceed",
+                what,
             )
     processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if processes not in {-1, resource.RLIM_INFINITY} and processes < 256:
@@ -284,9 +286,9 @@ def limits(_mesh: Mesh) -> Iterator[Finding]:
 
 
 def remove_ipc(_mesh: Mesh) -> Iterator[Finding]:
-    """Logind deletes files of ordinary users in /dev/shm when they log out."""
+    """Check whether logind deletes the user's files in /dev/shm at logout."""
     if os.getuid() < SYSTEM_UIDS or not Path("/run/systemd/system").is_dir():
-        yield Finding("RemoveIPC", GOOD, "does not concern this user on this host")
+        yield Finding("RemoveIPC", GOOD, "does not apply to this user on this host")
         return
     value = "yes"  # the default of logind.conf(5)
     parts = [part for place in LOGIND_PARTS for part in sorted(Path(place).glob("*.conf"))]
@@ -302,15 +304,14 @@ def remove_ipc(_mesh: Mesh) -> Iterator[Finding]:
     yield Finding(
         "RemoveIPC",
         BAD,
-        f"RemoveIPC={value}: the segments of uid {os.getuid()} are "
-        "deleted when this user has logged out",
+        f"RemoveIPC={value}: the segments of uid {os.getuid()} are deleted when this user logs out",
         "run the daemon as a system user "
         "(make install does), or set RemoveIPC=no in /etc/systemd/logind.conf",
     )
 
 
 def clock(_mesh: Mesh) -> Iterator[Finding]:
-    """Heartbeats read the clock all the time, records are stamped with it."""
+    """Check that the clock is fast to read (heartbeats, timestamps) and synchronised."""
     path = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
     source = path.read_text(encoding="ascii").strip() if path.is_file() else "unknown"
     fast = source in FAST_CLOCKS
@@ -320,31 +321,31 @@ def clock(_mesh: Mesh) -> Iterator[Finding]:
         f"source {source}",
         ""
         if fast
-        else "clocksource=tsc at boot, if the processor's is stable; others "
-        "are read by a system call",
+        else "boot with clocksource=tsc if the processor's is stable; this source needs a system "
+        "call for each reading",
     )
     import ctypes  # noqa: PLC0415 - see daemon()
 
-    buffer = ctypes.create_string_buffer(512)  # struct timex with modes = 0: only asks
+    buffer = ctypes.create_string_buffer(512)  # struct timex with modes = 0: read only
     if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
         yield Finding(
             "clock",
             NOTE,
-            "not synchronised: event times and ages are this host's own",
+            "not synchronised: times and ages cannot be compared with those of other hosts",
             "run chrony or systemd-timesyncd",
         )
 
 
-def pages(_mesh: Mesh) -> Iterator[Finding]:
-    """Large segments profit of huge pages, where the kernel may give them."""
+def huge_pages(_mesh: Mesh) -> Iterator[Finding]:
+    """Check whether the kernel may use huge pages for large segments."""
     base = Path("/sys/kernel/mm/transparent_hugepage")
     if not (base / "shmem_enabled").is_file():
-        yield Finding("huge pages", NOTE, "the kernel has none")
+        yield Finding("huge pages", NOTE, "not supported by this kernel")
         return
     shared = _chosen(base / "shmem_enabled")
     remedy = ""
     if shared in {"never", "deny"}:
-        remedy = f"for large experience rings: echo advise > {base}/shmem_enabled"
+        remedy = f"may speed up large experience rings: echo advise > {base}/shmem_enabled"
     yield Finding(
         "huge pages",
         NOTE if remedy else GOOD,
@@ -354,7 +355,7 @@ def pages(_mesh: Mesh) -> Iterator[Finding]:
 
 
 def processors(_mesh: Mesh) -> Iterator[Finding]:
-    """How many there are for us, and whether they are slowed down."""
+    """Check the load of the processors and their frequency governor."""
     usable = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     verdict = WARN if load > 2 * usable else GOOD
@@ -362,7 +363,7 @@ def processors(_mesh: Mesh) -> Iterator[Finding]:
         "processors",
         verdict,
         f"{usable} usable, load {load:.1f}",
-        "" if verdict == GOOD else "the host is busy with other things: see top",
+        "" if verdict == GOOD else "other programs keep the processors busy: see top",
     )
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if (
@@ -372,39 +373,40 @@ def processors(_mesh: Mesh) -> Iterator[Finding]:
         yield Finding(
             "processors",
             WARN,
-            f"frequency governor {value}: wake-ups are slow",
+            f"frequency governor {value}: slow wake-ups",
             "cpupower frequency-set -g performance",
         )
 
 
-CHECKS: tuple[Check, ...] = (
-    supervisor_module,
-    daemon,
-    tmpfs,
-    permissions,
-    leftovers,
-    limits,
-    remove_ipc,
-    clock,
-    pages,
-    processors,
+#: checks in the order of the screen, each with the label of a finding about an unreadable mesh
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("supervisor", supervisor_module),
+    ("daemon", daemon),
+    ("tmpfs", tmpfs),
+    ("permissions", permissions),
+    ("leftovers", leftovers),
+    ("limits", limits),
+    ("RemoveIPC", remove_ipc),
+    ("clock", clock),
+    ("huge pages", huge_pages),
+    ("processors", processors),
 )
 
 
 def _mounted(path: Path) -> tuple[str, str]:
-    """Return type and options of the file system that holds `path`: the one mounted deepest."""
+    """Return type and options of the file system that holds `path`."""
     import psutil  # noqa: PLC0415 - see daemon()
 
     resolved = path.resolve()
-    holding = [
+    mounts = [
         each
         for each in psutil.disk_partitions(all=True)
         if resolved.is_relative_to(each.mountpoint)
     ]
-    if not holding:
+    if not mounts:
         return "unknown", ""
-    # Of two mounts on one point the later one hides the other.
-    deepest = max(reversed(holding), key=lambda each: len(each.mountpoint))
+    # the longest mount point holds the path; of two mounts on one point the later one does
+    deepest = max(reversed(mounts), key=lambda each: len(each.mountpoint))
     return deepest.fstype, deepest.opts
 
 
@@ -414,13 +416,13 @@ def _swap_bytes() -> int:
     return psutil.swap_memory().total
 
 
-def _lives(name: str) -> bool:
+def _is_alive(name: str) -> bool:
     pid = name.split("-")[1]
     return pid.isdigit() and procfs.exists(int(pid))
 
 
 def _is_used(path: Path) -> bool:
-    """Whether a process that beats or writes in that mesh lives; an unreadable one is used."""
+    """Whether a live process uses a mesh; an unreadable mesh counts as used."""
     if not os.access(path, os.R_OK | os.X_OK):
         return True
     other = package.Mesh(path)
@@ -437,6 +439,6 @@ def _limit(value: int) -> str:
 
 
 def _chosen(path: Path) -> str:
-    """Return the word in brackets of a kernel setting."""
+    """Return the selected value of a kernel setting: the word in brackets."""
     text = path.read_text(encoding="ascii")
     return text.partition("[")[2].partition("]")[0] or text.strip()

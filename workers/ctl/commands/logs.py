@@ -1,4 +1,4 @@
-"""`meshctl logs`: the end of a worker's log, and what is added to it."""
+"""`meshctl logs`: print the end of a worker's log, and follow it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLES = {"warning": render.STRONG, "error": render.BAD, "critical": render.BAD}
 
 
 def logs(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Print the last lines of a log; with --follow also what comes, through rotations."""
+    """Print the last lines of a log; with --follow also new lines, also after a rotation."""
     path = log_file(mesh, options.worker)
     lines, end = last_lines(path, options.records)
     for text in lines:
@@ -38,21 +38,29 @@ def logs(mesh: Mesh, options: argparse.Namespace) -> int:
 
 
 def log_file(mesh: Mesh, worker: str) -> Path:
-    """Return the log of a worker. Raises CommandFailed naming the logs there are."""
+    """Return the path of a worker's log.
+
+    Raises:
+        CommandFailed: There is no log of that name; the error lists the names.
+    """
     directory = Path(read_cell(mesh, SUPERVISOR).get("logs", ""))
     found = sorted(path.stem for path in directory.glob("*.log")) if directory.name else []
     if worker not in found:
-        names = ", ".join(found) or "none"
+        names = ", ".join(found) or "no logs"
         raise CommandFailed(
-            f"no log of {worker!r} in {directory}; there are {names} (the daemon's own log is its "
-            "standard error: the journal under systemd)",
+            f"no log of {worker!r} in {directory}; there are {names} (the daemon logs to its "
+            "standard error: under systemd, the journal)",
             Exit.USAGE,
         )
     return directory / f"{worker}.log"
 
 
 def last_lines(path: Path, count: int) -> tuple[list[str], int]:
-    """Return the last lines of a file, read from its end, and where they end."""
+    """Return the last lines of a file, read backwards from its end.
+
+    Returns:
+        At most `count` complete lines, and the offset in bytes behind the last one.
+    """
     with path.open("rb") as file:
         position = end = file.seek(0, 2)
         data = b""
@@ -61,13 +69,13 @@ def last_lines(path: Path, count: int) -> tuple[list[str], int]:
             position -= step
             file.seek(position)
             data = file.read(step) + data
-    whole = data[: data.rfind(b"\n") + 1]  # a line that is being written is left to the next look
+    whole = data[: data.rfind(b"\n") + 1]  # without a line that is still being written
     lines = whole.decode("utf-8", "replace").splitlines()
     return (lines[-count:] if count > 0 else []), end - (len(data) - len(whole))
 
 
 def followed(path: Path, position: int) -> Iterator[str]:
-    """Return each line behind `position`, also after the file was rotated away."""
+    """Return each new line behind offset `position`, and those of the files that replace it."""
     file = path.open("rb")
     file.seek(position)
     rest = b""
@@ -85,7 +93,7 @@ def followed(path: Path, position: int) -> Iterator[str]:
 
 
 def _was_replaced(file: IO[bytes], path: Path) -> bool:
-    """Whether the path names another file now; one that is away for a moment does not."""
+    """Whether the path names another file now; False while it names none, during a rotation."""
     try:
         return path.stat().st_ino != os.fstat(file.fileno()).st_ino
     except FileNotFoundError:
@@ -97,7 +105,7 @@ def _print(text: str, options: argparse.Namespace) -> None:
 
 
 def line(text: str) -> str:
-    """One line for people; what is no JSON object (a traceback, say) stays as it is."""
+    """Return a JSON log entry as text for people; other lines, as of a traceback, unchanged."""
     try:
         entry: dict[str, Any] = json.loads(text)
         stamp, event = str(entry["timestamp"]), str(entry["event"])

@@ -1,4 +1,4 @@
-"""`meshctl show`: what a segment holds, by the schema it carries."""
+"""`meshctl show`: the content of a segment, decoded by its own schema."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 
 
 def attach(mesh: Mesh, name: str) -> Plain:
-    """Attach to a segment. Raises CommandFailed naming what there is."""
+    """Attach to a segment.
+
+    Raises:
+        CommandFailed: There is no segment of that name; the error lists the names.
+    """
     try:
         return mesh.attach_plain(name)
     except SegmentMissing as error:
-        names = ", ".join(info.name for info in mesh.segments()) or "none"
+        names = ", ".join(info.name for info in mesh.segments()) or "no segments"
         raise CommandFailed(
             f"no segment {name!r} in {mesh.path}; there are {names}", Exit.USAGE
         ) from error
 
 
 def show(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Print the head and the content of a segment."""
+    """Print the head and the content of a segment, or its schema."""
     segment = attach(mesh, options.segment)
     if options.schema:
         print(json.dumps(json.loads(segment.info.schema), indent=1))
@@ -43,11 +47,11 @@ def show(mesh: Mesh, options: argparse.Namespace) -> int:
         content = _content(segment, options)
         print(render.as_json({"head": _head(segment), "content": content}))
         return Exit.HEALTHY
-    waits = isinstance(segment, PlainTensors)  # for numpy
-    if waits:
+    needs_numpy = isinstance(segment, PlainTensors)  # slow to import: the head is printed before
+    if needs_numpy:
         _print_head(segment)
     content = _content(segment, options)
-    if not waits:
+    if not needs_numpy:
         _print_head(segment)
     print("\n".join(_lines(segment, content, options)))
     return Exit.HEALTHY
@@ -59,7 +63,7 @@ def _print_head(segment: Plain) -> None:
 
 def _head(segment: Plain) -> dict[str, Any]:
     info, counters = segment.info, segment.statistics()
-    writer = "nobody"
+    writer = "-"
     if info.owner is not None:
         writer = f"pid {info.owner.pid}" + ("" if info.owner.is_alive() else " (dead)")
     return {
@@ -68,7 +72,7 @@ def _head(segment: Plain) -> dict[str, Any]:
         "size": render.size(info.size_bytes),
         "capacity": info.capacity,
         "writer": writer,
-        "made": render.instant(info.generation),
+        "created": render.instant(info.generation),
         "published": info.published,
         "retries": counters.retries,
         "laps": counters.laps,
@@ -131,18 +135,19 @@ def _table(table: PlainTable, key: str | None, count: int) -> dict[str, Any]:
         return {key: table.read(key)[1]}
     except KeyError as error:
         raise CommandFailed(
-            f"no key {key!r} in {table.name}; see: meshctl show {table.name}", Exit.USAGE
+            f"no key {key!r} in {table.name}; list the rows with: meshctl show {table.name}",
+            Exit.USAGE,
         ) from error
 
 
 def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Tell an array by its form and spread: nobody reads 400,000 weights."""
-    import numpy as np  # noqa: PLC0415 - what shows no arrays starts without it
+    """Describe an array by dtype, shape and statistics; a short one by its values."""
+    import numpy as np  # noqa: PLC0415 - only arrays need it
 
     summary: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
     numbers = array.astype(np.float64, copy=False)
     finite = numbers[np.isfinite(numbers)]
-    if array.size <= render.FEW:
+    if array.size <= render.MAX_ELEMENTS:
         values = array.astype(object)
         values[~np.isfinite(numbers)] = None
         return {**summary, "values": values.tolist()}
@@ -151,18 +156,18 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {
         **summary,
         "mean": float(finite.mean()),
-        "deviation": float(finite.std()),
-        "least": float(finite.min()),
-        "largest": float(finite.max()),
+        "std": float(finite.std()),
+        "min": float(finite.min()),
+        "max": float(finite.max()),
         "not_finite": int(numbers.size - finite.size),
     }
 
 
 def _lines(segment: Plain, content: Any, options: argparse.Namespace) -> list[str]:
-    """Return the content for people."""
+    """Return the content as lines for people."""
     if content is None:
         free = isinstance(segment, SpinLock)
-        return ["free" if free else "nothing was written yet"]
+        return ["free" if free else "no value was written yet"]
     if isinstance(segment, PlainRing):
         first = segment.published - len(content)
         rows = [{"": first + i, **render.named(row)} for i, row in enumerate(content)]
@@ -171,7 +176,7 @@ def _lines(segment: Plain, content: Any, options: argparse.Namespace) -> list[st
         keyed = [{"key": key, **render.named(row)} for key, row in content.items()]
         total = len(segment.keys())
         left = total - len(keyed) if options.key is None else 0
-        more = [f"and {left:,} more; -n {total} shows all"] if left > 0 else []
+        more = [f"{left:,} more rows; -n {total} shows all"] if left > 0 else []
         return render.columns(keyed, _width()) + more
     if isinstance(segment, PlainTensors):
         arrays = [
@@ -186,8 +191,8 @@ def _lines(segment: Plain, content: Any, options: argparse.Namespace) -> list[st
 
 
 def _width() -> int | None:
-    """Columns of the terminal; what goes elsewhere is not cut."""
+    """Return the columns of the terminal; None for a pipe or file, whose lines are not cut."""
     return os.get_terminal_size(1).columns or None if sys.stdout.isatty() else None
 
 
-_COLUMNS = ("dtype", "shape", "mean", "deviation", "least", "largest", "not_finite", "values")
+_COLUMNS = ("dtype", "shape", "mean", "std", "min", "max", "not_finite", "values")

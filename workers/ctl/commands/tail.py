@@ -1,4 +1,4 @@
-"""`meshctl tail`: a ring as it is written. Sleeps on the ring's futex, not on a clock."""
+"""`meshctl tail`: print records as they are published, woken by the ring's futex."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ WAIT_S = 1.0
 
 
 def tail(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Print the newest records and then each new one until interrupted."""
+    """Print the newest records and then each new one until interrupted.
+
+    Raises:
+        CommandFailed: There is no such segment or field, or the segment is not a ring.
+    """
     ring = attach(mesh, options.ring)
     if not isinstance(ring, PlainRing):
         raise CommandFailed(
@@ -59,6 +63,7 @@ def _fields(ring: PlainRing, wanted: str | None) -> tuple[str, ...]:
     names = tuple(name.strip() for name in wanted.split(","))
     if unknown := [name for name in names if name not in known]:
         raise CommandFailed(
-            f"{ring.name} has no field {unknown[0]!r}; there are {', '.join(known)}", Exit.USAGE
+            f"{ring.name} has no field {unknown[0]!r}; its fields are {', '.join(known)}",
+            Exit.USAGE,
         )
     return names

@@ -1,7 +1,7 @@
-"""`meshctl top`: the report on the whole screen, again and again, with keys.
+"""`meshctl top`: the report as a live screen with keys.
 
-The only command that loads rich. Styles are bold, reverse and the terminal's own green, red and
-magenta, which a light ground and a dark one both show.
+The only command that loads rich. It uses bold, reverse video and the terminal's own green, red and
+magenta, which are readable on light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from rich.text import Text
 from mesh.control import ControlRequest, ControlUnavailable, ask
 from mesh.plain import PlainRing
 from workers.ctl import render
+from workers.ctl.commands.events import text as event_text
 from workers.ctl.commands.logs import last_lines
 from workers.ctl.commands.logs import line as log_line
-from workers.ctl.commands.status import worker_says, worker_state
+from workers.ctl.commands.status import worker_state, worker_text
 from workers.ctl.failure import CommandFailed, Exit
 from workers.ctl.report import read_report
 from workers.ctl.terminal import keys
@@ -46,47 +47,47 @@ STYLES = {
 }
 SEVERITIES = {"warning": "bold", "error": "bold red"}
 SORTS = ("order", "cpu", "memory", "rate", "restarts")
-HELP = "q quit  s sort  up/down choose  r restart  l log  h help"
+HELP = "q quit  s sort  up/down select  r restart  l log  h help"
 MESSAGE_S = 8.0
 RATE_S = 5.0  # span over which rates are taken
 
 
 class Screen:
-    """What is shown, what is chosen, and the looks of the last seconds for the rates."""
+    """State of the screen: the report, the selection, and recent reports to compute rates from."""
 
     def __init__(self, mesh: Mesh, title: str = "") -> None:
-        """Look at `mesh`; `title` stands at the foot."""
+        """Read `mesh` for the first time; `title` is shown in the last line."""
         self.mesh = mesh
         self.title = title
-        self._said: tuple[float, str] = (0.0, "")
+        self._notice: tuple[float, str] = (0.0, "")
         self.sort = SORTS[0]
         self.chosen = 0
         self.view = "workers"  # workers, log, help
         self.asked: str | None = None  # worker whose restart is to be confirmed
-        self.looks: deque[tuple[float, dict[str, Any]]] = deque(maxlen=64)
+        self.samples: deque[tuple[float, dict[str, Any]]] = deque(maxlen=64)
         self.report: dict[str, Any] = {}
         self.refresh()
 
-    def say(self, message: str) -> None:
-        """Show a message at the foot for a while."""
-        self._said = time.monotonic(), message
+    def notify(self, message: str) -> None:
+        """Show a message in the last line for `MESSAGE_S` seconds."""
+        self._notice = time.monotonic(), message
 
     @property
     def message(self) -> str:
-        """What was said a moment ago."""
-        at, message = self._said
+        """The message to show; empty when it has expired."""
+        at, message = self._notice
         return message if time.monotonic() - at < MESSAGE_S else ""
 
     def refresh(self) -> None:
-        """Read the mesh."""
+        """Read the mesh again."""
         self.report = read_report(self.mesh)
         now = time.monotonic()
-        self.looks.append((now, self.report))
-        while len(self.looks) > 2 and now - self.looks[0][0] > RATE_S:
-            self.looks.popleft()
+        self.samples.append((now, self.report))
+        while len(self.samples) > 2 and now - self.samples[0][0] > RATE_S:
+            self.samples.popleft()
 
     def workers(self) -> list[dict[str, Any]]:
-        """Return the workers, each with its rates, in the chosen order."""
+        """Return the workers in the chosen order, with `cpu` (1.0: one core) and `rate` (per s)."""
         before, span = self._before()
         old = {worker["name"]: worker for worker in before["workers"]}
         rows = []
@@ -104,21 +105,29 @@ class Screen:
         return rows if key == "order" else sorted(rows, key=lambda w: -float(w[key]))
 
     def rate(self, key: str) -> float:
-        """Return how fast a counter of the flow grows, per second."""
+        """Return how fast a counter of the flow grows, per second.
+
+        Args:
+            key: One of the counters in `flow` of the report.
+        """
         before, span = self._before()
         grown = self.report["flow"][key] - before["flow"][key]
         return max(0.0, grown / span) if span > 0 else 0.0
 
     def _before(self) -> tuple[dict[str, Any], float]:
-        then, report = self.looks[0]
-        return report, self.looks[-1][0] - then
+        then, report = self.samples[0]
+        return report, self.samples[-1][0] - then
 
     def press(self, key: str) -> bool:
-        """Act on a key; False: leave."""
+        """Handle a key.
+
+        Returns:
+            False if `top` is to end.
+        """
         workers = self.workers()
         if self.asked is not None:
             if key in {"y", "enter"}:
-                self.say(self._restart(self.asked))
+                self.notify(self._restart(self.asked))
             self.asked = None
         elif self.view != "workers":
             self.view = "workers"
@@ -126,7 +135,7 @@ class Screen:
             return False
         elif key == "s":
             self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
-            self.say(f"sorted by {self.sort}")
+            self.notify(f"sorted by {self.sort}")
         elif key in {"up", "k", "down", "j"}:
             step = 1 if key in {"down", "j"} else -1
             self.chosen = max(0, min(len(workers) - 1, self.chosen + step))
@@ -146,7 +155,7 @@ class Screen:
 
 
 def picture(screen: Screen, width: int, height: int) -> RenderableType:
-    """Draw the screen for a terminal of this size."""
+    """Draw the screen for a terminal of `width` columns and `height` lines."""
     head = [_headline(screen, width), *_flow(screen)]
     if screen.view == "log":
         body = _log(screen, height - len(head) - 2)
@@ -170,7 +179,7 @@ def _headline(screen: Screen, width: int) -> Text:
         up = render.since(daemon["since"])
         line.append(f"  meshd pid {daemon['pid']} up {up}", style="not bold")
     elif daemon["pid"]:
-        line.append("  the daemon is dead; the workers run on", style="bold red")
+        line.append("  the daemon is dead; the workers keep running", style="bold red")
     if report["safe_state"]:
         line.append(f"  acting stopped: {report['safe_state']}", style="bold red")
     clock = time.strftime("%H:%M:%S")
@@ -193,7 +202,7 @@ def _flow(screen: Screen) -> list[Text]:
         ),
         Text.assemble(
             ("experience ", "bold"),
-            f"{flow['experience']:,} records ({screen.rate('experience'):,.0f}/s) of "
+            f"{flow['experience']:,} records ({screen.rate('experience'):,.0f}/s) from "
             f"{flow['market_states']:,} market states",
         ),
     ]
@@ -212,11 +221,14 @@ def _flow(screen: Screen) -> list[Text]:
 
 
 def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", width=width)
-    right = {"PID", "CPU", "MEM", "BEAT", "PROGRESS", "RATE", "RESTARTS", "#"}
-    titles = ["WORKER", "STATE", "PID", "CPU", "MEM", "BEAT", "RATE", "#", ""]
-    if width < 66:  # a name and a state that can be read are worth more than numbers
-        titles = ["WORKER", "STATE", "BEAT", "RATE", ""]
+    gap = 2 if width >= 110 else 1  # 80 columns leave little room for the last column
+    table = Table(
+        box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", width=width
+    )
+    right = {"PID", "CPU", "MEM", "BEAT", "PROGRESS", "RATE", "RESTARTS", "RST"}
+    titles = ["WORKER", "STATE", "PID", "CPU", "MEM", "BEAT", "RATE", "RST", "DETAIL"]
+    if width < 66:  # leaves out numbers, so that names and states are not cut
+        titles = ["WORKER", "STATE", "BEAT", "RATE", "DETAIL"]
     elif width >= 110:
         titles[5:8] = ["PHASE", "BEAT", "PROGRESS", "RATE", "RESTARTS"]
     for title in titles:
@@ -225,7 +237,7 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
             justify="right" if title in right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            ratio=1 if title == "" else None,
+            ratio=1 if title == "DETAIL" else None,
         )
     for index, worker in enumerate(workers):
         state = worker_state(worker)
@@ -240,8 +252,8 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
             "PROGRESS": f"{worker['progress']:,}",
             "RATE": f"{worker['rate']:,.0f}/s",
             "RESTARTS": str(worker["restarts"]),
-            "#": str(worker["restarts"]),
-            "": worker_says(worker),
+            "RST": str(worker["restarts"]),
+            "DETAIL": worker_text(worker),
         }
         style = "reverse" if index == screen.chosen else ""
         table.add_row(*(cells[title] for title in titles), style=style)
@@ -249,7 +261,7 @@ def _workers(screen: Screen, workers: list[dict[str, Any]], width: int) -> Table
 
 
 def _events(screen: Screen, count: int) -> list[Text]:
-    """Return the newest events, the newest last."""
+    """Return lines with the newest events, oldest first."""
     ring = None
     if any(info.name == "events" for info in screen.mesh.segments()):
         found = screen.mesh.attach_plain("events")
@@ -262,13 +274,13 @@ def _events(screen: Screen, count: int) -> list[Text]:
         line = Text(f"{render.moment(event['ts'] / 1e9)}  ", no_wrap=True, overflow="ellipsis")
         line.append(f"{event['worker'] or 'meshd':<12} ")
         line.append(f"{event['kind']:<12} ", style=SEVERITIES.get(event["severity"], ""))
-        line.append(event["text"])
+        line.append(event_text(event))
         lines.append(line)
     return lines
 
 
 def _log(screen: Screen, count: int) -> list[Text]:
-    """Return the end of the chosen worker's log."""
+    """Return the last lines of the selected worker's log."""
     workers = screen.workers()
     name = workers[min(screen.chosen, len(workers) - 1)]["name"]
     path = Path(screen.report["daemon"]["logs"]) / f"{name}.log"
@@ -276,7 +288,7 @@ def _log(screen: Screen, count: int) -> list[Text]:
         found = last_lines(path, count)[0]
     except OSError as error:
         found = [str(error)]
-    lines = [Text(f"{path} (any key: back)", style="bold", no_wrap=True, overflow="ellipsis")]
+    lines = [Text(f"{path} (any key returns)", style="bold", no_wrap=True, overflow="ellipsis")]
     for text in found:
         line = Text.from_ansi(log_line(text))
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -286,12 +298,16 @@ def _log(screen: Screen, count: int) -> list[Text]:
 
 def _help() -> list[Text]:
     rows = (
-        ("q", "leave"),
+        ("q", "quit"),
         ("s", f"sort by {', '.join(SORTS)}"),
-        ("up, down, k, j", "choose a worker"),
-        ("r", "restart it (asks first)"),
-        ("l", "the end of its log"),
-        ("any key", "back"),
+        ("up, down, k, j", "select a worker"),
+        ("r", "restart the selected worker (asks first)"),
+        ("l", "show the end of its log"),
+        ("any key", "return to the workers"),
+        ("", ""),
+        ("BEAT", "time since the last heartbeat"),
+        ("RATE", "progress per second, in the worker's own units"),
+        ("RST", "restarts after failures"),
     )
     return [Text.assemble((f"{key:<16}", "bold"), what) for key, what in rows]
 
@@ -308,9 +324,16 @@ def _foot(screen: Screen) -> Text:
 
 
 def run_screen(
-    mesh: Mesh, interval: float, *, title: str = "", tend: Callable[[], str] = str
+    mesh: Mesh, interval: float, *, title: str = "", before_refresh: Callable[[], str] = str
 ) -> None:
-    """Show the mesh until `q`; `tend` is called at every look and may give a message."""
+    """Show the mesh until `q` is pressed.
+
+    Args:
+        mesh: The mesh to show.
+        interval: Seconds between updates.
+        title: Text for the last line.
+        before_refresh: Called before every update; the message it returns is shown, if any.
+    """
     console = Console(highlight=False)
     screen = Screen(mesh, title)
     with keys(sys.stdin.fileno()) as keyboard, whole_screen(console):
@@ -319,8 +342,8 @@ def run_screen(
             now = time.monotonic()
             if now >= due:
                 due = now + interval
-                if message := tend():
-                    screen.say(message)
+                if message := before_refresh():
+                    screen.notify(message)
                 screen.refresh()
             size = console.size = _terminal_size()
             paint(console, picture(screen, size.width, size.height))
@@ -330,17 +353,17 @@ def run_screen(
 
 
 def _terminal_size() -> ConsoleDimensions:
-    """Ask the terminal itself: COLUMNS, where it is exported, does not follow a resize."""
+    """Return the size from the terminal itself: an exported COLUMNS does not follow a resize."""
     try:
         columns, lines = os.get_terminal_size(sys.stdin.fileno())
-    except OSError:  # it is gone; the next key says so
+    except OSError:  # the terminal was closed; reading a key will notice it
         columns = lines = 0
     return ConsoleDimensions(columns or 80, lines or 24)
 
 
 @contextmanager
 def whole_screen(console: Console) -> Iterator[None]:
-    """Use the terminal's second screen without a cursor; the first comes back unchanged."""
+    """Use the terminal's alternate screen without a cursor; restore the normal one afterwards."""
     console.set_alt_screen()
     console.show_cursor(False)
     try:
@@ -351,19 +374,23 @@ def whole_screen(console: Console) -> Iterator[None]:
 
 
 def paint(console: Console, what: RenderableType) -> None:
-    """Write a picture over the last one: each line to its end, and nothing below the last."""
+    """Draw over the last frame and clear the rest of each line and of the screen."""
     with console.capture() as captured:
         console.print(what, end="")
     lines = captured.get().splitlines()
-    if len(lines) > console.size.height:  # the foot is worth more than the last events
+    if len(lines) > console.size.height:  # keep the last line, drop the last events
         lines = [*lines[: console.size.height - 1], lines[-1]]
     sys.stdout.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
     sys.stdout.flush()
 
 
 def top(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Show the mesh on the terminal until `q`."""
+    """Show the mesh on the terminal until `q` is pressed.
+
+    Raises:
+        CommandFailed: Input or output is not a terminal.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise CommandFailed("needs a terminal; without one: meshctl status", Exit.USAGE)
+        raise CommandFailed("needs a terminal; use meshctl status instead", Exit.USAGE)
     run_screen(mesh, max(0.1, options.interval))
     return Exit.HEALTHY

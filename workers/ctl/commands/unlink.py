@@ -1,4 +1,4 @@
-"""`meshctl unlink`: take away a segment, so that its writer makes it anew."""
+"""`meshctl unlink`: remove a segment, so that its writer creates it again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def unlink(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Remove a segment that no live process uses, after a question or with --yes."""
+    """Remove a segment that no live process uses, after a confirmation or with --yes.
+
+    Raises:
+        CommandFailed: There is no such segment, it is in use, or the user did not confirm.
+    """
     name = options.segment
     found = {info.name: info for info in mesh.segments()}
     if name not in found:
@@ -26,7 +30,7 @@ def unlink(mesh: Mesh, options: argparse.Namespace) -> int:
             raise CommandFailed(str(error)) from error
         except (SegmentMissing, InvalidName):
             pass
-        there = ", ".join(found) or "none"
+        there = ", ".join(found) or "no segments"
         raise CommandFailed(f"no segment {name!r} in {mesh.path}; there are {there}", Exit.USAGE)
     info = found[name]
     what = f"{info.kind} of {render.size(info.size_bytes)}, {info.published:,} published"
@@ -39,16 +43,16 @@ def unlink(mesh: Mesh, options: argparse.Namespace) -> int:
         stop = f"meshctl stop {worker}" if worker else "stop that process"
         raise CommandFailed(f"{str(error).partition(';')[0]}; first: {stop}") from error
     except SegmentMissing:
-        raise CommandFailed(f"{name} is gone already") from None
+        raise CommandFailed(f"{name} was already removed") from None
     print(f"removed {name} ({what})")
     return Exit.HEALTHY
 
 
 def _confirm(question: str) -> None:
-    """Ask on the terminal. Raises CommandFailed where the answer is no or nobody can be asked."""
+    """Ask for confirmation on the terminal."""
     if not sys.stdin.isatty():
         raise CommandFailed(
-            "what it holds is lost; give --yes where nobody can be asked", Exit.USAGE
+            "the content would be lost; use --yes where there is no terminal to ask on", Exit.USAGE
         )
     print(question, end="", flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
@@ -56,6 +60,6 @@ def _confirm(question: str) -> None:
 
 
 def _worker(mesh: Mesh, owner: ProcessIdentity | None) -> str:
-    """Return the worker that a process is, by its heartbeat; empty for other processes."""
+    """Return the name of the worker that runs in a process; empty for other processes."""
     rows = heartbeat_rows(mesh) if owner is not None else ()
     return next((row.worker for row in rows if row.identity == owner), "")

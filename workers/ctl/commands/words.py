@@ -1,4 +1,4 @@
-"""`meshctl words KIND`: names for the completion of shells; not for people, so it is not listed."""
+"""`meshctl words KIND`: names for shell completion; not listed in the help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def words(mesh: Mesh, options: argparse.Namespace) -> int:
-    """Print the names of a kind that the mesh holds, one a line."""
+    """Print the names of one kind in the mesh, one per line."""
     if options.kind == "workers":
         found = [row["name"] for row in read_cell(mesh, SUPERVISOR).get("workers", [])]
     else:

@@ -11,13 +11,13 @@ from tests.daemons import ROOT
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (["--profile", "demo"], 0, "ingest: workers.ingest.worker:IngestWorker after broker"),
         (["--set", "feeder.lanes=many"], 78, "feeder.lanes"),
     ],
 )
-def test_a_configuration_is_checked(words, code, said):
+def test_a_configuration_is_checked(words, code, expected):
     """Fine: what would be started; else every problem and 78."""
     ended = subprocess.run(
         [sys.executable, "-m", "workers.ctl.cli", "config", "check", *words],
@@ -28,4 +28,4 @@ def test_a_configuration_is_checked(words, code, said):
         timeout=60,
     )
     assert ended.returncode == code
-    assert said in ended.stdout + ended.stderr
+    assert expected in ended.stdout + ended.stderr

@@ -30,14 +30,14 @@ def test_a_sound_mesh_has_nothing_bad(meshctl):
 
 
 def test_a_mesh_open_to_everybody_is_bad(loop):
-    """Mode 0707 is told with the chmod that mends it."""
+    """Mode 0707 is reported with the chmod that mends it."""
     loop.mesh.path.chmod(0o707)
     (finding,) = doctor.permissions(loop.mesh)
     assert (finding.verdict, "chmod 0750" in finding.remedy) == ("bad", True)
 
 
 def test_a_mesh_on_a_disk_is_bad(tmp_path):
-    """A directory that is on no tmpfs is told."""
+    """A directory that is not on a tmpfs is reported."""
     from mesh import Mesh  # noqa: PLC0415 - for this test alone
 
     kind, _ = doctor._mounted(tmp_path)
@@ -47,11 +47,11 @@ def test_a_mesh_on_a_disk_is_bad(tmp_path):
 
 
 def test_what_the_dead_left_is_found(loop):
-    """A half-made file of a dead process is a leftover; one of a live process is not."""
+    """An unfinished file of a dead process is a leftover; one of a live process is not."""
     (loop.mesh.path / f".new-{2**22 + 7}-1-x").touch()
     (loop.mesh.path / f".new-{os.getpid()}-1-x").touch()
     (finding,) = doctor.leftovers(loop.mesh)
-    assert finding.found.startswith("1 half-made")
+    assert finding.found.startswith("1 unfinished")
 
 
 def test_what_is_no_segment_is_found(loop):
@@ -86,7 +86,7 @@ def test_another_supervisor_module_is_bad(tmp_path, loop):
 
 
 def test_few_open_files_are_bad(loop):
-    """A low limit is told with the line that raises it."""
+    """A low limit is reported with the command that raises it."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
     try:

@@ -21,7 +21,7 @@ def test_locks_and_leases(loop, meshctl):
 
 
 def test_a_dead_owner_is_told_with_the_remedy(loop, meshctl):
-    """A lock whose owner was killed says how it is freed."""
+    """A lock whose owner was killed is listed with the command that frees it."""
 
     def hold(tell):
         Mesh(loop.mesh.path).lock("journal", create=True, owner_name="victim").acquire(1.0)
@@ -33,4 +33,4 @@ def test_a_dead_owner_is_told_with_the_remedy(loop, meshctl):
         process.kill()
         out = meshctl("locks")[1]
     assert "victim" in out
-    assert "dead, meshctl break-lock journal" in out
+    assert "dead; free it: meshctl break-lock journal" in out

@@ -43,13 +43,13 @@ def test_a_ring_shows_its_newest(meshctl):
 def test_a_table_by_key(meshctl):
     """One row, or the first n with how many are left."""
     assert shown(meshctl, "quotes", "--key", "OTHER")[1]["OTHER"]["bid"] == 1.0
-    assert "and 1 more" in meshctl("show", "quotes", "-n", "1")[1]
+    assert "1 more row" in meshctl("show", "quotes", "-n", "1")[1]
     code, _, err = meshctl("show", "quotes", "--key", "none")
     assert (code, "no key 'none'" in err) == (64, True)
 
 
 def test_tensors_by_form_and_spread(meshctl):
-    """Large arrays are told by shape and moments, small ones by value."""
+    """Large arrays are described by shape and statistics, small ones by value."""
     version, arrays = shown(meshctl, "policy/td3-0")[1].values()
     assert version == 1
     assert (arrays["w0"]["shape"], arrays["w0"]["mean"]) == ([4, 10], 19.5)
@@ -69,12 +69,12 @@ def test_the_schema(meshctl):
 
 
 def test_a_cell_before_its_first_value(loop, meshctl):
-    """Nothing was written yet: said, not an error."""
+    """A cell without a value is reported as such and is no error."""
     from workers.contract.statuses import FeederStatus  # noqa: PLC0415 - for this test alone
 
     cell = loop.mesh.cell("status/later", FeederStatus, create=True)
     code, out, _ = meshctl("show", "status/later")
-    assert (code, "nothing was written yet" in out) == (0, True)
+    assert (code, "no value was written yet" in out) == (0, True)
     cell.close()
 
 

@@ -28,14 +28,14 @@ def test_the_screen_of_a_healthy_loop(meshctl):
 def test_the_exit_code_is_the_state(loop, meshctl, state, code):
     """0 healthy, 1 degraded, 2 down."""
     loop.status.state = state
-    loop.tell()
+    loop.publish_status()
     assert meshctl("status")[0] == code
 
 
 def test_a_dead_daemon_is_said_and_the_rest_is_shown(loop, meshctl):
     """The last word of a dead daemon, marked as such."""
     loop.status = msgspec.structs.replace(loop.status, pid=DEAD.pid, start_time=DEAD.start_time)
-    loop.tell()
+    loop.publish_status()
     code, out, _ = meshctl("status")
     assert code == 2
     assert "is dead; this is its last status" in out.splitlines()[0]
@@ -46,7 +46,7 @@ def test_a_worker_whose_process_is_gone_is_dead(loop, meshctl):
     """With nobody to notice a death, the processes themselves are asked."""
     loop.status = msgspec.structs.replace(loop.status, pid=DEAD.pid, start_time=DEAD.start_time)
     loop.status.workers[1].pid, loop.status.workers[1].start_time = DEAD.pid, DEAD.start_time
-    loop.tell()
+    loop.publish_status()
     (line,) = [each for each in meshctl("status")[1].splitlines() if each.startswith("feeder")]
     assert line.split()[1] == "dead"
 
@@ -65,7 +65,7 @@ def test_one_worker_in_full(meshctl):
 def test_a_worker_that_does_not_run_is_code_1(loop, meshctl):
     """A quarantined worker is told with its reason."""
     loop.status.workers[0].state, loop.status.workers[0].reason = "quarantined", "7 deaths"
-    loop.tell()
+    loop.publish_status()
     code, out, _ = meshctl("status", "ingest")
     assert code == 1
     assert "7 deaths" in out
@@ -75,5 +75,5 @@ def test_waiting_ends_at_its_time(loop, meshctl):
     """--wait-ready gives the state that it found when the time was over."""
     loop.status.ready = False
     loop.status.state = "starting"
-    loop.tell()
+    loop.publish_status()
     assert meshctl("status", "--wait-ready", "0.1")[0] == 1

@@ -115,7 +115,7 @@ def test_one_screen_of_80_by_24(terminal):
     pid = str(os.getpid())
     assert row.index("running") == titles.index("STATE")
     assert row.index(pid) + len(pid) == titles.index("PID") + len("PID")
-    assert row[titles.index("#") + 3 :].strip() == "acting"
+    assert row[titles.index("DETAIL") :].strip() == "acting"
     terminal.press("q")
     assert terminal.end() == 0
     assert terminal.raw.rindex("\x1b[?1049l") > terminal.raw.rindex("\x1b[?1049h")
@@ -143,7 +143,7 @@ def test_the_keys(loop, terminal):
         ("s", "sorted by cpu"),
         ("ssss\x1b[Bl", "a line of the feeder"),
         ("x", "WORKER"),
-        ("h", "choose a worker"),
+        ("h", "select a worker"),
         ("\x1b", "WORKER"),
         ("r", "restart feeder? y/n"),
         ("n", "q quit"),
@@ -160,7 +160,7 @@ def test_what_happens_is_seen(loop, terminal):
     terminal.frame(has("healthy"))
     loop.event("hung", "error", "td3-0", "no beat for 2 s")
     loop.status.state = "degraded"
-    loop.tell()
+    loop.publish_status()
     lines = terminal.frame(has("degraded"))
     assert has("no beat for 2 s")(lines)
 

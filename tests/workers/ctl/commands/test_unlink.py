@@ -93,14 +93,14 @@ def test_on_a_terminal_it_asks(loop, answer, code):
         cwd=ROOT,
     ) as process:
         os.close(theirs)
-        said = b""
-        while b"y/N" not in said:
-            said += os.read(ours, 4096)
+        output = b""
+        while b"y/N" not in output:
+            output += os.read(ours, 4096)
         os.write(ours, answer)
         with contextlib.suppress(OSError):  # EIO: the other end is closed
             while more := os.read(ours, 4096):
-                said += more
+                output += more
         assert process.wait(60) == code
     os.close(ours)
-    assert b"remove spare (ring" in said
+    assert b"remove spare (ring" in output
     assert ("spare" in {info.name for info in loop.mesh.segments()}) == bool(code)
