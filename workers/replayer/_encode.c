@@ -114,8 +114,8 @@ static uint8_t *put_field(uint8_t *to, const struct operation *op, const uint8_t
 }
 
 /* 0 when no operation can read beyond a row or write beyond MAX_MESSAGE, else -1 and ValueError */
-static int check(const struct operation *ops, Py_ssize_t count, Py_ssize_t row_bytes,
-                 Py_ssize_t head_bytes) {
+static int check_operations(const struct operation *ops, Py_ssize_t count, Py_ssize_t row_bytes,
+                            Py_ssize_t head_bytes) {
     Py_ssize_t longest = head_bytes;
     for (Py_ssize_t i = 0; i < count; i++) {
         const struct operation *op = &ops[i];
@@ -172,7 +172,7 @@ static PyObject *encode(PyObject *module, PyObject *args) {
     if (row_bytes <= 0 || rows.len % row_bytes != 0 || ops.len % op_bytes != 0)
         PyErr_Format(PyExc_ValueError, "%zd bytes are no whole rows of %zd, or %zd no operations",
                      rows.len, row_bytes, ops.len);
-    else if (check(ops.buf, op_count, row_bytes, head.len) == 0)
+    else if (check_operations(ops.buf, op_count, row_bytes, head.len) == 0)
         result = messages(ops.buf, op_count, rows.buf, rows.len / row_bytes, row_bytes, &head);
     PyBuffer_Release(&ops);
     PyBuffer_Release(&head);

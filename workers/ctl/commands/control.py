@@ -65,7 +65,7 @@ def _wait(mesh: Mesh, options: argparse.Namespace, before: dict[str, dict[str, A
         if not late:
             print(f"{', '.join(named)}: {wanted} after {render.duration(time.monotonic() - began)}")
             return
-        if failed := [name for name in late if rows[name]["state"] == "quarantined"]:
+        if failed := [name for name in late if _has_failed(rows[name], before[name], options)]:
             raise CommandFailed(f"{failed[0]} is quarantined: {rows[failed[0]]['reason']}")
         time.sleep(POLL_INTERVAL_S)
     raise CommandFailed(
@@ -79,6 +79,12 @@ def _is(
     """Whether a worker is in the wanted state; after a restart, in a new process."""
     same = options.command == "restart" and row["pid"] == before["pid"]
     return bool(row["state"] == wanted) and not same
+
+
+def _has_failed(row: dict[str, Any], before: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Whether a worker is quarantined; after a reset, anew: the status may still be the old one."""
+    is_old = options.command == "reset" and row["since"] == before["since"]
+    return bool(row["state"] == "quarantined") and not is_old
 
 
 def _events(mesh: Mesh) -> PlainReader | None:
