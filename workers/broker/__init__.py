@@ -8,8 +8,8 @@ WORKER = WorkerDeclaration(
         Refusal(
             "workers",
             lambda _name: True,
-            "the embedded broker keeps nothing on disk",
-            "take it out and name real brokers",
+            "the embedded broker keeps messages in memory only",
+            "remove it and configure real brokers",
         ),
     ),
 )

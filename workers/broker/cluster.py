@@ -1,8 +1,8 @@
 """librdkafka's mock cluster: a Kafka-protocol broker on loopback, in this process.
 
-It comes with the confluent-kafka wheel, so nothing has to be installed. Its limits are those of a
-test broker and are said where they matter: memory only, 5 MiB a partition (the oldest messages
-go), no static group membership, transactions not honoured.
+It is part of the confluent-kafka wheel, so nothing else has to be installed. It has the limits of a
+test broker: messages in memory only, 5 MiB per partition (the oldest messages are dropped), no
+static group membership, no isolation of transactions.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-#: what a partition keeps; the oldest messages go when it is more
+#: size of a partition; beyond it the oldest messages are dropped
 PARTITION_BYTES: Final = 5 << 20
-#: kinds of request whose errors can be made (Kafka protocol, API keys)
+#: requests that can be answered with errors: name -> API key of the Kafka protocol
 REQUESTS: Final = {"produce": 0, "fetch": 1, "list_offsets": 2, "metadata": 3, "heartbeat": 12}
 _PRODUCER: Final = 0
-#: Between two requests to the cluster's thread: one that comes at the very moment in which it has
-#: answered another wakes it only a second later (a lost wake-up of librdkafka 2.16, measured: 22 of
-#: 120 without a pause, 0 of 120 from 0.3 ms on).
+#: Pause between two requests to the cluster's thread. Without it, a request just after the previous
+#: answer waits a second (a lost wake-up in librdkafka 2.16; measured: 22 of 120 without a pause,
+#: 0 of 120 with 0.3 ms or more).
 SETTLE_S: Final = 0.002
 
 
@@ -29,7 +29,7 @@ class BrokerUnavailable(Exception):
 
 
 def _library() -> ctypes.CDLL:
-    # found, not imported: the library alone starts in a third of the time of its binding
+    # the library is loaded without its Python binding, which would take three times as long
     spec = find_spec("confluent_kafka")
     folder = Path(str(spec.origin if spec else "")).parent.parent / "confluent_kafka.libs"
     found = sorted(folder.glob("librdkafka*.so*"))
@@ -65,14 +65,18 @@ def _library() -> ctypes.CDLL:
 
 
 class MockCluster:
-    """One broker on an ephemeral loopback port; `bootstrap_servers` says which."""
+    """One broker on an ephemeral loopback port; `bootstrap_servers` holds its address."""
 
     def __init__(self) -> None:
-        """Start the cluster's thread. Raises BrokerUnavailable."""
+        """Start the cluster's thread.
+
+        Raises:
+            BrokerUnavailable: librdkafka is missing or cannot start the cluster.
+        """
         self._library = library = _library()
         error = ctypes.create_string_buffer(512)
         configuration = library.rd_kafka_conf_new()
-        # it is a client without brokers and says so at every start: not to our users
+        # hides the warning that this client has no brokers, which it does not need
         library.rd_kafka_conf_set(configuration, b"log_level", b"3", error, 512)
         self._client = library.rd_kafka_new(_PRODUCER, configuration, error, 512)
         if not self._client:
@@ -87,36 +91,48 @@ class MockCluster:
         ).decode()
 
     def create_topic(self, name: str, partitions: int) -> None:
-        """Create a topic. Raises BrokerUnavailable for a name that is taken or not allowed."""
+        """Create a topic.
+
+        Raises:
+            BrokerUnavailable: The name exists or is not allowed.
+        """
         code = self._ask("topic_create", name.encode(), partitions, 1)
         if code != 0:
             raise BrokerUnavailable(f"topic {name!r} with {partitions} partitions: error {code}")
 
     def set_up(self, up: bool) -> None:
-        """Let the broker answer, or refuse every connection (for tests of an outage)."""
+        """Make the broker answer, or refuse every connection (for tests of an outage)."""
         self._ask("broker_set_up" if up else "broker_set_down", 1)
 
     def set_rtt(self, milliseconds: int) -> None:
-        """Let every answer take this long."""
+        """Delay every answer by this time."""
         self._ask("broker_set_rtt", 1, milliseconds)
 
     def set_topic_error(self, topic: str, code: int) -> None:
-        """Answer every request for a topic with a Kafka error code; 0 ends it."""
+        """Answer every request for a topic with a Kafka error code; 0 stops it."""
         self._ask("topic_set_error", topic.encode(), code)
 
     def push_request_errors(self, kind: str, codes: list[int]) -> None:
-        """Answer the next requests of a kind with these codes. Raises ValueError for a kind."""
+        """Answer the next requests of a kind with these Kafka error codes.
+
+        Args:
+            kind: A key of REQUESTS.
+            codes: One code per request; 0 is no error.
+
+        Raises:
+            ValueError: The kind is unknown.
+        """
         if kind not in REQUESTS:
             raise ValueError(f"requests of kind {kind!r}; known are {', '.join(REQUESTS)}")
         array = (ctypes.c_int * len(codes))(*codes)
         self._ask("push_request_errors_array", REQUESTS[kind], len(codes), array)
 
     def _ask(self, request: str, *arguments: Any) -> Any:
-        """Let the cluster's thread do something, and wait until it is done."""
+        """Send a request to the cluster's thread and wait for its result."""
         time.sleep(SETTLE_S)
         return getattr(self._library, f"rd_kafka_mock_{request}")(self._cluster, *arguments)
 
     def close(self) -> None:
-        """Stop the cluster and forget what it held."""
+        """Stop the cluster; its messages are lost."""
         self._library.rd_kafka_mock_cluster_destroy(self._cluster)
         self._library.rd_kafka_destroy(self._client)

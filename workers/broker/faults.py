@@ -1,8 +1,8 @@
-"""Faults on demand: a broker that is down, a registry that answers 503, late, or nonsense.
+"""Faults on demand: a broker that is down, a registry that answers 503, late, or with garbage.
 
-For tests and demos alone, switched over HTTP (`PUT /admin/faults`, where broker.fault_switches is
-set): a test in another process makes the outage that it wants to see survived. What is put there
-replaces what was; `DELETE` ends all of it.
+For tests and demos only, switched over HTTP (`PUT /admin/faults`, if broker.fault_switches is set),
+so that a test can cause an outage from another process. `PUT` replaces all faults, `DELETE` ends
+them.
 """
 
 from __future__ import annotations
@@ -25,44 +25,48 @@ SWITCH_S: Final = 5.0
 
 
 class RegistryFaults(msgspec.Struct, forbid_unknown_fields=True):
-    """What the registry does to the next `count` requests (-1: to all)."""
+    """Faults of the registry in the next `count` requests (-1: in all)."""
 
     count: int = -1
-    status: int = 0  # answer with this HTTP status; 0 = with what was asked for
-    retry_after_s: int = 0  # sent along with the status
+    status: int = 0  # answer with this HTTP status; 0 = answer the request
+    retry_after_s: int = 0  # header Retry-After beside the status
     delay_s: float = 0.0
-    #: text: 200 with HTML; cut: half an answer, then the end; drop: the end at once
+    #: text: HTML instead of JSON; cut: close after half an answer; drop: close without an answer
     garbage: Literal["", "text", "cut", "drop"] = ""
 
 
 class BrokerFaults(msgspec.Struct, forbid_unknown_fields=True):
-    """What the cluster does."""
+    """Faults of the Kafka broker."""
 
-    down: bool = False  # connections are cut and refused
+    down: bool = False  # close all connections and refuse new ones
     rtt_ms: int = 0
-    topic_errors: dict[str, int] = {}  # topic -> Kafka error code of every request for it
-    request_errors: dict[str, list[int]] = {}  # produce, fetch, ... -> codes of the next ones
+    topic_errors: dict[str, int] = {}  # topic -> Kafka error code of each request for it
+    request_errors: dict[
+        str, list[int]
+    ] = {}  # produce, fetch, ... -> error codes of the next requests
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
-    """All of them."""
+    """All faults that are switched on."""
 
     registry: RegistryFaults = msgspec.field(default_factory=RegistryFaults)
     broker: BrokerFaults = msgspec.field(default_factory=BrokerFaults)
 
 
 class FaultSwitches:
-    """Applies faults, and counts what they hit."""
+    """Applies faults and counts the answers they changed."""
 
     def __init__(
         self,
         cluster: MockCluster | None = None,
         expect: Callable[[float], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Switch `cluster` (None: the registry's faults alone).
+        """Start without faults.
 
-        `expect` announces that something may take so many seconds: the cluster's own thread
-        takes its time to obey.
+        Args:
+            cluster: The broker to switch; None: only the registry.
+            expect: Announces how many seconds a step may take, because the cluster's thread reacts
+                slowly.
         """
         self.faults = Faults()
         self.injected = 0
@@ -70,7 +74,7 @@ class FaultSwitches:
         self._expect = expect
 
     def answer(self, request: Request) -> Answer:
-        """Answer a request for PATH."""
+        """Answer a request to PATH: GET reads the faults, PUT replaces them, DELETE ends them."""
         if request.method == "PUT":
             try:
                 self.apply(msgspec.json.decode(request.body, type=Faults))
@@ -86,7 +90,10 @@ class FaultSwitches:
         return Answer(HTTPStatus.OK, content)
 
     def apply(self, faults: Faults) -> None:
-        """Put `faults` in the place of what was. Raises ValueError for an unknown request kind."""
+        """Replace the current faults by `faults`.
+
+        An unknown kind of request in them is a ValueError of the cluster.
+        """
         if self._cluster is not None:
             with self._expect(SWITCH_S):
                 self._apply_to(self._cluster, self.faults.broker, faults.broker)
@@ -104,7 +111,7 @@ class FaultSwitches:
             cluster.push_request_errors(kind, codes)
 
     def spoil(self, answer: Answer) -> Answer:
-        """Return what is answered in the place of `answer`."""
+        """Return the answer to send instead of `answer`."""
         registry = self.faults.registry
         if registry.count == 0 or registry == RegistryFaults(count=registry.count):
             return answer

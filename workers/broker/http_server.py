@@ -1,9 +1,9 @@
-"""A small HTTP/1.1 server in one thread: no client, however slow, holds up another.
+"""A small HTTP/1.1 server in one thread, in which slow clients do not delay others.
 
-Sockets do not block; a connection is a buffer that is looked at when bytes have come. So whoever
-calls `serve` beats truthfully: there is no other thread that could hang. A connection is for one
-request. Bodies need a Content-Length; headers, bodies, connections and the time a request may take
-are bounded. Answers may be delayed (for tests of a slow server) without holding anything up.
+All sockets are non-blocking, and a connection carries one request. The caller of `serve` is the
+only thread, so its heartbeat covers the server too. Bodies need a Content-Length; the sizes of
+headers and bodies, the number of connections and the duration of a request are limited. Answers may
+be delayed (for tests of a slow server) without delaying other clients.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is answered: a status and JSON content; the rest makes a server that misbehaves."""
+    """A status with JSON content; `delay_s` and `garbage` simulate a faulty server."""
 
     status: int
     content: Any = None
@@ -53,19 +53,25 @@ class Answer:
 @dataclass(slots=True, eq=False)
 class _Connection:
     socket: socket.socket
-    since: float  # of its beginning; once it is answered, of the last bytes that left
+    since: float  # monotonic s of its start; once it is answered, of the last bytes sent
     received: bytearray = field(default_factory=bytearray)
     sending: bytearray = field(default_factory=bytearray)
     send_at: float = 0.0
     answered: bool = False
-    told_to_continue: bool = False
+    sent_continue: bool = False
 
 
 class HttpServer:
-    """Listens on loopback; `serve` does what there is to do and comes back."""
+    """Listens on loopback; each call of `serve` handles the pending events."""
 
     def __init__(self, port: int, answer: Callable[[Request], Answer], content_type: str) -> None:
-        """Listen on `port` (0: any). Raises OSError where it is taken."""
+        """Listen on loopback; a port that is in use is an OSError of the socket.
+
+        Args:
+            port: The port; 0: any free one.
+            answer: Called with each request.
+            content_type: Content-Type of every answer.
+        """
         self._answer = answer
         self._content_type = content_type
         self._listener = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
@@ -74,15 +80,19 @@ class HttpServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._connections: set[_Connection] = set()
         self.requests = 0
-        self.refused = 0  # connections cut off: too many, too slow, too long, no HTTP
+        self.refused = 0  # connections refused: too many, too slow, too long, or not HTTP
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port it listens on."""
         return int(self._listener.getsockname()[1])
 
     def serve(self, wait_s: float = 0.1) -> int:
-        """Wait up to `wait_s` for something to do, do it; gives how many requests were answered."""
+        """Wait up to `wait_s` seconds for events and handle them.
+
+        Returns:
+            How many requests were answered.
+        """
         before = self.requests
         now = time.monotonic()
         due = [c.send_at - now for c in self._connections if c.send_at > now]
@@ -108,7 +118,7 @@ class HttpServer:
         for _ in range(BACKLOG):
             try:
                 accepted, _ = self._listener.accept()
-            except OSError:  # nobody more, gone again, or no descriptor left: later
+            except OSError:  # no more clients, one that left, or no free descriptor: try later
                 return
             accepted.setblocking(False)
             connection = _Connection(accepted, time.monotonic())
@@ -134,7 +144,7 @@ class HttpServer:
         self._take_request(connection)
 
     def _take_request(self, connection: _Connection) -> None:
-        """Answer the request at the front of what was received, if it is whole."""
+        """Answer the request of a connection once it was received completely."""
         head, separator, _ = bytes(connection.received[: MAX_HEAD + 4]).partition(b"\r\n\r\n")
         if not separator:
             if len(connection.received) > MAX_HEAD:
@@ -151,8 +161,8 @@ class HttpServer:
         elif length > MAX_BODY:
             self._refuse(connection, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         elif len(connection.received) - len(head) - 4 < length:
-            if _CONTINUE.search(lines) and not connection.told_to_continue:
-                connection.told_to_continue = True
+            if _CONTINUE.search(lines) and not connection.sent_continue:
+                connection.sent_continue = True
                 connection.sending += b"HTTP/1.1 100 Continue\r\n\r\n"
                 self._send(connection)
         else:
@@ -183,7 +193,7 @@ class HttpServer:
             self._send(connection)
 
     def _refuse(self, connection: _Connection, status: HTTPStatus) -> None:
-        """Answer what is no acceptable request, and close: its end is not known."""
+        """Answer an unacceptable request with an error and close the connection."""
         self.refused += 1
         self._reply(connection, Answer(status, {"error_code": status, "message": status.phrase}))
 
@@ -202,11 +212,11 @@ class HttpServer:
             self._selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
         elif connection.answered:
             self._drop(connection)
-        else:  # told to go on with its body
+        else:  # after `100 Continue`: receive the body
             self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
 
     def _expire(self, now: float) -> None:
-        """Send what was delayed, cut off who is too slow."""
+        """Send delayed answers that are due, and close connections that are too slow."""
         for connection in list(self._connections):
             if connection.send_at:
                 if connection.send_at <= now:
@@ -214,7 +224,7 @@ class HttpServer:
                     self._selector.register(connection.socket, selectors.EVENT_WRITE, connection)
                     self._send(connection)
             elif now - connection.since > REQUEST_S:
-                if connection.answered:  # it does not read what it is sent
+                if connection.answered:  # the client does not read the answer
                     self.refused += 1
                     self._drop(connection)
                 else:

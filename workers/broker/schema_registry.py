@@ -1,8 +1,7 @@
-"""A schema registry over HTTP: the part of Confluent's API that its users' clients call.
+"""A schema registry over HTTP: the part of Confluent's API that Kafka clients use.
 
-Ids are kept in an append-only file, so that a restart gives every schema the id it had. Requests
-are answered by an HttpServer from the worker's loop. The compatibility level is NONE and cannot be
-set to another: nothing here checks compatibility, so nothing here says that it does.
+Schemas are kept in an append-only file, so that their ids survive a restart. Requests are answered
+by an HttpServer in the worker's loop. Compatibility is not checked, so NONE is the only level.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Schemas:
     """Schemas by id and by subject; ids count from 1."""
 
     def __init__(self, path: Path) -> None:
-        """Read what an earlier registry wrote to `path`; a torn last line is dropped."""
+        """Read the schemas that an earlier registry wrote to `path`, without a torn last line."""
         self._path = path
         self._texts: dict[int, str] = {}
         self._ids: dict[str, int] = {}
@@ -48,7 +47,11 @@ class Schemas:
                 continue
 
     def register(self, subject: str, schema: str) -> int:
-        """Store a schema under a subject, on disk first; return its id. Raises ValueError."""
+        """Write a schema to disk, then add it to a subject.
+
+        Returns:
+            Its id; text that is not JSON is a ValueError of the parser.
+        """
         known = self._ids.get(_canonical(schema))
         if known is not None and known in self._subjects.get(subject, []):
             return known
@@ -85,7 +88,7 @@ class Schemas:
         return len(self._texts)
 
     def id_of(self, schema: str) -> int | None:
-        """Return the id of a schema text. Raises ValueError for text that is no JSON."""
+        """Return the id of a schema; text that is not JSON is a ValueError of the parser."""
         return self._ids.get(_canonical(schema))
 
     def _add(self, subject: str, schema: str) -> int:
@@ -102,7 +105,7 @@ def _canonical(schema: str) -> str:
 
 
 class RegistryServer:
-    """Schemas, served over HTTP on loopback."""
+    """Serves schemas over HTTP on loopback."""
 
     def __init__(
         self,
@@ -113,10 +116,15 @@ class RegistryServer:
         switchable: bool = False,
         expect: Callable[[float], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Listen. Raises OSError where the port is taken. `switchable`: PATH may be asked for.
+        """Listen; a port that is in use is an OSError of the socket.
 
-        `expect` announces what may take so many seconds: a schema is on disk before it is used,
-        and the first one loads the library that checks it.
+        Args:
+            schemas: The schemas to serve.
+            port: The port; 0: any free one.
+            switches: The faults to apply.
+            switchable: Whether requests to PATH may switch faults.
+            expect: Announces how many seconds a step may take: a schema is written to disk before
+                it is used, and the first one loads the library that checks it.
         """
         self._expect = expect
         self.schemas = schemas
@@ -126,22 +134,22 @@ class RegistryServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its URL."""
         return f"http://127.0.0.1:{self._server.port}"
 
     @property
     def requests(self) -> int:
-        """Requests answered."""
+        """Number of requests answered."""
         return self._server.requests
 
     @property
     def refused(self) -> int:
-        """Connections that were cut off."""
+        """Number of connections refused."""
         return self._server.refused
 
     @property
     def failing(self) -> int:
-        """How many more requests are answered with 503; may be set."""
+        """How many further requests are answered with 503; can be set."""
         faults = self.switches.faults.registry
         return faults.count if faults.status else 0
 
@@ -151,7 +159,7 @@ class RegistryServer:
         self.switches.apply(Faults(registry=RegistryFaults(count=count, status=status)))
 
     def serve(self) -> int:
-        """Wait up to 0.1 s for requests and answer them; gives how many were."""
+        """Wait up to 0.1 s for requests, answer them, and return how many."""
         return self._server.serve()
 
     def server_close(self) -> None:
@@ -172,7 +180,7 @@ def _fault(status: int, code: int, message: str) -> Answer:
 
 
 def _answer(schemas: Schemas, method: str, path: str, body: bytes) -> Answer:
-    """Find the route of a request; a path that exists for another method is 405."""
+    """Route a request; a known path with another method is answered with 405."""
     known = False
     for pattern, methods in _ROUTES:
         if match := pattern.fullmatch(path):
@@ -247,7 +255,7 @@ def _register(schemas: Schemas, body: bytes, subject: str) -> Answer:
         return _fault(HTTPStatus.UNPROCESSABLE_ENTITY, _UNREADABLE, f"Invalid schema: {why}")
     try:
         return Answer(HTTPStatus.OK, {"id": schemas.register(subject, schema)})
-    except OSError as error:  # a disk that is full does not end the broker
+    except OSError as error:  # a full disk does not end the broker
         return _fault(HTTPStatus.INTERNAL_SERVER_ERROR, 50001, f"Error in the store: {error}")
 
 
@@ -285,7 +293,7 @@ def _constant(content: Any) -> Callable[..., Answer]:
 
 
 def _given(body: bytes) -> str | Answer:
-    """The schema text in a body, or why there is none."""
+    """Return the schema text in a body, or the error to answer with."""
     try:
         content = json.loads(body)
         schema = content["schema"]
@@ -299,8 +307,8 @@ def _given(body: bytes) -> str | Answer:
 
 
 def _not_avro(schema: str) -> str:
-    """Say why a JSON text is no Avro schema; empty if it is one."""
-    from fastavro.schema import (  # noqa: PLC0415 - a start without registrations needs it not
+    """Return why a JSON text is not an Avro schema; empty if it is one."""
+    from fastavro.schema import (  # noqa: PLC0415 - only registrations need it
         SchemaParseException,
         UnknownType,
         parse_schema,

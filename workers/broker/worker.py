@@ -1,4 +1,4 @@
-"""The broker as a supervised worker: started, its address published in the mesh, served."""
+"""The embedded broker as a supervised worker, which publishes its address in the mesh."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ class BrokerWorker(Worker):
     """The cluster runs in threads of librdkafka; the registry is served from the loop."""
 
     def setup(self) -> None:
-        """Start both and publish where they are. Raises BrokerUnavailable (a port is taken)."""
+        """Start the broker and the registry, and publish their addresses.
+
+        Raises:
+            BrokerUnavailable: The port of the registry is in use, or the broker cannot start.
+        """
         config = self.context.settings.broker
         self._cluster = MockCluster()
         for topic, partitions in config.topics.items():
@@ -61,20 +65,20 @@ class BrokerWorker(Worker):
         )
 
     def step(self) -> int:
-        """Answer the registry's requests; the cluster needs no help."""
+        """Answer the registry's requests; the cluster runs in its own thread."""
         answered = self._registry.serve()
         if time.monotonic() - self._published_at >= STATUS_INTERVAL_S:
             self._publish_status()
         return answered
 
     def teardown(self) -> None:
-        """Stop both."""
+        """Stop the registry and the broker."""
         self._publish_status()
         self._registry.server_close()
         self._cluster.close()
 
     def _publish_status(self) -> None:
-        """Publish the status."""
+        """Write the status cell."""
         self._published_at = time.monotonic()
         status, registry = self._status, self._registry
         status.requests, status.refused = registry.requests, registry.refused
@@ -85,6 +89,6 @@ class BrokerWorker(Worker):
 
 
 def age_s() -> float:
-    """Seconds since this process was started (by the kernel's clock, in hundredths)."""
+    """Return the seconds since this process started, in the kernel's resolution of 10 ms."""
     started = ProcessIdentity.current().start_time / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -16,13 +16,13 @@ FEATURES = 100
 
 SYMBOL_BYTES = 32
 
-# One market data message as the ring carries it, and the latest of each instrument in the
-# table. (topic, partition, offset) make the ring the truth about what has been consumed.
+# One market data message in the ring `ticks`, and the newest message of each instrument in the
+# table `quotes`. (topic, partition, offset) record in the ring what has been consumed from Kafka.
 TICK_DTYPE = np.dtype(
     [
         ("symbol", f"S{SYMBOL_BYTES}"),
         ("ts_event", "<i8"),  # exchange time, ns
-        ("ts_recv", "<i8"),  # first receipt by the publisher, ns; 0 = not given
+        ("ts_recv", "<i8"),  # first receipt by the publisher, ns; 0 = unknown
         ("ts_ingest", "<i8"),  # when ingest published the row, ns (wall clock)
         ("bid", "<f8"),
         ("ask", "<f8"),
@@ -38,7 +38,7 @@ TICK_DTYPE = np.dtype(
         ("theta", "<f8"),  # per year
         ("rho", "<f8"),  # per 1.00 of rate
         ("underlying_price", "<f8"),
-        ("sequence", "<i8"),  # the publisher's own sequence; -1 = not given
+        ("sequence", "<i8"),  # the publisher's own sequence number; -1 = unknown
         ("offset", "<i8"),  # Kafka offset
         ("partition", "<i4"),
         ("topic", "<i4"),  # index into the configured topics
@@ -48,14 +48,14 @@ TICK_DTYPE = np.dtype(
     ]
 )
 
-# The state of the market at one decision point, as the feeder saw it. `market` carries it.
+# The state of the market at one decision point of the feeder (ring `market`).
 MARKET_DTYPE = np.dtype(
     [
-        ("ts_event", "<i8"),  # newest exchange time that went into the state, ns
+        ("ts_event", "<i8"),  # newest exchange time used for the state, ns
         ("ts_published", "<i8"),  # wall clock, ns
-        ("step", "<i8"),  # counts market states since the segment was created
+        ("step", "<i8"),  # number of market states since the segment was created
         ("underlying", "<f8"),
-        ("contract", f"S{SYMBOL_BYTES}", (SLOTS,)),  # empty = the slot holds nothing
+        ("contract", f"S{SYMBOL_BYTES}", (SLOTS,)),  # empty = the slot has no contract
         ("strike", "<f8", (SLOTS,)),
         ("expiry", "<i8", (SLOTS,)),  # ns
         ("right", "<i1", (SLOTS,)),  # +1 call, -1 put, 0 empty
@@ -64,15 +64,19 @@ MARKET_DTYPE = np.dtype(
         ("bid_size", "<f8", (SLOTS,)),
         ("ask_size", "<f8", (SLOTS,)),
         ("price", "<f8", (SLOTS,)),  # the mark used for valuation, always finite
-        ("previous_price", "<f8", (SLOTS,)),  # at a roll that of the contract that left, else price
-        ("previous_half_spread", "<f8", (SLOTS,)),  # of that contract; 0 when it was settled
-        ("rolled", "?", (SLOTS,)),  # the slot changed its contract in this state
+        (
+            "previous_price",
+            "<f8",
+            (SLOTS,),
+        ),  # at a roll that of the replaced contract, else of this one
+        ("previous_half_spread", "<f8", (SLOTS,)),  # of the same contract; 0 if it was settled
+        ("rolled", "?", (SLOTS,)),  # the contract of the slot was replaced in this state
         ("tradeable", "?", (SLOTS,)),  # both sides quoted and fresh
         ("greeks", "<f8", (SLOTS, GREEKS)),
         ("implied_volatility", "<f8", (SLOTS,)),
         ("indicators", "<f4", (INDICATORS,)),
         ("age_s", "<f4"),  # market time since the newest quote used
-        ("stale", "?"),  # acting on this state is not allowed
+        ("stale", "?"),  # too old to act on
         ("closed", "?"),  # the market is closed
     ],
     align=True,
@@ -109,7 +113,7 @@ EXPERIENCE_DTYPE = np.dtype(
     align=True,
 )
 
-# What happened to the system; kept by the daemon, read by meshctl.
+# One event of the system; written by the daemon, read by meshctl (ring `events`).
 EVENT_DTYPE = np.dtype(
     [
         ("ts", "<i8"),  # wall clock, ns

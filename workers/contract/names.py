@@ -1,6 +1,6 @@
 """Names that processes share: segments, and the keys of segments that belong to one worker.
 
-Imports nothing, so that commands of `meshctl` that only read start fast.
+Imports nothing, so that the commands of `meshctl` start fast.
 """
 
 TICKS = "ticks"
@@ -32,5 +32,5 @@ def status_segment(worker: str) -> str:
 
 
 def cursor_segment(reader: str) -> str:
-    """Name of the cell in which `reader` says how far it got in a ring."""
+    """Name of the cell in which `reader` publishes its position in a ring."""
     return f"cursor/{reader}"

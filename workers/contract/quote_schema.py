@@ -1,7 +1,7 @@
-"""The Avro schema in which market data travels over Kafka, and Confluent's framing of it.
+"""The Avro schema of market data in Kafka, and Confluent's wire format.
 
-A leaf beside `records`: whoever publishes quotes writes QUOTE_SCHEMA, ingest reads any writer's
-schema through QUOTE_READER_SCHEMA. Times are nanoseconds since the Unix epoch (Avro's
+Publishers of quotes write QUOTE_SCHEMA; ingest reads every writer's schema through
+QUOTE_READER_SCHEMA. Times are nanoseconds since the Unix epoch (Avro's
 timestamp-nanos); prices are in the quote currency and NaN means "absent"; volume and
 open_interest are contracts or shares with 0 where unknown; implied_volatility is per year
 (0.2 = 20 %), theta per year, vega and rho per 1.00.
@@ -45,7 +45,7 @@ _OPTIONAL: Final[tuple[tuple[str, Any], ...]] = (
     ("flags", "long"),
     ("venue", "string"),
 )
-#: what a message cannot do without; a reader takes everything else as absent
+#: required in every message; a reader treats all other fields as optional
 KEY_FIELDS: Final = ("symbol", "timestamp")
 
 
@@ -63,20 +63,20 @@ def _nullable(name: str, kind: Any) -> dict[str, Any]:
     return {"name": name, "type": ["null", kind], "default": None}
 
 
-#: The schema that our own publishers write: twelve fields always, eight nullable ones.
+#: The schema that our own publishers write: twelve required and eight nullable fields.
 QUOTE_SCHEMA: Final[dict[str, Any]] = _record(
     [{"name": name, "type": kind} for name, kind in _REQUIRED]
     + [_nullable(name, kind) for name, kind in _OPTIONAL]
 )
-#: The schema through which ingest reads: a writer may leave out all but KEY_FIELDS, or send null.
+#: The reader schema of ingest: a writer may omit every field but KEY_FIELDS, or send null.
 QUOTE_READER_SCHEMA: Final[dict[str, Any]] = _record(
     [
         {"name": name, "type": kind} if name in KEY_FIELDS else _nullable(name, kind)
         for name, kind in _REQUIRED + _OPTIONAL
     ]
 )
-#: A later version of it, as publishers make them: fields in another order, some gone and one
-#: new, sizes as float, open interest as int. A reader of QUOTE_READER_SCHEMA resolves it.
+#: A later version of QUOTE_SCHEMA, for tests: fields in another order, some removed and one added,
+#: sizes as float, open interest as int. QUOTE_READER_SCHEMA resolves it.
 EVOLVED_SCHEMA: Final[dict[str, Any]] = _record(
     [
         {"name": "timestamp", "type": _TIMESTAMP},
@@ -92,7 +92,7 @@ EVOLVED_SCHEMA: Final[dict[str, Any]] = _record(
         _nullable("sequence", "long"),
     ]
 )
-#: The least that a publisher may send.
+#: The smallest schema that ingest accepts as a quote with a price.
 MINIMAL_SCHEMA: Final[dict[str, Any]] = _record(
     [
         {"name": "symbol", "type": "string"},
@@ -106,10 +106,15 @@ QUOTE_READER_SCHEMA_TEXT: Final = json.dumps(QUOTE_READER_SCHEMA)
 
 
 def subject(topic: str) -> str:
-    """Name under which the registry keeps the value schemas of `topic` (TopicNameStrategy)."""
+    """Return the registry's subject for the values of `topic` (TopicNameStrategy)."""
     return f"{topic}-value"
 
 
 def frame(schema_id: int, body: bytes) -> bytes:
-    """`body` in Confluent's wire format."""
+    """Return an Avro body in Confluent's wire format.
+
+    Args:
+        schema_id: Id of the writer's schema in the registry.
+        body: The Avro body.
+    """
     return FRAME.pack(MAGIC, schema_id) + body

@@ -1,6 +1,6 @@
 """Status Structs that cross the mesh: what each worker and the daemon publish about themselves.
 
-Each is filled by keyword, so that a field may be added anywhere. Times are integer nanoseconds
+Fields are passed by keyword, so that new ones can stand anywhere. Times are integer nanoseconds
 since the Unix epoch (UTC) unless a name says otherwise, NaN means "absent".
 """
 
@@ -15,10 +15,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_servers: str
     registry_url: str
     topics: dict[str, int] = {}  # topic -> partitions
-    incarnation: str = ""  # changes with each start of the broker: offsets begin at 0 again
-    partition_bytes: int = (
-        0  # what a partition holds before the oldest messages are dropped; 0 = unknown
-    )
+    incarnation: str = ""  # changes with each start of the broker, when offsets begin at 0 again
+    partition_bytes: int = 0  # size at which a partition drops its oldest messages; 0 = unknown
     fault_switches: str = ""  # URL of the fault switches; empty = disabled
 
 
@@ -27,13 +25,13 @@ class BrokerStatus(msgspec.Struct, kw_only=True):
 
     state: str = "starting"  # starting, serving, down on request
     requests: int = 0  # to the registry
-    refused: int = 0  # connections to the registry that were cut off
+    refused: int = 0  # connections to the registry that were closed without an answer
     schemas: int = 0
     faults_injected: int = 0
     ready_s: float = 0.0  # from the start of the process until its address was published
     topics: dict[str, int] = {}  # topic -> partitions
-    partition_bytes: int = 0  # a consumer that lags further than this loses messages
-    persistent: bool = False  # False: messages are in memory and a restart loses them
+    partition_bytes: int = 0  # a consumer that lags by more loses messages
+    persistent: bool = False  # False: messages are in memory only and lost at a restart
 
 
 class ReaderCursor(msgspec.Struct, frozen=True):
@@ -65,22 +63,22 @@ class IngestStatus(msgspec.Struct, kw_only=True):
     positions: dict[str, int] = {}
     incarnation: str = ""  # of the broker that the positions belong to
     batches: int = 0  # committed to the ring
-    market_time_ns: int = 0  # newest plausible event time
-    market_leap_ns: int = 0  # an event time far ahead of it, not yet accepted
-    rewinds: int = 0  # positions moved back, by an operator or because a topic was recreated
+    market_time_ns: int = 0  # newest event time accepted as plausible
+    market_leap_ns: int = 0  # an event time far ahead of market_time_ns, not yet accepted
+    rewinds: int = 0  # resets of positions, by an operator or after a topic was recreated
     rewind_id: str = ""  # of the operator's last completed request
     rebalances: int = 0
     registry_requests: int = 0
     round_trip_ms: float = 0.0  # of the brokers, mean
-    backlog: int = 0  # records by which the slowest follower lags
-    slowest: str = ""  # name of that follower
+    backlog: int = 0  # records by which the slowest reader lags
+    slowest: str = ""  # name of that reader
     replayed: int = -1  # messages consumed again by this process, already in the ring; -1: unknown
     letters_lost: int = 0  # of `dropped`: dead letters that could neither be sent nor spooled
-    letters_repeated: int = 0  # sent by this process, possibly delivered by its predecessor too
+    letters_repeated: int = 0  # sent by this process, and possibly by the process before it too
 
 
 class ReplayerStatus(msgspec.Struct, kw_only=True):
-    """What a replayer has sent (cell `status/<name>`)."""
+    """Counters and position of a replayer (cell `status/<name>`)."""
 
     produced: int = 0
     failed: int = 0
@@ -93,8 +91,8 @@ class ReplayerStatus(msgspec.Struct, kw_only=True):
     position: int = 0  # next row of the source
     incarnation: str = ""  # of the broker that `delivered` counts for
     delivered: int = 0  # messages delivered to this incarnation
-    shift_ns: int = 0  # added to recorded times: whole days, more with each loop
-    skipped: dict[str, int] = {}  # entries of the files that are not rows, in this loop
+    shift_ns: int = 0  # added to recorded times: whole days, growing with each loop
+    skipped: dict[str, int] = {}  # entries of the files that were not usable as rows, in this loop
     faults: dict[str, int] = {}  # injected and delivered, by kind
 
 
@@ -152,11 +150,11 @@ class Standing(msgspec.Struct, kw_only=True):
     updates: int = 0
     score: float = float("nan")
     created_ns: int = 0
-    state: str = ""  # quarantined; empty: its policy may be used
+    state: str = ""  # quarantined, or empty: the policy may be used
 
 
 class Leaderboard(msgspec.Struct, kw_only=True):
-    """Whose policy is best (cell `leaderboard`), kept by one of the trainers."""
+    """Ranking of the trainers' policies (cell `leaderboard`), written by one of the trainers."""
 
     best: str = ""  # empty: no policy has a score; followers use their own order
     rows: list[Standing] = []
@@ -169,7 +167,7 @@ class RecordedDeath(msgspec.Struct, frozen=True, array_like=True):
 
     at: float  # monotonic seconds
     ready_s: float  # how long the worker had been ready
-    hopeless: bool  # the worker said that another start does not help
+    hopeless: bool  # the worker reported that a restart would not help
 
 
 class WorkerStatus(msgspec.Struct, kw_only=True):
@@ -191,28 +189,28 @@ class WorkerStatus(msgspec.Struct, kw_only=True):
 
 
 class Incident(msgspec.Struct, kw_only=True):
-    """One failure of a worker from its detection to its end."""
+    """One failure of a worker, from its detection to its recovery."""
 
     worker: str
     kind: str  # exited, killed, hung, not ready, memory, quarantined, ...
     at: float  # wall clock seconds
-    detected_s: float = 0.0  # from the fault (as far as known) to its detection
+    detected_s: float = 0.0  # from the fault (if its time is known) to its detection
     running_s: float = -1.0  # from the detection until ready again; -1 = not yet
     evidence: str = ""
     locks_broken: list[str] = []
     leases_broken: list[str] = []
     report: str = ""  # path of the crash report
-    number: int = 0  # counts incidents; EVENT_DTYPE.incident and the logs carry it
+    number: int = 0  # sequence number, also in EVENT_DTYPE.incident and in the logs
     pid: int = 0  # of the process that failed
     generation: int = 0  # of the process that failed
     died_at: float = 0.0  # monotonic seconds of the confirmed death
-    messages_replayed: int = -1  # read from its source again after the restart; -1 = unknown
+    messages_replayed: int = -1  # messages read again after the restart; -1 = unknown
 
 
 class UnmanagedProcess(msgspec.Struct, kw_only=True):
     """A process that uses the mesh but was not started by the daemon: listed, never killed."""
 
-    name: str  # its heartbeat row, or what it holds
+    name: str  # of its heartbeat row, or `pid N`
     pid: int
     start_time: int
     state: str  # alive, silent (its own deadline passed), dead
@@ -221,7 +219,7 @@ class UnmanagedProcess(msgspec.Struct, kw_only=True):
 
 
 class SupervisorStatus(msgspec.Struct, kw_only=True):
-    """What the daemon knows (cell `supervisor`); stays readable after it died."""
+    """State of the daemon and its workers (cell `supervisor`); readable after the daemon died."""
 
     pid: int
     start_time: int

@@ -7,7 +7,7 @@ from config.declaration import PLAIN, UNENCRYPTED_KAFKA, StatusSummary, WorkerDe
 
 
 def _describe(status: Mapping[str, Any]) -> str:
-    """The source and how far it is: its speed, or that it is finished."""
+    """Return the source with its speed, or `finished`."""
     pace = "finished" if status["finished"] else f"{status['speed']:g}x"
     return f"{status['source']}, {pace}"
 

@@ -1,4 +1,4 @@
-"""Market time against the monotonic clock: how far the market has come by now. Pure."""
+"""Maps the monotonic clock to market time. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class MarketClock:
-    """Runs at a chosen speed, faster in bursts; starts with the first row it is shown."""
+    """Runs at a configured speed, faster in bursts, from the time of the first row on."""
 
     def __init__(self, config: ReplayerConfig) -> None:
         """Stand still until the first call of `reached`."""
@@ -17,28 +17,32 @@ class MarketClock:
         self._start: tuple[int, float] | None = None  # market ns, monotonic s
 
     def restart(self) -> None:
-        """Start again with the next row: the times behind it have changed."""
+        """Start again at the time of the next row, after the source was rewound."""
         self._start = None
 
     def reached(self, first: int, sent: int, now: float) -> int:
-        """Return the market time (ns) at `now` (monotonic s).
+        """Return the market time that has been reached, in ns.
 
-        `first` is the time of the next row, `sent` that of the last one that was published. A
-        gap between them longer than `max_gap_s` is skipped.
+        A gap before the next row that is longer than `max_gap_s` is skipped.
+
+        Args:
+            first: Market time of the next row, ns.
+            sent: Market time of the last published row, ns.
+            now: Monotonic seconds.
         """
         if self._start is None:
             self._start = first, now
         market, since = self._start
-        reached = market + int(self._passed(now - since) * self._config.speed * 1e9)
+        reached = market + int(self._with_bursts(now - since) * self._config.speed * 1e9)
         if 0 < self._config.max_gap_s * 1e9 < first - max(reached, sent):
             self._start = first, now
             return first
         return reached
 
-    def _passed(self, elapsed: float) -> float:
-        """Seconds at plain speed that are worth `elapsed` seconds with their bursts.
+    def _with_bursts(self, elapsed: float) -> float:
+        """Return how many seconds at normal speed correspond to `elapsed` seconds with bursts.
 
-        A burst ends each period: the first one comes when the others have found their pace.
+        A burst is at the end of each period, so that a run starts at normal speed.
         """
         config = self._config
         if config.burst_every_s == 0.0:

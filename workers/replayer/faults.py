@@ -1,9 +1,9 @@
-"""Faults mixed into a stream of quotes: seeded, in configured shares, counted.
+"""Injects faults into a stream of quotes: seeded, in configured shares, counted.
 
-Which rows are hit depends on the seed and their positions alone, so that a replayer that was killed
-spoils the same rows again. Only the partner of a reordered row depends on where a batch ends. What
-is injected is counted where it is delivered, so that a test can look for every single one of them
-at the other end.
+Which rows are affected depends only on the seed and their positions, so that a restarted replayer
+injects the same faults again. Only the partner of a reordered row depends on where a batch ends.
+Faults are counted when they are delivered, so that a test can account for each of them at the
+consumer.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 UNKNOWN_ID: Final = 999_999_999
 BLOCK: Final = 4096  # rows whose faults are drawn at once
 _DRAWS: Final = ("poison", "duplicate", "reorder", "nan", "crossed", "least", "kind")
-#: Not NaN and not absent: far above any ask
+#: factor from the ask to a crossed bid
 _CROSS_BY: Final = 1.05
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass
 class Outgoing:
-    """Messages in the order in which they are to be sent."""
+    """Messages in the order of sending, with the faults injected in them."""
 
     values: list[bytes | None] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
@@ -40,25 +40,31 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Writers:
-    """The encoders of the schemas that a publisher writes."""
+    """The encoders for the schemas of QUOTE_SCHEMA, EVOLVED_SCHEMA and MINIMAL_SCHEMA."""
 
     plain: Encoder
     evolved: Encoder
-    least: Encoder
+    minimal: Encoder
 
 
 class Faults:
-    """Spoils rows and messages as configured."""
+    """Injects the configured faults."""
 
     def __init__(self, config: ReplayerFaults, seed: int) -> None:
-        """Draw from `seed`."""
+        """Use `seed` for all random draws."""
         self._config = config
         self._seed = seed
         self._shares = {name: getattr(config, name) for name in _DRAWS[:-1]}
         self.any = any(self._shares.values()) or config.evolve_every > 0
 
     def messages(self, rows: Rows, position: int, writers: Writers) -> Outgoing:
-        """Encode rows that begin at `position`, with what goes wrong; `rows` are changed."""
+        """Encode rows and inject faults.
+
+        Args:
+            rows: Rows of TICK_DTYPE; changed in place.
+            position: Position of the first row in the source.
+            writers: The encoders.
+        """
         if not self.any:
             return Outgoing(list(writers.plain.encode(rows)), rows["symbol"].tolist())
         draws = self._draws(position, rows.size)
@@ -68,7 +74,7 @@ class Faults:
         values = self._encoded(rows, position, hit["least"], writers, marks)
         keys: list[bytes] = rows["symbol"].tolist()
         order = self._order(keys, hit["reorder"], out.faults)
-        for name, mask in marks.items():  # a row that is sent twice has its fault twice
+        for name, mask in marks.items():  # the fault of a row that is sent twice counts twice
             out.faults[name] += int(mask.sum() + (mask & hit["duplicate"]).sum())
         for row in order:
             out.values.append(values[row])
@@ -86,7 +92,7 @@ class Faults:
         return out
 
     def _draws(self, position: int, count: int) -> dict[str, np.ndarray[Any, Any]]:
-        """Uniform draws for each row, the same for a position whatever batch it is in."""
+        """Return uniform draws for each row, which depend on its position but not on the batch."""
         first, last = position // BLOCK, (position + count - 1) // BLOCK
         drawn = [
             np.random.default_rng([self._seed, 2, block]).random((len(_DRAWS), BLOCK))
@@ -98,7 +104,7 @@ class Faults:
 
     @staticmethod
     def _spoil(rows: Rows, hit: dict[str, Mask]) -> dict[str, Mask]:
-        """Change values in place, and give which rows were hit by what."""
+        """Change values in place and return the affected rows by fault."""
         crossed = hit["crossed"] & (rows["ask"] > 0.0) & ~hit["nan"]
         rows["bid"][crossed] = rows["ask"][crossed] * _CROSS_BY
         for name in ("bid", "ask", "last"):
@@ -114,7 +120,7 @@ class Faults:
             turn = (position + np.arange(rows.size)) // self._config.evolve_every
             evolved = (turn % 2 == 1) & ~least
         marks |= {"least": least, "evolved": evolved}
-        for writer, mask in ((writers.least, least), (writers.evolved, evolved)):
+        for writer, mask in ((writers.minimal, least), (writers.evolved, evolved)):
             if mask.any():
                 chosen = np.flatnonzero(mask).tolist()
                 for row, value in zip(chosen, writer.encode(rows[mask]), strict=True):
@@ -123,7 +129,7 @@ class Faults:
 
     @staticmethod
     def _order(keys: list[bytes], swap: Mask, counts: Counter[str]) -> list[int]:
-        """The rows in the order of sending: a hit row changes places with its symbol's next."""
+        """Return the rows in the order of sending: a hit row is swapped with its symbol's next."""
         order = list(range(len(keys)))
         if not swap.any():
             return order
@@ -139,7 +145,7 @@ class Faults:
 
 
 def poison(kind: str, good: bytes) -> bytes | None:
-    """Make of a good message one that cannot be decoded."""
+    """Return a message that cannot be decoded, made from a good one; None is a tombstone."""
     match kind:
         case "empty":
             return b""
@@ -149,7 +155,7 @@ def poison(kind: str, good: bytes) -> bytes | None:
             return frame(UNKNOWN_ID, good[FRAME_BYTES:])
         case "truncated":
             return good[: FRAME_BYTES + (len(good) - FRAME_BYTES) // 2]
-        case "garbage":  # no length and no number ends in bytes that all say "more follows"
+        case "garbage":  # varints that never end: every byte has the continuation bit
             return FRAME.pack(MAGIC, FRAME.unpack(good[:FRAME_BYTES])[1]) + b"\xff" * 40
         case _:
-            return None  # a tombstone
+            return None

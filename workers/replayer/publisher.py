@@ -1,8 +1,8 @@
-"""Messages to a topic of one broker, at least once, in the order given for each partition.
+"""Sends messages to a topic, at least once, in the given order within each partition.
 
-librdkafka is asked to report errors alone: a call of Python a message is spared, and a flush that
-ends empty without a report has delivered everything. One request is under way at a time, so that a
-retry cannot overtake what was sent behind it.
+librdkafka reports errors only, which saves a Python call per message: if a flush empties the queue
+without a report, all messages were delivered. Only one request is in flight, so that a retry cannot
+change the order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,20 @@ WAIT_S = 0.05
 
 
 class Publisher:
-    """A producer for the brokers that are there now."""
+    """A producer for the current brokers."""
 
     def __init__(
         self, options: dict[str, str], topic: str, partitions: int, timeout_s: float
     ) -> None:
-        """Connect; `partitions` = 0: ask for the number. Raises KafkaException if none answers."""
+        """Connect to the brokers.
+
+        Args:
+            options: Options of librdkafka, with `bootstrap.servers`.
+            topic: The topic.
+            partitions: Its number of partitions; 0: ask the brokers, which is a KafkaException of
+                the client if none answers.
+            timeout_s: Time limit for asking, seconds.
+        """
         self._failed: Counter[bytes | None] = Counter()
         self._topic = topic
         self._producer = Producer(
@@ -46,14 +54,19 @@ class Publisher:
         self._partitions = Partitions(partitions)
 
     def poll(self) -> None:
-        """Serve what librdkafka has to say."""
+        """Run the pending callbacks of librdkafka."""
         self._producer.poll(0)
 
-    def send(self, out: Outgoing, go_on: Callable[[], bool | None]) -> list[int]:
-        """Send messages and wait until each is delivered or has failed; gives which have failed.
+    def send(self, out: Outgoing, keep_waiting: Callable[[], bool | None]) -> list[int]:
+        """Send messages and wait until each is delivered or has failed.
 
-        `go_on` is asked every 50 ms: False ends the waiting, what is not delivered has failed
-        then; None says that these brokers will never answer again.
+        Args:
+            out: The messages.
+            keep_waiting: Called every 50 ms. False ends the wait, and all messages count as
+                failed; None gives up messages in flight, because the brokers were replaced.
+
+        Returns:
+            The indices of the failed messages.
         """
         self._failed.clear()
         produce, topic, partitions = self._producer.produce, self._topic, self._partitions
@@ -63,12 +76,12 @@ class Publisher:
                     produce(topic, value, key, partitions[key])
                 except BufferError:  # the local queue is full: let it drain
                     self._producer.poll(WAIT_S)
-                    if not go_on():
+                    if not keep_waiting():
                         return list(range(len(out.values)))
                 else:
                     break
         while self._producer.flush(WAIT_S) > 0:
-            answer = go_on()
+            answer = keep_waiting()
             if answer is None:
                 self._producer.purge()
             elif not answer:
@@ -81,7 +94,7 @@ class Publisher:
             self._failed[value.encode() if isinstance(value, str) else value] += 1
 
     def _matched(self, out: Outgoing) -> list[int]:
-        """Which messages the errors were about: found by value, of equal ones any will do."""
+        """Return the indices of the failed messages, matched by value."""
         if not self._failed:
             return []
         found = []

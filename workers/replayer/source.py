@@ -1,4 +1,4 @@
-"""A place in an archive: look at the rows that come next, go on by some of them."""
+"""A position in an archive, with access to the rows that follow."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from workers.market_data.archive import Archive, Rows, blank
 
 
 class Cursor:
-    """Reads an archive from a position on; holds a block or two of it."""
+    """Reads an archive from a position on; keeps one or two blocks in memory."""
 
     def __init__(self, archive: Archive, position: int) -> None:
-        """Begin at `position`."""
+        """Start at row `position` of `archive`."""
         self._archive = archive
         self.position = position
         self._held = blank(0)
         self._blocks: Iterator[Rows] | None = archive.blocks(position)
 
     def peek(self, count: int) -> Rows:
-        """Return the next `count` rows, fewer only at the end. Raises MarketDataError."""
+        """Return the next `count` rows without advancing; fewer only at the end of the archive."""
         while self._held.size < count and self._blocks is not None:
             rows = next(self._blocks, None)
             if rows is None:
@@ -30,12 +30,12 @@ class Cursor:
         return self._held[:count]
 
     def advance(self, count: int) -> None:
-        """Leave `count` of the rows that `peek` gave behind."""
+        """Advance by `count` of the rows that `peek` returned."""
         self._held = self._held[count:]
         self.position += count
 
     def rewind(self) -> None:
-        """Begin again at position 0."""
+        """Go back to position 0."""
         self.position = 0
         self._held = blank(0)
         self._blocks = self._archive.blocks()

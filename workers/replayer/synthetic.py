@@ -1,14 +1,14 @@
-"""A seeded option market without end: stochastic volatility, a chain that rolls, spreads, faults.
+"""An endless seeded option market: stochastic volatility, rolling chain, spreads, faults.
 
-Log-volatility reverts to its mean (Scott 1987, in steps of a second), its shocks are correlated
-with those of the price, which jumps now and then (Merton 1976). Options are priced by
-Black-Scholes with a smile in standardized moneyness; a new expiry is listed around the price of its
-first day. Spreads widen with vega and distance from the money and lie on the tick grid; what is
-worth less than a tick has no bid. Some quotes have the faults of real feeds.
+Log-volatility reverts to its mean (Scott 1987, in steps of a second). Its shocks are correlated
+with those of the price, which has occasional jumps (Merton 1976). Options are priced by
+Black-Scholes with a smile in standardized moneyness; the strikes of a new expiry are centred on the
+price of its first day. Spreads widen with vega and distance from the money and are multiples of a
+tick; options worth less than a tick have no bid. Some quotes have the faults of real feeds.
 
-The row at a position depends on seed, start and position alone, so a replayer that was killed goes
-on where it was. To reach a position the path is computed from the beginning (a year of market time
-takes seconds), quotes are not.
+A row depends only on seed, start and position, so a restarted replayer resumes with the same rows.
+To reach a position, the price path is computed from the beginning (seconds for a year of market
+time), but no quotes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class _Chain:
-    """What is listed at a time: arrays over all contracts, the nearer expiry first."""
+    """The listed contracts: arrays with one element each, the nearer expiry first."""
 
     symbols: np.ndarray[Any, Any]
     strike: Floats
@@ -63,10 +63,18 @@ class _Chain:
 
 
 class SyntheticMarket:
-    """The chain of one underlying, two weekly expiries, nine strikes, calls and puts."""
+    """One underlying with calls and puts at nine strikes in two weekly expiries."""
 
     def __init__(self, seed: int, start: str) -> None:
-        """Begin at `start` (ISO 8601 with an offset). Raises ValueError for another form."""
+        """Create the market.
+
+        Args:
+            seed: Seed of all random draws.
+            start: Time of the first row, ISO 8601 with an offset from UTC.
+
+        Raises:
+            ValueError: `start` has another form.
+        """
         self.name = f"synthetic seed {seed}"
         self.skipped: dict[str, int] = {}
         self._seed = seed
@@ -80,7 +88,7 @@ class SyntheticMarket:
         self._chunk = lru_cache(maxsize=4)(self._quote)
 
     def read(self, position: int, count: int) -> Rows:
-        """Return exactly `count` rows from `position` on: the market has no end."""
+        """Return exactly `count` rows of TICK_DTYPE from `position` on; the market has no end."""
         size = CHUNK * PER_STEP
         first, last = position // size, (position + count - 1) // size
         rows = np.concatenate([self._chunk(chunk) for chunk in range(first, last + 1)])
@@ -88,14 +96,14 @@ class SyntheticMarket:
         return rows[offset : offset + count]
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
-        """Return the rows from position `start` on, for ever."""
+        """Yield blocks of rows from position `start` on, endlessly."""
         for position in counting(start, CHUNK * PER_STEP):
             yield self.read(position, CHUNK * PER_STEP)
 
     # --- the path -------------------------------------------------------------------------
 
     def _simulate(self, block: int) -> tuple[Floats, Floats]:
-        """Log-price and log-volatility after each step of a block."""
+        """Return log-price and log-volatility after each step of a block."""
         while len(self._ends) <= block:
             prices, vols = self._walk(len(self._ends) - 1)
             self._ends.append((float(prices[-1]), float(vols[-1])))
@@ -110,7 +118,7 @@ class SyntheticMarket:
         decay = (1.0 - REVERSION) ** np.arange(1, BLOCK + 1)
         deviation = decay * (log_vol - MEAN_LOG_VOL + np.cumsum(VOL_OF_VOL * vol_shock / decay))
         vols = MEAN_LOG_VOL + deviation
-        # the volatility before the shock: with the one behind it their correlation would be a drift
+        # the volatility before the shock; the one after it would turn the correlation into a drift
         before = np.concatenate([[log_vol], vols[:-1]])
         step = np.exp(before) * np.sqrt(STEP_NS / 1e9 / YEAR_S)
         jumps = rng.standard_normal(BLOCK) * JUMP_SIZE
@@ -118,15 +126,15 @@ class SyntheticMarket:
         return log_price + np.cumsum(step * price_shock - 0.5 * step**2 + jumps), vols
 
     def _states(self, steps: Integers) -> tuple[Floats, Floats]:
-        """Spot and volatility (per year) at steps that lie in one block."""
+        """Return spot and volatility (per year) at steps of the same block."""
         prices, vols = self._path(int(steps[0]) // BLOCK)
         inside = steps % BLOCK
         return np.exp(prices[inside]), np.exp(vols[inside])
 
-    # --- what is listed -------------------------------------------------------------------
+    # --- listed contracts -------------------------------------------------------------------
 
     def _list(self, first_expiry_s: int) -> _Chain:
-        """The contracts of two expiries."""
+        """Return the contracts of two expiries."""
         symbols, strikes, expiries, calls = [], [], [], []
         for expiry_s in (first_expiry_s, first_expiry_s + _WEEK_S):
             day = datetime.fromtimestamp(expiry_s, UTC).date()
@@ -142,7 +150,7 @@ class SyntheticMarket:
         )
 
     def _center(self, expiry_s: int) -> float:
-        """The strike nearest to the price on the first day of an expiry."""
+        """Return the strike nearest to the price on the first day of an expiry."""
         listed_s = expiry_s - 2 * _WEEK_S - 86400  # when the one two weeks before has a day left
         if listed_s <= self._start_s:
             return START_PRICE
@@ -153,7 +161,7 @@ class SyntheticMarket:
     # --- quotes ---------------------------------------------------------------------------
 
     def _quote(self, chunk: int) -> Rows:
-        """All rows of CHUNK steps."""
+        """Return all rows of CHUNK steps."""
         steps = chunk * CHUNK + np.arange(CHUNK)
         seconds = self._start_s + steps
         rng = np.random.default_rng([self._seed, 1, chunk])
@@ -200,12 +208,12 @@ def _quote_options(
     sigma: Floats,
     rng: np.random.Generator,
 ) -> None:
-    """Fill (steps, contracts a step) rows; those near the money are quoted more often."""
+    """Fill rows of shape (steps, contracts per step), more often those near the money."""
     count = rows.shape[1]
     years = (chain.expiry_s - seconds[:, None]) / YEAR_S
     moneyness = np.log(chain.strike / spot[:, None])
     deviations = moneyness / (sigma[:, None] * np.sqrt(years))
-    # the smallest of exponential variables with these rates: sampling without replacement
+    # weighted sampling without replacement: the smallest exponential variables
     rate = 0.2 + np.exp(-0.5 * deviations**2)
     waiting = rng.standard_exponential(rate.shape) / rate
     chosen = np.argpartition(waiting, count, axis=1)[:, :count]
@@ -219,7 +227,7 @@ def _quote_options(
     iv = np.clip(iv, *IV_RANGE)
     price, greeks = _black_scholes(spot[:, None], strike, years, iv, call)
     tick = np.where(price < 3.0, 0.01, 0.05)
-    points = 0.004 + 0.002 * np.abs(deviations)  # of volatility that a maker asks for
+    points = 0.004 + 0.002 * np.abs(deviations)  # of volatility, the margin of a market maker
     half = tick / 2 + greeks["vega"] * points * rng.uniform(0.7, 1.5, price.shape)
     bid = np.floor((price - half) / tick) * tick
     rows["symbol"] = chain.symbols[chosen]
@@ -235,7 +243,10 @@ def _quote_options(
 def _black_scholes(
     spot: Floats, strike: Floats, years: Floats, iv: Floats, call: np.ndarray[Any, Any]
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Prices and greeks at rate 0 (Black and Scholes 1973); theta a year, vega and rho per 1.00."""
+    """Return prices and greeks at rate 0 (Black and Scholes 1973).
+
+    Theta is per year, vega and rho are per 1.00.
+    """
     root = iv * np.sqrt(years)
     d1 = np.log(spot / strike) / root + 0.5 * root
     d2 = d1 - root
@@ -254,7 +265,7 @@ def _black_scholes(
 
 
 def _spoil(rows: Rows, rng: np.random.Generator) -> None:
-    """What real feeds do: absent sides, crossed quotes, missing greeks, IV 0 for "not computed"."""
+    """Add the faults of real feeds: absent sides, crossed quotes, missing greeks, IV 0."""
     uniform = rng.random((4, rows.size))
     rows["bid"][uniform[0] < ABSENT] = np.nan
     rows["ask"][uniform[0] > 1.0 - ABSENT] = np.nan

@@ -1,7 +1,7 @@
-"""Publishes a source at a chosen speed, never further ahead than its consumer can still read.
+"""Publishes a source at a configured speed, at most `max_ahead` messages ahead of its consumer.
 
-At least once: the position is noted when a whole batch has been delivered, so a replayer that is
-killed, or stopped, sends up to one batch again. Without that every row is sent once.
+Delivery is at least once: the position is stored after a whole batch was delivered, so that a
+replayer that was killed or stopped sends up to one batch again.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ PATH_S = 60.0  # for a piece of a file, or the synthetic market's path up to a p
 
 
 class ReplayerWorker(Worker):
-    """One source, one topic."""
+    """Publishes one source to one topic."""
 
     def setup(self) -> None:
-        """See what is to be published. Raises ConfigProblems where it cannot be read."""
+        """Check the data and read the stored position; unreadable data is a ConfigProblems."""
         context = self.context
         config = context.settings.replayer
         self._config = config
@@ -60,7 +60,11 @@ class ReplayerWorker(Worker):
         self._incarnation = ""
 
     def step(self) -> int:
-        """Publish what is due, at most one batch; else wait a little. Raises ConfigProblems."""
+        """Publish the rows that are due, at most one batch, or wait a moment.
+
+        Returns:
+            The number of rows published.
+        """
         with _problems():
             cursor = self._cursor or self._begin()
             if self._status.finished or not self._connected() or not self._room():
@@ -75,7 +79,7 @@ class ReplayerWorker(Worker):
         return int(rows.size)
 
     def _begin(self) -> Cursor:
-        """Open the data and go to the noted position: of large files that takes its time."""
+        """Open the data and go to the stored position, which takes a while in large files."""
         config = self._config
         self._archive: Archive
         if config.data is None:
@@ -90,18 +94,18 @@ class ReplayerWorker(Worker):
         self._status.speed = config.speed
         self._cursor = Cursor(self._archive, self._status.position)
         with self.context.expect(PATH_S):
-            self._cursor.peek(1)  # whatever lies before it is passed over now
+            self._cursor.peek(1)  # skips the rows before the position
         return self._cursor
 
     def _beat(self) -> None:
         self.context.heartbeat.beat(progress=self.context.heartbeat.progress, expect=PATH_S)
 
     def teardown(self) -> None:
-        """Note the position."""
+        """Store the position."""
         self._cell.write(self._status)
 
     def _wait(self) -> None:
-        """Wait a moment, or until a signal; the producer's callbacks are served."""
+        """Wait a moment or until a signal, and run the producer's callbacks."""
         if self._publisher is not None:
             self._publisher.poll()
         self.context.pause(WAIT_S)
@@ -109,7 +113,7 @@ class ReplayerWorker(Worker):
     # --- connections ----------------------------------------------------------------------
 
     def _connected(self) -> bool:
-        """Have a producer for the broker that is there now, and the schemas' ids."""
+        """Connect to the current broker and register the schemas; return whether both are done."""
         address = self._address()
         if address is None:
             return False
@@ -137,7 +141,7 @@ class ReplayerWorker(Worker):
         return publisher
 
     def _register(self, address: BrokerAddress) -> Writers:
-        """Register what is written; a schema that no fault calls for stays unknown."""
+        """Register the schemas that the configured faults need, and return their encoders."""
 
         def writer(schema: dict[str, object]) -> Encoder:
             with self.context.expect(10.0):
@@ -164,7 +168,7 @@ class ReplayerWorker(Worker):
             return None
 
     def _room(self) -> bool:
-        """Tell whether the consumer is near enough."""
+        """Return whether the consumer lags by less than `max_ahead`."""
         if not self._config.follow:
             return True
         try:
@@ -178,7 +182,7 @@ class ReplayerWorker(Worker):
     # --- rows -----------------------------------------------------------------------------
 
     def _due(self, cursor: Cursor) -> Rows:
-        """Return the rows that the market clock has reached, in their shifted times."""
+        """Return the rows that the market clock has reached, with shifted times."""
         rows = self._read(cursor)
         if rows.size == 0 or self._config.speed == 0.0:
             return rows
@@ -206,7 +210,7 @@ class ReplayerWorker(Worker):
         return rows
 
     def _rewind(self, cursor: Cursor, max_rows: int) -> Rows:
-        """Begin again, later by as many whole days as bring the first row behind the last."""
+        """Start the source again, shifted by whole days so that time does not go back."""
         status = self._status
         cursor.rewind()
         rows = cursor.peek(max_rows)
@@ -219,7 +223,7 @@ class ReplayerWorker(Worker):
         return rows
 
     def _send(self, rows: Rows, cursor: Cursor) -> None:
-        """Send rows until they are delivered; what failed is sent again."""
+        """Send rows until all are delivered; failed messages are sent again."""
         status = self._status
         market_time = int(delivery_times(rows)[-1])
         rows["ts_recv"][rows["ts_recv"] == 0] = time.time_ns()
@@ -227,18 +231,18 @@ class ReplayerWorker(Worker):
         left: list[int] = []
         while out is None or left:
             if self.context.stopping():
-                return  # amid a batch: it is sent again, at least once
+                return  # the batch is sent again by the next process
             connected = self._connected()
             publisher, writers = self._publisher, self._writers
             if not connected or publisher is None or writers is None:
                 self._wait()
-                self._go_on()
+                self._keep_waiting()
                 continue
             if out is None:
                 out = self._faults.messages(rows, cursor.position, writers)
                 left = list(range(len(out.values)))
             part = Outgoing([out.values[i] for i in left], [out.keys[i] for i in left])
-            failed = publisher.send(part, self._go_on)
+            failed = publisher.send(part, self._keep_waiting)
             status.produced += len(left) - len(failed)
             status.delivered += len(left) - len(failed)
             status.failed += len(failed)
@@ -251,8 +255,8 @@ class ReplayerWorker(Worker):
         for kind, count in (+out.faults).items():
             status.faults[kind] = status.faults.get(kind, 0) + count
 
-    def _go_on(self) -> bool | None:
-        """Beat; False: asked to stop; None: other brokers have taken the place of these."""
+    def _keep_waiting(self) -> bool | None:
+        """Beat, and return False when asked to stop, None when the brokers were replaced."""
         self.context.heartbeat.beat(progress=self.context.heartbeat.progress)
         address = self._address()
         if address is not None and address.incarnation != self._incarnation:
@@ -262,7 +266,7 @@ class ReplayerWorker(Worker):
 
 @contextmanager
 def _problems() -> Iterator[None]:
-    """Data that cannot be read is a problem of the settings: starting again does not help."""
+    """Turn unreadable data into a ConfigProblems error, after which a restart does not help."""
     try:
         yield
     except MarketDataError as error:
@@ -271,6 +275,6 @@ def _problems() -> Iterator[None]:
 
 
 def delivery_times(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """When rows are to be delivered, ns: as received, else as they happened; never back."""
+    """Return when rows are due, in ns: time of receipt, else of the event; never decreasing."""
     moments = np.where(rows["ts_recv"] > 0, rows["ts_recv"], rows["ts_event"])
     return np.maximum.accumulate(moments)

@@ -1,7 +1,7 @@
-"""MLflow as the shipper sees it: runs found by our own tag, points, parameters, models.
+"""Access to MLflow: runs (found by our own tag), metrics, parameters, models.
 
-Everything may be sent twice: MLflow keeps a point of the same step, time and value once, parameters
-that are known are left alone, a model's files are uploaded under the same name and registered once.
+Everything may be sent twice: MLflow stores a point with the same step, time and value once, known
+parameters are not sent again, and a model's files keep their names and are registered once.
 """
 
 from __future__ import annotations
@@ -20,30 +20,40 @@ from sqlalchemy.exc import SQLAlchemyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-POINTS = 1000  # of a request, MLflow's own limit
+POINTS = 1000  # per request, MLflow's own limit
 LOADER = "workers.trading_env.policy.mlflow_policy"
 MAX_PARAM = 500
-#: Answers that say that this content is not taken, now or later.
+#: Error codes for content that MLflow will not accept later either.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
-#: What its client raises while a server or database is away, or answers what is no answer.
-AWAY = (MlflowException, OSError, SQLAlchemyError, ValueError)
+#: Errors of the client while a server or database cannot be reached or answers with garbage.
+UNAVAILABLE = (MlflowException, OSError, SQLAlchemyError, ValueError)
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether MLflow refused what was sent, rather than being away."""
+    """Return whether MLflow refused the content, rather than being unavailable."""
     return isinstance(error, MlflowException) and error.error_code in REFUSALS
 
 
 class Destination:
-    """One experiment of one tracking server (or SQLite file)."""
+    """One experiment on a tracking server or in a SQLite file.
+
+    All methods may fail with the errors in UNAVAILABLE.
+    """
 
     def __init__(
         self, uri: str, experiment: str, artifacts: Path | None, announce: Callable[[], None]
     ) -> None:
-        """Connect and find or make the experiment; its files go to `artifacts` where given.
+        """Connect, and find or create the experiment.
 
-        `announce` is called before every two or three requests: each may take as long as a slow
-        server likes, up to MLflow's own timeout. All methods raise AWAY.
+        Args:
+            uri: MLflow's tracking URI.
+            experiment: Name of the experiment.
+            artifacts: Directory for files of a new experiment; None: the server's choice.
+            announce: Called before every two or three requests, each of which may take up to
+                MLflow's own timeout.
+
+        Raises:
+            MlflowException: The experiment was deleted.
         """
         self._announce = announce
         announce()
@@ -58,13 +68,13 @@ class Destination:
         )
         if found is not None and found.lifecycle_stage != LifecycleStage.ACTIVE:
             raise MlflowException(
-                f"experiment {experiment!r} was deleted in MLflow; restore it, or name another one "
+                f"experiment {experiment!r} was deleted in MLflow; restore it, or set another name "
                 "in tracking.experiment"
             )
         self._runs: dict[str, str] = {}
 
     def send(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Send entries of one run, in their order."""
+        """Send the entries of one run in their order."""
         run = self._run(entries[0]["run"], entries[0]["trainer"])
         metrics: list[Metric] = []
         for entry in entries:
@@ -79,12 +89,18 @@ class Destination:
         self._points(run, metrics)
 
     def end(self, run: str, trainer: str, status: str) -> None:
-        """Mark a run as ended."""
+        """Mark a run as ended.
+
+        Args:
+            run: Our id of the run.
+            trainer: Its trainer.
+            status: MLflow's status, such as FINISHED or KILLED.
+        """
         self._announce()
         self._client.set_terminated(self._run(run, trainer), status=status)
 
     def is_writable(self, run: str, trainer: str) -> bool:
-        """Tell whether MLflow has the run, so that a refusal is about what was sent."""
+        """Return whether the run is active in MLflow, so that a refusal concerns the content."""
         self._announce()
         info = self._client.get_run(self._run(run, trainer)).info
         return bool(info.lifecycle_stage == LifecycleStage.ACTIVE)
@@ -116,11 +132,11 @@ class Destination:
         self._client.log_batch(run, params=new)
 
     def _model(self, run: str, entry: dict[str, Any]) -> None:
-        """Upload the files as a model, register it as a version, and move the alias there."""
+        """Upload the files as a model, register it as a version, and set the alias to it."""
         client, name, folder = self._client, entry["model"], f"policy-{entry['step']}"
         files = [Path(path) for path in entry["files"] if Path(path).exists()]
         if not files:
-            return  # a newer one has replaced them
+            return  # already replaced by a newer model
         with tempfile.TemporaryDirectory(prefix="tradingmesh-") as directory:
             model = Path(directory) / "model"
             _package(files, model)
@@ -145,7 +161,7 @@ class Destination:
         client.set_registered_model_alias(name, entry["alias"], version.version)
 
     def _run(self, run: str, trainer: str) -> str:
-        """Return MLflow's id of our run: found by its tag, or created."""
+        """Return MLflow's id of our run, which is found by its tag or created."""
         if run not in self._runs:
             self._announce()
             found = self._client.search_runs(
@@ -162,15 +178,15 @@ class Destination:
 
 
 def _package(files: Sequence[Path], target: Path) -> None:
-    """Make a model directory of MLflow's of a policy's arrays, other files beside them.
+    """Create an MLflow model directory from the arrays of a policy, with the other files in it.
 
-    `mlflow.pyfunc.load_model` reads it, with no pickle, torch or stable-baselines3.
+    `mlflow.pyfunc.load_model` reads it without pickle, torch or stable-baselines3.
     """
     arrays = next((path for path in files if path.suffix == ".npz"), None)
     if arrays is None:
         target.mkdir()
     else:
-        from mlflow import pyfunc  # noqa: PLC0415 - only with a model its import is worth a second
+        from mlflow import pyfunc  # noqa: PLC0415 - a slow import that only models need
 
         pyfunc.save_model(
             str(target), loader_module=LOADER, data_path=str(arrays), pip_requirements=[]

@@ -1,11 +1,11 @@
-"""Sends the trainers' spools to MLflow and keeps its place: nothing is lost while MLflow is away.
+"""Sends the trainers' spools to MLflow; nothing is lost while MLflow is unavailable.
 
-The place is noted after MLflow took the lines; killed in between, some are sent again, which
-changes nothing; so a stop does not wait for an answer either. Few lines are sent at a time and each
-request is announced to the daemon, so that a server that takes seconds for each is slow and nothing
-else. A run whose process died without a word is marked KILLED, and running again when the trainer's
-next process goes on with it. What MLflow refuses is put aside, so that one bad line holds nobody
-up.
+The position is stored after MLflow accepted the lines. A shipper that is killed or stopped before
+sends some lines again, which MLflow ignores, so a stop does not wait for an answer. Few lines are
+sent at a time and each request is announced to the daemon, so that a slow server does not count as
+a hang. The run of a trainer that died is marked KILLED, and RUNNING again when the next process of
+the trainer resumes it. Lines that MLflow refuses are moved to a file, so that they do not block the
+others.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from mesh import ProcessIdentity
 from workers.runtime.atomic_file import write_whole
 from workers.runtime.interruptible import CallStopped, InterruptibleCalls
 from workers.runtime.worker import Worker
-from workers.shipper.destination import AWAY, Destination, is_refusal
+from workers.shipper.destination import UNAVAILABLE, Destination, is_refusal
 
 WAIT_S = 0.1
-LINES = 150  # a request or two, then the place is noted
+LINES = 150  # sent in one or two requests before the position is stored
 
 
-class Place(msgspec.Struct):
-    """How far a trainer's spool was shipped (file `<trainer>.place`)."""
+class SpoolPosition(msgspec.Struct):
+    """Position in a trainer's spool (file `<trainer>.place`)."""
 
     number: int = 0  # of the file
     offset: int = 0
-    run: str = ""  # the one that is running, and its process
+    run: str = ""  # the current run, with its process
     pid: int = 0
     start_time: int = 0
     ended: bool = True
@@ -42,10 +42,10 @@ class Place(msgspec.Struct):
 
 
 class ShipperWorker(Worker):
-    """One process for all trainers of the host."""
+    """Ships the spools of all trainers of the host."""
 
     def setup(self) -> None:
-        """Note where the spools are; MLflow is asked later, for it may be away."""
+        """Read the settings; MLflow may be unavailable, so the connection is made later."""
         settings = self.context.settings
         config = settings.tracking
         self._config = config
@@ -62,7 +62,7 @@ class ShipperWorker(Worker):
         self._retry_at = 0.0
 
     def step(self) -> int:
-        """Ship some lines of each spool."""
+        """Ship some lines of each spool and return how many."""
         if time.monotonic() < self._retry_at:
             self.context.pause(WAIT_S)
             return 0
@@ -70,11 +70,11 @@ class ShipperWorker(Worker):
         try:
             for trainer in sorted({path.stem.rpartition("-")[0] for path in self._files()}):
                 shipped += self._ship(trainer)
-        except CallStopped:  # an answer may take long; what is left waits in the spools
+        except CallStopped:  # a stop does not wait for an answer; the rest stays in the spools
             return shipped
-        except AWAY as error:
+        except UNAVAILABLE as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
-            self.context.log.warning("MLflow is away", error=why)
+            self.context.log.warning("MLflow is unavailable", error=why)
             self._retry_at = time.monotonic() + self._config.retry_s
             self._destination = None
             return shipped
@@ -83,7 +83,7 @@ class ShipperWorker(Worker):
         return shipped
 
     def _announce(self) -> None:
-        """Tell the daemon that a few requests follow, each tried twice by MLflow's client."""
+        """Announce a few requests to the daemon, each tried twice by MLflow's client."""
         beat = self.context.heartbeat
         beat.beat(progress=beat.progress, expect=6.0 * self._config.timeout_s + 30.0)
 
@@ -91,7 +91,7 @@ class ShipperWorker(Worker):
         return sorted(self._spools.glob("*-*.jsonl"))
 
     def _ship(self, trainer: str) -> int:
-        """Send the next lines of one spool and note the place behind them."""
+        """Send the next lines of one spool and store the position after them."""
         place_file = self._spools / f"{trainer}.place"
         place = _read_place(place_file)
         files = {
@@ -109,19 +109,19 @@ class ShipperWorker(Worker):
             place.number, place.offset = number, 0
         lines = _lines(files[number], place.offset)
         if not lines:
-            if number < max(files):  # its writer has gone on to the next: this one is shipped
+            if number < max(files):  # its writer uses the next file: this one is complete
                 place.number, place.offset = number + 1, 0
                 write_whole(place_file, msgspec.json.encode(place), durable=False)
                 return 1
-            return self._look_after(trainer, place, place_file)
+            return self._end_dead_run(trainer, place, place_file)
         for entries in _by_run(lines):
             self._send(trainer, entries, place)
         place.offset += sum(map(len, lines))
         write_whole(place_file, msgspec.json.encode(place), durable=False)
         return len(lines)
 
-    def _send(self, trainer: str, entries: list[dict[str, Any]], place: Place) -> None:
-        """Send entries of one run and note what they say of it."""
+    def _send(self, trainer: str, entries: list[dict[str, Any]], place: SpoolPosition) -> None:
+        """Send the entries of one run and record its begin or end."""
         self._send_some(self._connected(), trainer, entries, place)
         for entry in entries:
             if "begin" in entry:
@@ -131,9 +131,13 @@ class ShipperWorker(Worker):
                 place.ended = True
 
     def _send_some(
-        self, destination: Destination, trainer: str, entries: list[dict[str, Any]], place: Place
+        self,
+        destination: Destination,
+        trainer: str,
+        entries: list[dict[str, Any]],
+        place: SpoolPosition,
     ) -> None:
-        """Send entries of one run; the halves of what MLflow refuses, down to the bad one."""
+        """Send the entries of one run; refused ones are bisected until the bad one is found."""
         why = ""
         try:
             self._calls.run(destination.send, entries)
@@ -155,8 +159,8 @@ class ShipperWorker(Worker):
         with (self._spools / f"{trainer}.refused").open("a") as file:
             file.write(json.dumps(entries[0]) + "\n")
 
-    def _look_after(self, trainer: str, place: Place, place_file: Path) -> int:
-        """Mark the run of a process that died without a word."""
+    def _end_dead_run(self, trainer: str, place: SpoolPosition, place_file: Path) -> int:
+        """Mark the run as killed if its process died."""
         if place.ended or ProcessIdentity(place.pid, place.start_time).is_alive():
             return 0
         self._calls.run(self._connected().end, place.run, trainer, "KILLED")
@@ -177,23 +181,23 @@ class ShipperWorker(Worker):
 
 
 def _lines(path: Path, offset: int) -> list[bytes]:
-    """Return the next whole lines; one may be half written."""
+    """Return the next complete lines, without one that is still being written."""
     with path.open("rb") as file:
         file.seek(offset)
         found = [line for line, _ in zip(file, range(LINES), strict=False)]
     return [line for line in found if line.endswith(b"\n")]
 
 
-def _read_place(path: Path) -> Place:
-    """Return the noted place; the beginning where there is none (sent again, nothing changes)."""
+def _read_place(path: Path) -> SpoolPosition:
+    """Return the stored position; the beginning if there is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Place)
+        return msgspec.json.decode(path.read_bytes(), type=SpoolPosition)
     except (FileNotFoundError, msgspec.DecodeError):
-        return Place()
+        return SpoolPosition()
 
 
 def _by_run(lines: list[bytes]) -> list[list[dict[str, Any]]]:
-    """Group the entries by run, in order; a line cut by a kill is passed over."""
+    """Group the entries by run, in order, without lines that a kill cut off."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         try:

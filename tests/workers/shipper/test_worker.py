@@ -155,7 +155,9 @@ def test_nothing_is_lost_while_the_server_is_down_hung_or_gone(tmp_path):
             server.signal(signal.SIGSTOP)
             more()
             log = tmp_path / "run" / "logs"
-            until("noticed", lambda: any("is away" in p.read_text() for p in log.glob("shipper*")))
+            until(
+                "noticed", lambda: any("unavailable" in p.read_text() for p in log.glob("shipper*"))
+            )
             assert one.worker("shipper")["restarts"] == 0
             server.signal(signal.SIGKILL)
             more()
