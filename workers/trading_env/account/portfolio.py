@@ -79,7 +79,11 @@ class Portfolios:
         self.reset(np.arange(lanes))
 
     def reset(self, lanes: Array) -> None:
-        """Return the lanes of these indices a fresh account."""
+        """Start a fresh account in some lanes.
+
+        Args:
+            lanes: Indices of the lanes, int64 (k,).
+        """
         self.memory[lanes] = 0.0
         self.pending[lanes] = 0.0
         for column in (CASH, EQUITY, PEAK):
@@ -90,7 +94,14 @@ class Portfolios:
         return self.memory.tobytes() + self.pending.tobytes()
 
     def from_bytes(self, data: bytes) -> None:
-        """Take up what `to_bytes` gave. Raises ValueError for another number of lanes."""
+        """Restore the accounts from what `to_bytes` returned.
+
+        Args:
+            data: The accounts and pending targets of the same number of lanes.
+
+        Raises:
+            ValueError: The size does not match the lanes, or an account holds NaN or infinity.
+        """
         expected = self.memory.nbytes + self.pending.nbytes
         if len(data) != expected:
             raise ValueError(f"{len(data)} bytes are not the {expected} of {self.lanes} lanes")

@@ -44,12 +44,29 @@ class Simulation:
         self._may_be_unsound = config.on_bad_action == "hold"
 
     def reset(self, block: MarketBlock, rows: Array, lanes: Array | None = None) -> None:
-        """Start an episode of `lanes` (indices; all by default) at these rows of `block`."""
+        """Start an episode in some lanes.
+
+        Args:
+            block: The market states.
+            rows: First row of each of these lanes in `block`, int64 (k,).
+            lanes: Indices of the lanes, int64 (k,); all lanes by default.
+        """
         lanes = self._everyone if lanes is None else lanes
         self._kernel.start(block.kernel, rows, lanes)
 
     def checked(self, actions: Any) -> Array:
-        """Actions (n, 10) as contiguous floats. Raises InvalidAction, as `step` does."""
+        """Validate actions.
+
+        Args:
+            actions: Numbers (n, 10): target positions as shares of the contract limit.
+
+        Returns:
+            The actions as a contiguous array (n, 10) of float32 or float64.
+
+        Raises:
+            InvalidAction: Not numbers, another shape, or NaN or infinity unless `on_bad_action` is
+                "hold".
+        """
         numbers = _numbers(actions, self.lanes)
         lane = self._kernel.unsound(numbers)
         if lane != SOUND and not self._may_be_unsound:
@@ -69,12 +86,23 @@ class Simulation:
         *,
         hold: bool = False,
     ) -> Outcome:
-        """Act on rows `now`, observe rows `then` (int64, n). Raises InvalidAction, BadMarketData.
+        """Trade at the quotes of rows `now` and move to rows `then`.
 
-        `actions` (n, 10) are shares of the contract limit, clipped to [-1, 1]. Lanes in `fresh`
-        (bool) ended before this step: they start anew at row `then`, whatever they wanted to do,
-        with reward 0. With `hold` no lane wants anything: positions stay, to the last bit,
-        whatever `actions` says. An InvalidAction leaves every account as it was.
+        Args:
+            block: The market states.
+            now: Row of each lane before the step, int64 (n,).
+            then: Row of each lane after the step, int64 (n,).
+            actions: Target positions (n, 10) as shares of the contract limit, clipped to [-1, 1].
+            fresh: bool (n,): lanes whose episode ended before this step. They start anew at row
+                `then` with reward 0, and their actions are ignored.
+            hold: Keep every position exactly as it is and ignore `actions`.
+
+        Returns:
+            Rewards, accounts, fills and ends of the n lanes.
+
+        Raises:
+            InvalidAction: As `checked` raises it; every account stays as it was.
+            BadMarketData: An account is not finite after the step.
         """
         return self.move(block, now, then, self.checked(actions), fresh, hold=hold)
 
@@ -89,7 +117,23 @@ class Simulation:
         hold: bool = False,
         data_ends: Array | None = None,
     ) -> Outcome:
-        """`step` with actions that `checked` gave, and lanes (bool) whose data ends at `then`."""
+        """Step with actions that `checked` returned already.
+
+        Args:
+            block: As in `step`.
+            now: As in `step`.
+            then: As in `step`.
+            numbers: Actions as `checked` returned them, (n, 10).
+            fresh: As in `step`.
+            hold: As in `step`.
+            data_ends: bool (n,): lanes whose data ends at row `then`.
+
+        Returns:
+            Rewards, accounts, fills and ends of the n lanes.
+
+        Raises:
+            BadMarketData: An account is not finite after the step.
+        """
         windows = self.windows
         following = windows.following()
         outcome = self._step(
@@ -104,7 +148,7 @@ class Simulation:
         return outcome
 
     def held_actions(self) -> Array:
-        """The actions, float32 (n, 10), that describe the positions as they are."""
+        """Return the positions as actions: shares of the contract limit, float32 (n, 10)."""
         share: Array = (self.accounts.positions / self.config.contract_limit).astype(np.float32)
         return share.reshape(self.lanes, SLOTS)
 
@@ -127,21 +171,20 @@ def _numbers(actions: Any, lanes: int) -> Array:
 
 
 def _rules(config: TradingConfig) -> Array:
-    """What `lane.h` needs to know, in its order."""
-    return np.array(
-        [
-            config.initial_balance,
-            config.contract_limit,
-            config.multiplier,
-            config.cost_rate,
-            config.spread_share,
-            config.ruin_share,
-            config.risk_weight,
-            config.drawdown_weight,
-            config.drawdown_free,
-            config.quadratic_risk,
-            config.quadratic_cost,
-            BALANCE_LIMIT,
-            float(config.reward == "linear_quadratic"),
-        ]
-    )
+    """Return the fields of `rules_t` of lane.h, float64 (13,), in its order."""
+    rules = {
+        "initial_balance": config.initial_balance,
+        "contract_limit": config.contract_limit,
+        "multiplier": config.multiplier,
+        "cost_rate": config.cost_rate,
+        "spread_share": config.spread_share,
+        "ruin_share": config.ruin_share,
+        "risk_weight": config.risk_weight,
+        "drawdown_weight": config.drawdown_weight,
+        "drawdown_free": config.drawdown_free,
+        "quadratic_risk": config.quadratic_risk,
+        "quadratic_cost": config.quadratic_cost,
+        "balance_limit": BALANCE_LIMIT,
+        "linear_quadratic": float(config.reward == "linear_quadratic"),
+    }
+    return np.array(list(rules.values()))

@@ -1,14 +1,16 @@
 """Evaluate a policy and the baselines: `python -m workers.trading_env.evaluation`.
 
-    --policy FILE.npz (arrays of a published policy) or --mesh DIR --trainer td3-0 (the newest one)
+    --policy FILE.npz: the arrays of a published policy
+    --mesh DIR --trainer td3-0: the newest policy that this trainer published
     --data PATH, --synthetic SEED or --known-optimum SEED: the market
-    --root NAME, --date YYYYMMDD: which underlying's options, which day of a folder (with --data)
-    --folds N: the test parts of N walk-forward splits alone, with --embargo-s before each
-    --held-out: the last fifth alone, which `python -m workers.trainer.cli` did not learn from
-    --set key=value: settings of [trading], as in its profile
-    --out DIR: report.json and report.png; the JSON is printed too
+    --root NAME: with --data, trade the options on this underlying
+    --date YYYYMMDD: with --data, read this day of the folder
+    --folds N: evaluate only the test parts of N walk-forward splits, with --embargo-s before each
+    --held-out: evaluate only the last fifth, which `python -m workers.trainer.cli` holds out
+    --set KEY=VALUE: a setting of [trading], as in a profile
+    --out DIR: write report.json and report.png there; the JSON is printed too
 
-Without a policy the baselines alone are evaluated.
+Without --policy and --mesh only the baselines are evaluated.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ if TYPE_CHECKING:
 
 
 def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig]:
-    """The market that was asked for, and its rules."""
+    """Return the market that the options name, and its rules.
+
+    Args:
+        options: The parsed command line.
+
+    Returns:
+        (provider, rules).
+    """
     config = load_settings(None, [f"trading.{pair}" for pair in options.set]).trading
     if options.known_optimum is not None:
         return known_optimum_provider(options.known_optimum), known_optimum_config()
@@ -69,24 +78,37 @@ def market(options: argparse.Namespace) -> tuple[RecordedProvider, TradingConfig
 
 
 def contenders(options: argparse.Namespace, config: TradingConfig) -> dict[str, Policy]:
-    """The policy that was asked for, and what it is compared with."""
-    found: dict[str, Policy] = {}
+    """Return the policy that the options name, and those it is compared with.
+
+    Args:
+        options: The parsed command line.
+        config: The rules of the market.
+
+    Returns:
+        The policies by name.
+    """
+    chosen: dict[str, Policy] = {}
     if options.policy is not None:
         with np.load(options.policy, allow_pickle=False) as arrays:
-            found["policy"] = PublishedPolicy(dict(arrays))
+            chosen["policy"] = PublishedPolicy(dict(arrays))
     elif options.mesh is not None:
         segment = Mesh(options.mesh).tensors(policy_segment(options.trainer))
-        found["policy"] = PublishedPolicy(segment.read()[1])
+        chosen["policy"] = PublishedPolicy(segment.read()[1])
     if options.known_optimum is not None:
         best = KnownOptimum(config.quadratic_risk, config.quadratic_cost, discount=1.0)
-        return {**found, "flat": flat, "random": Random(), "optimum": best.act}
-    return {**found, **baselines(config, seed=options.seed)}
+        return {**chosen, "flat": flat, "random": Random(), "optimum": best.act}
+    return {**chosen, **baselines(config, seed=options.seed)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 = a report was written, 1 = there is no such market or policy.
+    """Evaluate and print the report.
 
-    78 = a setting is wrong.
+    Args:
+        arguments: The command line without the program's name; that of the process by default.
+
+    Returns:
+        Exit status: 0 the report was printed, 1 the market or the policy cannot be used, 78 a
+        setting is wrong.
     """
     options = parser().parse_args(arguments)
     try:

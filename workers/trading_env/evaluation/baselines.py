@@ -105,9 +105,13 @@ class Oracle:
         self._held = np.zeros((env.num_envs, SLOTS), np.int64)
 
     def __call__(self, observations: Array) -> Array:
-        """Actions (n, 10)."""
+        """Return actions float32 (n, 10) for observations (n, 16, 100).
+
+        Raises:
+            ValueError: `begin` was not called.
+        """
         if self._env is None:
-            raise ValueError("the oracle needs to know its environment: call begin(env) first")
+            raise ValueError("the oracle has no environment yet; call begin(env) first")
         newest = np.asarray(observations)[:, -1]
         held = np.rint(newest[:, POSITIONS]).astype(np.int64) + 1
         rows = self._env.market.then
@@ -117,10 +121,17 @@ class Oracle:
 
 
 def best_paths(rows: Array, config: TradingConfig) -> Array:
-    """Best position index (0, 1, 2 = short, none, long), int8 (T, 10, 3), by state, slot, held.
+    """Return the best next position for each state, slot and position held (Bellman, 1957).
 
     Values are per contract and unit of the multiplier. Where nothing can trade the position stays;
     where a slot rolls it is closed at its previous contract's price and cost.
+
+    Args:
+        rows: Rows of a block, ROW_DTYPE (T,).
+        config: Its `cost_rate` and `spread_share` are used.
+
+    Returns:
+        int8 (T, 10, 3): 0 short, 1 flat, 2 long; the last axis is the position held.
     """
     count = rows.size
     levels = np.array([-1.0, 0.0, 1.0])

@@ -45,7 +45,16 @@ MEASURES = (
 
 
 def report(runs: Mapping[str, Run], *, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
-    """A JSON document: for each policy its measures as {value, low, high}, episodes and ends."""
+    """Summarise runs as a JSON document.
+
+    Args:
+        runs: The runs by the policy's name.
+        confidence: Share of the resamples that an interval covers.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `confidence`, and by policy its episodes, steps, seconds a step, ends and `measures`.
+    """
     return {
         "confidence": confidence,
         "policies": {
@@ -64,7 +73,19 @@ def report(runs: Mapping[str, Run], *, confidence: float = 0.95, seed: int = 0) 
 def measures(
     run: Run, *, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, dict[str, float | None]]:
-    """Every measure of `run` with its interval."""
+    """Return every measure of a run with its interval.
+
+    The module's docstring has the definitions (Sharpe, 1966; Sortino, van der Meer, 1991) and the
+    source of the intervals (Politis, Romano, 1994).
+
+    Args:
+        run: What one policy did.
+        confidence: Share of the resamples that an interval covers.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        {value, low, high} for each of `MEASURES`; None where a number is not defined.
+    """
     steps = _Steps(run)
     found = steps.measures(np.arange(steps.count)[None, :])
     rng = np.random.default_rng(seed)
@@ -91,7 +112,17 @@ def measures(
 
 
 def stationary_bootstrap(count: int, resamples: int, rng: np.random.Generator) -> Array:
-    """Indices int64 (resamples, count): blocks of geometric length that wrap around the end."""
+    """Draw resamples by the stationary bootstrap (Politis, Romano, JASA, 1994).
+
+    Args:
+        count: Number of entries to resample.
+        resamples: Number of resamples.
+        rng: Source of the draws.
+
+    Returns:
+        Indices, int64 (resamples, count), in blocks of geometric length (count^(1/3) on average)
+        that wrap around the end.
+    """
     length = max(1.0, count ** (1.0 / 3.0))
     starts = rng.integers(count, size=(resamples, count))
     begins = rng.random((resamples, count)) < 1.0 / length

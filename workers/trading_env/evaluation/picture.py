@@ -18,7 +18,13 @@ PERCENT = {"total_return", "max_drawdown", "cost", "hit_rate"}
 
 
 def picture(runs: Mapping[str, Run], document: Mapping[str, Any], path: Path) -> None:
-    """Write `runs` with their `document` (of `report`) to `path`, a .png."""
+    """Draw runs as one picture.
+
+    Args:
+        runs: The runs by the policy's name.
+        document: What `report` returned for them.
+        path: The .png to write.
+    """
     from matplotlib.backends.backend_agg import (  # noqa: PLC0415 - only those who draw pay for it
         FigureCanvasAgg,
     )

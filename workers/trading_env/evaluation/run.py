@@ -42,7 +42,17 @@ class Run:
 
 
 def rollout(env: TradingVectorEnv, policy: Policy, *, seed: int, steps: int) -> Run:
-    """Play the first episode of each lane of `env`, up to `steps` steps."""
+    """Play the first episode of each lane.
+
+    Args:
+        env: The E lanes.
+        policy: From observations (E, 16, 100) to actions (E, 10).
+        seed: Seed of the first lane; lane i has seed + i.
+        steps: Largest number of steps.
+
+    Returns:
+        What the policy did in E episodes of at most `steps` steps.
+    """
     observations, info = env.reset(seed=seed)
     if hasattr(policy, "begin"):
         policy.begin(env)
@@ -88,7 +98,19 @@ def evaluate(
     seed: int = 0,
     steps: int = 100_000,
 ) -> dict[str, Run]:
-    """Let each policy trade the same `episodes` episodes; the same seed gives the same ones."""
+    """Let each policy trade the same episodes.
+
+    Args:
+        provider: The market.
+        policies: The policies by name.
+        config: The rules of the environment; the defaults without one.
+        episodes: Number of episodes, the lanes of one environment.
+        seed: The same seed gives the same episodes.
+        steps: Largest number of steps of an episode.
+
+    Returns:
+        The runs by the policy's name.
+    """
     config = TradingConfig() if config is None else config
     longest = min(steps, max(run.size for run in provider.segments) - 1)
     runs = {}

@@ -30,7 +30,11 @@ class ArchiveWriter:
     """Appends market states to a new archive; use as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Write to `path`. Raises FileExistsError rather than to replace an archive."""
+        """Start an archive that appears at `path` when it is closed.
+
+        Raises:
+            FileExistsError: There is a file at `path`; archives are not replaced.
+        """
         if path.exists():
             raise FileExistsError(f"{path} exists; archives are not written over, choose another")
         self._path = path
@@ -42,7 +46,14 @@ class ArchiveWriter:
         self.count = 0
 
     def append(self, states: Array) -> None:
-        """Write states, MARKET_DTYPE (T,)."""
+        """Write states behind those written before.
+
+        Args:
+            states: Market states, MARKET_DTYPE (T,).
+
+        Raises:
+            BadMarketData: Another dtype or shape.
+        """
         if states.dtype != MARKET_DTYPE or states.ndim != 1:
             raise BadMarketData(f"states must be MARKET_DTYPE (T,), got {states.shape}")
         if states.size:
@@ -86,15 +97,26 @@ def holds_states(path: Path) -> bool:
 
 
 def read_states(path: Path) -> Array:
-    """All states of an archive, MARKET_DTYPE (T,). Raises BadMarketData, NoMarketData."""
+    """Read all states of an archive.
+
+    Args:
+        path: A file that `ArchiveWriter` wrote.
+
+    Returns:
+        Market states, MARKET_DTYPE (T,).
+
+    Raises:
+        NoMarketData: There is no such file.
+        BadMarketData: The file is not readable Parquet, has another layout, or has nulls.
+    """
     try:
         table = parquet.read_table(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         remedy = "write one with `python -m workers.trading_env.record`"
         raise NoMarketData(f"{path}: no such archive; {remedy}") from error
     except (pa.ArrowException, OSError) as error:
-        found = str(error).splitlines()[0]
-        raise BadMarketData(f"{path}: no readable Parquet ({found}); record it again") from error
+        reason = str(error).splitlines()[0]
+        raise BadMarketData(f"{path}: no readable Parquet ({reason}); record it again") from error
     layout = (table.schema.metadata or {}).get(_LAYOUT)
     if layout != _TEXT or not table.schema.equals(_schema()):
         raise BadMarketData(
@@ -118,8 +140,8 @@ def read_states(path: Path) -> Array:
 
 
 def _plain(values: Any, dtype: np.dtype[Any]) -> Array:
-    found: Array = values.to_numpy(zero_copy_only=False)
-    return found.astype(dtype)
+    plain: Array = values.to_numpy(zero_copy_only=False)
+    return plain.astype(dtype)
 
 
 def _schema() -> Any:

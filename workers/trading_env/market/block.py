@@ -1,7 +1,7 @@
 """Market states as the columns that the portfolio maths reads: validated once, at the edge.
 
 A `MarketBlock` holds T states as contiguous arrays. Whatever is wrong with a state is found here,
-so that no later line has to ask whether a number is one: a state that breaks a rule is a typed
+so that no later line has to check for NaN or infinity: a state that breaks a rule is a typed
 error, or is replaced by the last good one, marked stale, and not traded on.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from workers.contract.dtypes import FEATURES, GREEKS, INDICATORS, MARKET_DTYPE, SLOTS
 from workers.trading_env.account import _kernel
+from workers.trading_env.account.portfolio import Reason
 from workers.trading_env.errors import BadMarketData, CorporateAction, NoMarketData
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ INDICATOR_FEATURES = slice(GREEK_FEATURES.stop, GREEK_FEATURES.stop + INDICATORS
 #: Of a price or a strike that is positive; log(underlying / strike) stays within 50 by them.
 SMALLEST, LARGEST = 1e-9, 1e12
 INDICATOR_LIMIT = 5.0
-STALE, CLOSED = 4, 8  # as in portfolio.Reason
 #: `row_t` of lane.h. Half spread and limits are those of trades: contracts that can be bought and
 #: sold (0 where held, infinite without partial fills); half spreads are 0 where nothing trades;
 #: `rolled` has a bit a slot.
@@ -60,7 +60,14 @@ def slots_rolled(rows: Array) -> Array:
 
 
 def bad_rows(states: Array) -> dict[str, Array]:
-    """Rules that market states (T,) break: rule -> bool (T,). Absent sides (NaN) are fine."""
+    """Say which rule each market state breaks; an absent bid or ask (NaN) breaks none.
+
+    Args:
+        states: Market states, MARKET_DTYPE (T,).
+
+    Returns:
+        For each rule, named by the fault, bool (T,): True where the state has that fault.
+    """
     empty = states["right"] == 0
     price, strike = states["price"], states["strike"]
     bid, ask = states["bid"], states["ask"]
@@ -74,7 +81,7 @@ def bad_rows(states: Array) -> dict[str, Array]:
                 ~(_sane(states["previous_price"]) & _sane(states["previous_half_spread"])).all(1)
             ),
             "strike not positive": ~(empty | _positive(strike)).all(1),
-            "right is none of -1, 0, 1": (np.abs(states["right"]) > 1).any(1),
+            "right is not -1, 0 or 1": (np.abs(states["right"]) > 1).any(1),
             "greek not finite": ~(np.isfinite(states["greeks"]).all(2) | empty).all(1),
             "indicator not finite": ~np.isfinite(states["indicators"]).all(1),
             "tradeable without a sane two-sided quote": (tradeable & ~(quoted & ~empty)).any(1),
@@ -110,11 +117,22 @@ def _backwards(ts_event: Array, faulty: Array) -> Array:
 def checked(
     states: Array, *, on_bad: str = "raise", behind_held: bool = False
 ) -> tuple[Array, Array]:
-    """States (T,) of MARKET_DTYPE without a fault, and bool (T,): those that had one.
+    """Refuse faulty market states, or replace each by the last good one.
 
-    With `on_bad` "hold" a faulty state becomes the last good one, stale, not tradeable and not
-    rolled; a fault in front of the first good state, and every fault with "raise", is
-    BadMarketData. `behind_held`: the first state stands in for faulty ones already.
+    A replacement is marked stale, not tradeable and not rolled.
+
+    Args:
+        states: Market states, MARKET_DTYPE (T,).
+        on_bad: "raise" refuses a faulty state, "hold" replaces it.
+        behind_held: The first state already stands in for a faulty one.
+
+    Returns:
+        (states, bad): MARKET_DTYPE (T,) without a fault, and bool (T,) of those replaced.
+
+    Raises:
+        BadMarketData: Another dtype or shape; a faulty state with "raise"; a fault before the
+            first good state.
+        NoMarketData: No state at all.
     """
     if not isinstance(states, np.ndarray) or states.dtype != MARKET_DTYPE or states.ndim != 1:
         kind = f"{getattr(states, 'dtype', type(states).__name__)}, {np.shape(states)}"
@@ -131,7 +149,11 @@ def checked(
 
 
 def _held(states: Array, rules: dict[str, Array], bad: Array, on_bad: str) -> Array:
-    """States with the last good one in the place of each bad one. Raises BadMarketData."""
+    """Replace each bad state by the last good one.
+
+    Raises:
+        BadMarketData: `on_bad` is "raise", or the first state is bad.
+    """
     first = int(np.flatnonzero(bad)[0])
     broken = [rule for rule, rows in rules.items() if rows[first]]
     ts_event = int(states["ts_event"][first])
@@ -204,9 +226,20 @@ class MarketBlock:
 
     @classmethod
     def of(cls, states: Array, config: TradingConfig, *, behind_held: bool = False) -> Self:
-        """Build from states (T,) of MARKET_DTYPE. Raises BadMarketData, CorporateAction.
+        """Validate market states and lay them out for the step.
 
-        `behind_held`: the first of them stands in for states that broke a rule.
+        Args:
+            states: Market states, MARKET_DTYPE (T,).
+            config: What to do with bad states, corporate actions and quoted sizes.
+            behind_held: The first state already stands in for one that broke a rule.
+
+        Returns:
+            The block of T rows.
+
+        Raises:
+            BadMarketData: States broke a rule and `on_bad_data` is "raise", or none is good.
+            CorporateAction: A contract's terms changed and `corporate_action` is "refuse".
+            NoMarketData: No state at all.
         """
         states, bad = checked(states, on_bad=config.on_bad_data, behind_held=behind_held)
         states = _terms_kept(states, config)
@@ -221,13 +254,21 @@ class MarketBlock:
         for name in ("price", "previous_price", "previous_half_spread", "ts_event"):
             rows[name] = states[name]
         rows["rolled"] = states["rolled"] @ (1 << np.arange(SLOTS))
-        rows["flags"] = states["stale"] * np.uint8(STALE) + states["closed"] * np.uint8(CLOSED)
+        stale = states["stale"] * np.uint8(Reason.STALE)
+        rows["flags"] = stale + states["closed"] * np.uint8(Reason.CLOSED)
         rows["features"] = market_features(states, config)
         return cls(states, rows, bad)
 
     @classmethod
     def joined(cls, blocks: Sequence[Self]) -> Self:
-        """Rows of all `blocks`, one after the other; no lane is to step from one into the next."""
+        """Join blocks into one; no lane may step from one into the next.
+
+        Args:
+            blocks: At least one block.
+
+        Returns:
+            A block with the rows of all, in their order.
+        """
         if len(blocks) == 1:
             return blocks[0]
         return cls(
@@ -242,9 +283,17 @@ class MarketBlock:
 
 
 def market_features(states: Array, config: TradingConfig) -> Array:
-    """Features of states (T,) as frames: float32 (T, 100), the portfolio's columns 0.
+    """Return the market's part of the observation frames.
 
-    log(underlying / strike) of a slot that holds nothing is 0, as are its greeks.
+    Moneyness is log(underlying / strike), greeks are tanh(greek * scale). Both are 0 in a slot
+    without a contract.
+
+    Args:
+        states: Market states without a fault, MARKET_DTYPE (T,).
+        config: Its `greek_scale` is used.
+
+    Returns:
+        Frames, float32 (T, 100); the columns of the portfolio (0 to 10) are 0.
     """
     frames = np.zeros((states.size, FEATURES), np.float32)
     held = states["right"] != 0

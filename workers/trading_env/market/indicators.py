@@ -82,7 +82,14 @@ class Session:
         self._closes = config.session_closes
 
     def left(self, ts_event: int) -> float:
-        """Share of the session that is left at `ts_event` (ns); 0 when closed or never closing."""
+        """Return the share of the session that is left.
+
+        Args:
+            ts_event: Event time, ns since the epoch.
+
+        Returns:
+            A number from 0 to 1; 0 when the market is closed or never closes.
+        """
         if self._zone is None:
             return 0.0
         second, close = self._now(ts_event)
@@ -91,7 +98,14 @@ class Session:
         return (close - second) / (close - self._open)
 
     def closed(self, ts_event: int) -> bool:
-        """Whether there is no trading at `ts_event` (ns): before, after, weekends, holidays."""
+        """Say whether the market is closed: outside its hours, on weekends and on holidays.
+
+        Args:
+            ts_event: Event time, ns since the epoch.
+
+        Returns:
+            True when nothing trades at that time; always False for a market that never closes.
+        """
         if self._zone is None:
             return False
         second, close = self._now(ts_event)
@@ -119,9 +133,16 @@ class Indicators:
         self._moves = 0
 
     def update(self, state: Any, volume: float = 0.0) -> Array:
-        """Indicators of `state` (a MARKET_DTYPE record without them), float32 (20,).
+        """Return the indicators of the next market state and remember the state.
 
-        `volume` is what was traded since the state before, in contracts.
+        The module's docstring has the formula and the source of each indicator.
+
+        Args:
+            state: A MARKET_DTYPE record of shape (), its `indicators` not yet filled in.
+            volume: Contracts traded since the state before.
+
+        Returns:
+            float32 (20,) in the order of `NAMES`, clipped to [-5, 5]; NaN becomes 0.
         """
         spot = float(state["underlying"])
         self._logs.append(math.log(spot))
@@ -139,8 +160,8 @@ class Indicators:
         nearest = int(state["expiry"][held].min()) if held.any() else int(state["ts_event"])
         values.append(max(0, nearest - int(state["ts_event"])) / YEAR_NS)
         values.append(math.log1p(max(0.0, float(state["age_s"]))))
-        found = np.nan_to_num(np.array(values), nan=0.0, posinf=CLIP, neginf=-CLIP)
-        clipped: Array = np.clip(found, -CLIP, CLIP).astype(np.float32)
+        finite = np.nan_to_num(np.array(values), nan=0.0, posinf=CLIP, neginf=-CLIP)
+        clipped: Array = np.clip(finite, -CLIP, CLIP).astype(np.float32)
         return clipped
 
     def _return(self, lag: int) -> float:

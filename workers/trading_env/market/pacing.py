@@ -37,8 +37,11 @@ class StatePacer:
     ) -> None:
         """Let a state be due whenever event time advanced by `interval_s`.
 
-        When the whole feed has gone back in time (a replay that began anew) `restart` gives the
-        market to go on with; without it such ticks are dropped.
+        Args:
+            market: The market that takes the ticks.
+            interval_s: Event time between two states, seconds.
+            restart: Called when the whole feed has gone back in time (a replay that began anew);
+                returns the market to go on with. Without it those ticks are dropped.
         """
         self._market = market
         self._interval = int(interval_s * 1e9)
@@ -50,16 +53,22 @@ class StatePacer:
         self.dropped = 0
 
     def advance(self, ticks: Array) -> Iterator[None]:
-        """Take ticks (TICK_DTYPE) in the order of arrival; yields when a state is due.
+        """Take ticks and yield whenever a state is due.
 
         At each yield the market holds exactly the ticks that arrived before the one that made
         the state due.
+
+        Args:
+            ticks: TICK_DTYPE (n,) in the order of arrival.
+
+        Yields:
+            None, once for each state that is due.
         """
         for believed in self._believed(ticks):
             yield from self._paced(believed)
 
     def _paced(self, ticks: Array) -> Iterator[None]:
-        """Let the market take ticks that are believed, as `feed` says."""
+        """Let the market take ticks that are believed, as `advance` describes."""
         while ticks.size:
             late = np.flatnonzero(ticks["ts_event"] >= self._due) if self._due else np.arange(1)
             if late.size == 0:
@@ -73,7 +82,7 @@ class StatePacer:
             ticks = ticks[late[0] + 1 :]
 
     def _believed(self, ticks: Array) -> Iterator[Array]:
-        """Ticks in order without those whose time is no time, or far off and not confirmed.
+        """Ticks in order without those whose time is out of range, or far off and not confirmed.
 
         Far off is said of the newest time when a tick's turn comes, so that a batch may span
         months: each piece has to be taken before the next one is asked for.
@@ -123,7 +132,14 @@ class StatePacer:
 
 
 def agreeing(ticks: Array) -> Array:
-    """Ticks in no order (a table of quotes) without those whose time the others do not share."""
+    """Drop ticks whose time is out of range or more than a day ahead of the median.
+
+    Args:
+        ticks: TICK_DTYPE (n,) in any order, as in a table of quotes.
+
+    Returns:
+        The other ticks, in the same order.
+    """
     times = ticks["ts_event"]
     sane = (times > EARLIEST) & (times < FURTHEST)
     if not sane.any():

@@ -48,9 +48,15 @@ class SlotChoice:
         self._rank = np.array([t.expiry_rank for t in config.targets])
 
     def choose(self, chain: Chain, underlying: float, now: int) -> Array:
-        """Choose at `now` (ns): int64 (10,) of indices into `chain`; bool (10,) where it changed.
+        """Choose the contract of each slot; `held` has the choice afterwards.
 
-        A chain may grow between calls, but an entry keeps its index.
+        Args:
+            chain: The known options (n,). It may grow between calls, but an entry keeps its index.
+            underlying: Price of the underlying, quote currency, positive.
+            now: Event time, ns since the epoch.
+
+        Returns:
+            bool (10,): the slots whose contract changed.
         """
         expiries = self._expiries(chain, now)
         distance = (

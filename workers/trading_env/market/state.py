@@ -73,11 +73,14 @@ class MarketState:
         self._volume = 0.0
 
     def resume(self, history: Array) -> None:
-        """Go on from these states (MARKET_DTYPE (T,), oldest first): slots, marks, indicators.
+        """Restore slots, marks and indicators from earlier states.
 
-        To be called before anything was taken up; `apply` then brings the quotes up to date. What
-        the indicators remember is made from the last `MEMORY` states: exact for those with a
-        horizon, within 1e-9 for the exponential averages.
+        Call it before the first `apply`, which then brings the quotes up to date. The indicators
+        are rebuilt from the last `MEMORY` states: exactly for those with a horizon, within 1e-9
+        for the exponential averages.
+
+        Args:
+            history: Market states, MARKET_DTYPE (T,), T at least 1, oldest first.
         """
         for state in history[-MEMORY:]:
             self._indicators.update(state)
@@ -116,11 +119,20 @@ class MarketState:
         return found + (f", symbols that are no options: {others}" if others else "")
 
     def apply(self, ticks: Array) -> int:
-        """Take up rows of TICK_DTYPE (or of the quotes table), and give how many were used.
+        """Update the quotes from ticks.
 
-        Rows older than what is known of their instrument are ignored, as are options on other
-        roots and symbols in no known notation. A price that is not finite or negative counts as
-        an absent side.
+        Ticks older than the newest of their instrument are ignored, as are options on other roots
+        and symbols in no known notation. A price that is negative, NaN or infinite counts as an
+        absent side.
+
+        Args:
+            ticks: TICK_DTYPE (n,) in the order of arrival, or rows of the quotes table.
+
+        Returns:
+            The number of ticks used.
+
+        Raises:
+            BadMarketData: Another dtype or shape.
         """
         if getattr(ticks, "dtype", None) != TICK_DTYPE or ticks.ndim != 1:
             found = f"{getattr(ticks, 'dtype', type(ticks).__name__)}"[:120]
@@ -166,9 +178,14 @@ class MarketState:
         self._volume += float(np.where(before > 0, np.maximum(volume - before, 0), 0).sum())
 
     def state(self, ts_published: int = 0) -> Array | None:
-        """Return the market as it is known now: a MARKET_DTYPE record of shape ().
+        """Return the market as it is known now.
 
-        None while too little is known (no underlying price, no quoted option).
+        Args:
+            ts_published: Wall-clock time to note in the record, ns since the epoch.
+
+        Returns:
+            A MARKET_DTYPE record of shape (), or None while there is no price of the underlying
+            or no quoted option.
         """
         quotes = self._quotes[: self._used]
         silent = self.ts_event - self._underlying_at > self.config.stale_s * 1e9

@@ -1,7 +1,7 @@
 """`check_provider`: the contract of market data providers as a tool, for users' own ones.
 
-Plays an episode and looks for what would spoil learning without an error: NaN and other values
-that are none, time that runs backwards, shapes that change, contracts that change unmarked, states
+Plays an episode and looks for what would spoil learning without an error: NaN and
+infinity, time that runs backwards, shapes that change, contracts that change unmarked, states
 that change after they were given, another episode for the same seed, and columns that know the
 next move.
 """

@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 def states_of_file(
     path: Path, config: TradingConfig, *, date: str = "", root: str = "", interval_s: float = 60.0
 ) -> Array:
-    """Market states (T,) of a recorded file.
+    """Read or make the market states of a recorded file.
 
-    An archive of `workers.trading_env.record` holds states as they were; anything else that
-    `workers.market_data` can read holds ticks, from which they are made with `config` (slots,
-    session, rates), one each `interval_s` of market time, of the options on `root` (empty: of the
-    first one found). Raises MarketDataError, BadMarketData and NoMarketData.
+    An archive of `workers.trading_env.record` holds states. Other files that `workers.market_data`
+    can read hold ticks, from which the states are made.
+
+    Args:
+        path: A file, or a folder of files of one family.
+        config: Slots, session and rates.
+        date: YYYYMMDD, chooses a day of a folder.
+        root: Root of the options to follow; empty: that of the first option.
+        interval_s: Event time between two states made of ticks, seconds.
+
+    Returns:
+        Market states, MARKET_DTYPE (T,).
+
+    Raises:
+        MarketDataError: The file is missing, unreadable or of no known family.
+        BadMarketData: The archive or the ticks are faulty.
+        NoMarketData: No state could be made of the file.
     """
     if path.is_file() and holds_states(path):
         return read_states(path)
@@ -47,7 +60,20 @@ def file_provider(
     random_start: bool = False,
     min_steps: int = 1,
 ) -> RecordedProvider:
-    """A provider of one file or several; each is a segment that no episode leaves."""
+    """Return a provider of one file or several; each file is a segment that no episode leaves.
+
+    Args:
+        paths: The files or folders, each as `states_of_file` reads it.
+        config: Slots, session and rates.
+        date: YYYYMMDD, chooses a day of a folder.
+        root: Root of the options to follow; empty: that of the first option of each file.
+        interval_s: Event time between two states made of ticks, seconds.
+        random_start: Start episodes anywhere in a file, not only at its first state.
+        min_steps: Smallest number of steps of an episode.
+
+    Returns:
+        The provider, which holds all states in memory.
+    """
     several = [paths] if isinstance(paths, Path) else list(paths)
     runs = [
         states_of_file(path, config, date=date, root=root, interval_s=interval_s)

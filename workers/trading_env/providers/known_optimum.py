@@ -57,9 +57,12 @@ def known_optimum_config(**changes: Any) -> TradingConfig:
 class KnownOptimum:
     """The best policy of one asset, and its value.
 
-    With a discount of 0 the next reward alone counts. Raises ValueError for numbers that describe
-    no such market: risk above 0, cost and shock not negative, persistence in (-1, 1), discount in
-    [0, 1].
+    With a discount of 0 the next reward alone counts. The module's docstring has the formulas and
+    their source.
+
+    Raises:
+        ValueError: Unless risk is above 0, cost and shock are not negative, persistence lies in
+            (-1, 1) and discount in [0, 1].
     """
 
     risk: float = 1.0
@@ -95,7 +98,15 @@ class KnownOptimum:
         return a, b, d, e
 
     def action(self, position: Array | float, signal: Array | float) -> Array:
-        """Best position after the trade, as a share of the limit, for any shape."""
+        """Return the best position after the trade.
+
+        Args:
+            position: Position before the trade, as a share of the limit; any shape.
+            signal: Signals of a shape that broadcasts with `position`.
+
+        Returns:
+            Positions as shares of the limit, float64, not clipped to it.
+        """
         a, b, _, _ = self.coefficients
         g = self.discount
         aim = self.cost * np.asarray(position) + (1.0 + g * self.persistence * b) * signal
@@ -103,7 +114,15 @@ class KnownOptimum:
         return best
 
     def value(self, position: Array | float, signal: Array | float) -> Array:
-        """Expected discounted sum of the rewards under the best policy."""
+        """Return the expected discounted sum of the rewards under the best policy.
+
+        Args:
+            position: Position before the trade, as a share of the limit; any shape.
+            signal: Signals of a shape that broadcasts with `position`.
+
+        Returns:
+            The values, float64; infinite at a discount of 1.
+        """
         a, b, d, e = self.coefficients
         x, s = np.asarray(position), np.asarray(signal)
         worth: Array = np.asarray(-0.5 * a * x * x + b * x * s + 0.5 * d * s * s + e)
@@ -131,9 +150,22 @@ def known_optimum_provider(
     assets: int = 1,
     noise: float = 0.1,
 ) -> RecordedProvider:
-    """`episodes` independent segments of `steps` steps of the market; one is drawn an episode.
+    """Return a provider of independent segments of the market; each episode is one of them.
 
-    `assets` slots have a signal each, the others are empty. Raises ValueError for other sizes.
+    Args:
+        seed: The same seed gives the same market.
+        optimum: The market's parameters; the defaults without one.
+        episodes: Number of segments.
+        steps: Steps of each segment.
+        assets: Number of slots with a contract and a signal, 1 to 10; the others are empty.
+        noise: Standard deviation of the price moves around the signal, quote currency.
+
+    Returns:
+        The provider, which holds all states in memory.
+
+    Raises:
+        ValueError: `episodes`, `steps` or `assets` is out of range.
+        BadMarketData: A price falls to 0 or below.
     """
     model = KnownOptimum() if optimum is None else optimum
     if not 1 <= assets <= SLOTS or steps < 1 or episodes < 1:

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 class LiveProvider:
     """The ring `market` of a mesh; attaches read-only, so any number of them do no harm.
 
-    A reader that falls behind goes on with the newest state and counts what it missed: live, a
-    decision on an old state is worse than none.
+    A reader that falls behind goes on with the newest state and counts what it missed: live, it
+    is better not to decide than to decide on an old state.
     """
 
     def __init__(self, mesh: Mesh, *, timeout_s: float = 30.0, ring: str = MARKET) -> None:
-        """Wait up to `timeout_s` (wall seconds) for a newer state before StaleData."""
+        """Read a ring of market states.
+
+        Args:
+            mesh: The mesh of the feeder.
+            timeout_s: How long to wait for a newer state, seconds of the wall clock.
+            ring: Name of the ring.
+        """
         self._mesh = mesh
         self._ring = ring
         self._timeout_s = timeout_s
@@ -34,7 +40,11 @@ class LiveProvider:
         self.missed = 0
 
     def reset(self, *, seed: int | None = None) -> Array:
-        """Return the newest state there is. Raises NoMarketData when none is published in time."""
+        """Return the newest state, MARKET_DTYPE of shape (); the seed is ignored.
+
+        Raises:
+            NoMarketData: The ring is missing, or no state was published within the timeout.
+        """
         del seed  # live is live
         try:
             ring = self._mesh.ring(self._ring, MARKET_DTYPE)
@@ -50,9 +60,12 @@ class LiveProvider:
         return self._newest(reader.read(max_records=ring.capacity))
 
     def advance(self) -> Array:
-        """Wait for a newer state.
+        """Wait for a newer state and return it, MARKET_DTYPE of shape ().
 
-        Raises StaleData after `timeout_s` without one, EndOfData when the feed went back in time.
+        Raises:
+            NoMarketData: `reset` was not called.
+            StaleData: No newer state within the timeout.
+            EndOfData: The feed went back in time.
         """
         if self._reader is None:
             raise NoMarketData("advance before reset; call reset first")

@@ -19,16 +19,27 @@ class MarketDataProvider(Protocol):
     """A stream of market states."""
 
     def reset(self, *, seed: int | None = None) -> Array:
-        """Start an episode and give its first state; the same seed gives the same episode.
+        """Start an episode.
 
-        Raises NoMarketData when there is none, and what `advance` raises but EndOfData.
+        Args:
+            seed: Chooses the episode; the same seed gives the same episode.
+
+        Returns:
+            The first state, a MARKET_DTYPE record of shape ().
+
+        Raises:
+            NoMarketData: There is no state to start with.
+            StaleData: As `advance` raises it.
+            BadMarketData: As `advance` raises it.
         """
 
     def advance(self) -> Array:
-        """Return the next state.
+        """Return the next state, a MARKET_DTYPE record of shape ().
 
-        Raises EndOfData when there is none any more, StaleData when a live source sent nothing
-        new for as long as it may, BadMarketData for what is no market state.
+        Raises:
+            EndOfData: The episode has no further state.
+            StaleData: A live source sent nothing new within its timeout.
+            BadMarketData: What the source sent is not a market state.
         """
 
 
@@ -44,4 +55,11 @@ class IndexedProvider(MarketDataProvider, Protocol):
         """Runs of consecutive states, each MARKET_DTYPE (T,); no episode crosses from one over."""
 
     def episode(self, seed: int | None) -> tuple[int, int]:
-        """First and last row of an episode, counted over all segments; the same for one seed."""
+        """Choose an episode.
+
+        Args:
+            seed: The same seed gives the same episode; None chooses freely.
+
+        Returns:
+            First and last row of the episode, counted over all segments.
+        """

@@ -38,7 +38,17 @@ class RecordedProvider:
         random_start: bool = False,
         min_steps: int = 1,
     ) -> None:
-        """Take the states as they are; environments validate them. Raises NoMarketData."""
+        """Take the states as they are; environments validate them.
+
+        Args:
+            segments: One segment or several, each MARKET_DTYPE (T,).
+            random_start: Start episodes anywhere in a segment, not only at its first state.
+            min_steps: Smallest number of steps of an episode; shorter segments are left out.
+
+        Raises:
+            BadMarketData: A segment is not an array of MARKET_DTYPE (T,).
+            NoMarketData: No segment has more than `min_steps` states.
+        """
         runs = [segments] if isinstance(segments, np.ndarray) else list(segments)
         for run in runs:
             if not isinstance(run, np.ndarray):
@@ -83,7 +93,15 @@ class RecordedProvider:
         return self._row >= self._last
 
     def episode(self, seed: int | None) -> tuple[int, int]:
-        """First and last row of an episode, counted over all segments."""
+        """Choose an episode.
+
+        Args:
+            seed: The same seed gives the same episode. None: the first segment, or with
+                `random_start` any episode.
+
+        Returns:
+            First and last row of the episode, counted over all segments.
+        """
         rng = random.Random(None if seed is None else int(seed))  # noqa: S311 - an episode, no secret; made in microseconds
         if self._random_start:
             drawn = rng.randrange(self._choices[-1])
@@ -94,12 +112,16 @@ class RecordedProvider:
         return self._starts[segment], self._stops[segment] - 1
 
     def reset(self, *, seed: int | None = None) -> Array:
-        """Start an episode."""
+        """Start the episode of `seed` and return its first state, MARKET_DTYPE of shape ()."""
         self._row, self._last = self.episode(seed)
         return self._states[self._row]  # type: ignore[no-any-return] # numpy: a record
 
     def advance(self) -> Array:
-        """Return the next state. Raises EndOfData behind the last one."""
+        """Return the next state, a MARKET_DTYPE record of shape ().
+
+        Raises:
+            EndOfData: The episode is at its last state.
+        """
         if self._row >= self._last:
             raise EndOfData(f"the segment ends with state {self._last} of {self._states.size}")
         self._row += 1
@@ -109,10 +131,20 @@ class RecordedProvider:
 def states_of_ticks(
     batches: Iterable[Array], config: TradingConfig, *, interval_s: float = 60.0, root: str = ""
 ) -> Array:
-    """Market states (T,) of ticks (batches of TICK_DTYPE in the order of their arrival).
+    """Make market states from ticks, with the same code as the live feeder.
 
-    The same code as the live feeder's: a state whenever event time advanced by `interval_s`.
-    Raises NoMarketData, and BadMarketData where most ticks are not in the order of their time.
+    Args:
+        batches: Arrays of TICK_DTYPE (n,) in the order of arrival.
+        config: Slots, session and rates.
+        interval_s: Event time between two states, seconds.
+        root: Root of the options to follow; empty: that of the first option.
+
+    Returns:
+        Market states, MARKET_DTYPE (T,).
+
+    Raises:
+        BadMarketData: The times of more than a fifth of the ticks are out of range or order.
+        NoMarketData: No state could be made of the ticks.
     """
     market = MarketState(config, root=root)
     pacer = StatePacer(market, interval_s)

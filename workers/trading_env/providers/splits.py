@@ -39,11 +39,24 @@ class Split:
 def walk_forward(
     ts_event: Array, *, folds: int = 4, embargo_s: float = 3600.0, expanding: bool = True
 ) -> list[Split]:
-    """Splits of states at these event times (ns, not decreasing), oldest fold first.
+    """Split states into walk-forward folds.
 
     The states are cut into folds + 1 parts of equal numbers; fold k tests on part k + 1 and trains
-    on all parts before it (`expanding`) or on the one before it. Raises NoMarketData where the
-    embargo leaves a fold fewer than two states to train on, ValueError for unsorted times.
+    on the parts before it. Source: Lopez de Prado, Advances in Financial Machine Learning, 2018,
+    chapter 7.
+
+    Args:
+        ts_event: Event times, int64 (T,), ns, not decreasing.
+        folds: Number of folds.
+        embargo_s: Market time left out before each test part, seconds.
+        expanding: Train on all parts before the test part, not only on the last one.
+
+    Returns:
+        The splits, oldest fold first.
+
+    Raises:
+        ValueError: `folds` below 1, a negative embargo, or unsorted times.
+        NoMarketData: A fold has fewer than two states to train on or to test on.
     """
     if folds < 1 or embargo_s < 0:
         raise ValueError(f"folds must be at least 1 and embargo_s not negative: {folds, embargo_s}")
@@ -65,10 +78,19 @@ def walk_forward(
 
 
 def last_part(ts_event: Array, *, share: float, embargo_states: int) -> Split:
-    """Split off the last `share` of the states; between is market time of `embargo_states` states.
+    """Split off the last states for tests, with an embargo before them.
 
-    Event times in ns, not decreasing; a state's time is the median gap. Raises NoMarketData where
-    fewer states are left than an episode needs, ValueError for a share outside (0, 1).
+    Args:
+        ts_event: Event times, int64 (T,), ns, not decreasing.
+        share: Share of the states to test on, between 0 and 1.
+        embargo_states: The embargo as a number of median gaps between two states.
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: A share outside (0, 1).
+        NoMarketData: Fewer states are left than an episode needs.
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"share is {share}, expected more than 0 and less than 1")
@@ -86,9 +108,16 @@ def last_part(ts_event: Array, *, share: float, embargo_states: int) -> Split:
 
 
 def held_out_providers(states: Array) -> tuple[RecordedProvider, RecordedProvider]:
-    """(training, test) providers of a file whose last fifth is held out; starts anywhere in both.
+    """Hold out the last fifth of the states; episodes start anywhere in both parts.
 
-    Raises as `last_part` does.
+    Args:
+        states: Market states, MARKET_DTYPE (T,).
+
+    Returns:
+        (training, test) providers.
+
+    Raises:
+        NoMarketData: As `last_part` raises it.
     """
     split = last_part(states["ts_event"], share=HELD_OUT_SHARE, embargo_states=EMBARGO_STATES)
     least = min(MIN_STEPS, _size(split.test) // 2)
@@ -122,7 +151,18 @@ def walk_forward_providers(
     expanding: bool = True,
     random_start: bool = True,
 ) -> Iterator[tuple[RecordedProvider, RecordedProvider]]:
-    """(training, test) providers of each fold; tests start at their first state."""
+    """Return the providers of each fold of `walk_forward`.
+
+    Args:
+        states: Market states, MARKET_DTYPE (T,).
+        folds: As in `walk_forward`.
+        embargo_s: As in `walk_forward`, seconds.
+        expanding: As in `walk_forward`.
+        random_start: Start training episodes anywhere in their part.
+
+    Yields:
+        (training, test) providers; test episodes start at the first state of their part.
+    """
     for split in walk_forward(
         states["ts_event"], folds=folds, embargo_s=embargo_s, expanding=expanding
     ):

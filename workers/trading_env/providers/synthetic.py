@@ -50,7 +50,15 @@ class SyntheticChain:
     silent: float = 0.2  # a contract is not quoted anew in a state
 
     def ticks(self, states: int, seed: int) -> Iterator[Array]:
-        """Batches of TICK_DTYPE, one a state: the underlying and the contracts quoted anew."""
+        """Yield the ticks of the market.
+
+        Args:
+            states: Number of states. A longer market begins as a shorter one of the same seed.
+            seed: Seed of the path and of the quotes.
+
+        Yields:
+            TICK_DTYPE (n,), once for each state: the underlying and the contracts quoted anew.
+        """
         # one after the other, so that a longer market begins as a shorter one does
         rng = np.random.default_rng([seed, 1])
         start = int(dt.datetime.fromisoformat(self.start).timestamp()) * 10**9
@@ -142,7 +150,18 @@ def synthetic_provider(
     config: TradingConfig | None = None,
     random_start: bool = True,
 ) -> RecordedProvider:
-    """A market of `states` states, the same for the same seed; an episode is a part of it."""
+    """Return a provider of a synthetic market; an episode is a part of it.
+
+    Args:
+        seed: The same seed gives the same market.
+        states: Number of states.
+        chain: What the market is like; the defaults without one.
+        config: Slots, session and rates; the defaults without one.
+        random_start: Start episodes anywhere, not only at the first state.
+
+    Returns:
+        The provider, which holds all states in memory.
+    """
     market = SyntheticChain() if chain is None else chain
     config = TradingConfig() if config is None else config
     made = states_of_ticks(
