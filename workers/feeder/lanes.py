@@ -54,7 +54,14 @@ class Lanes:
         self.previous: Array | None = None
 
     def begin(self, state: Array) -> Array:
-        """Start every lane at `state` (MARKET_DTYPE, shape ()); gives the `first` records."""
+        """Start every lane.
+
+        Args:
+            state: The market state to start at, MARKET_DTYPE of shape ().
+
+        Returns:
+            Records with `first` set, EXPERIENCE_DTYPE (L,).
+        """
         block = MarketBlock.of(state.reshape(1), self._trading)
         self.simulation.reset(block, np.zeros(self.count, np.int64))
         self._episodes += 1
@@ -67,9 +74,16 @@ class Lanes:
     def step(
         self, state: Array, policy: Policy | None, *, hold: bool = False, flatten: bool = False
     ) -> Array:
-        """Act on the previous state, move to `state`, give one record a lane (L,).
+        """Act on the previous state and move to the next one.
 
-        With `hold` positions stay as they are; with `flatten` every lane wants none.
+        Args:
+            state: The next market state, MARKET_DTYPE of shape ().
+            policy: The policy that acts; actions are random without one.
+            hold: Keep every position as it is.
+            flatten: Close every position.
+
+        Returns:
+            One record for each lane, EXPERIENCE_DTYPE (L,).
         """
         if self.previous is None:
             return self.begin(state)
@@ -107,10 +121,17 @@ class Lanes:
         )
 
     def resume(self, state: bytes, market: Array, records: Array) -> bool:
-        """Go on from a saved state; False when it does not fit (other lanes, market lapped).
+        """Restore the lanes from a saved state.
 
-        `market` are market states that may hold the saved step, `records` the newest experience,
-        oldest first. Without a fit every lane starts a new episode, which is marked as such.
+        When it cannot be restored (other lanes, market lapped) every lane starts a new episode.
+
+        Args:
+            state: What `save` returned.
+            market: Market states, MARKET_DTYPE (T,), that may hold the saved step.
+            records: The newest experience, EXPERIENCE_DTYPE (m,), oldest first.
+
+        Returns:
+            Whether the lanes were restored.
         """
         self._episodes[:] = records["episode"].max(initial=0)
         try:

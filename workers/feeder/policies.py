@@ -21,7 +21,11 @@ class Policy:
     """One published policy that may act."""
 
     def __init__(self, trainer: str, version: int, arrays: dict[str, Array]) -> None:
-        """Refuse what must not act: raises InvalidPolicy."""
+        """Take the arrays of a published policy.
+
+        Raises:
+            InvalidPolicy: The arrays are incomplete or not finite.
+        """
         self.act = PublishedPolicy(arrays)
         self.trainer = trainer
         self.version = version
@@ -33,7 +37,13 @@ class Policies:
     """The policies of some trainers; a refused or torn one leaves the last good one in place."""
 
     def __init__(self, mesh: Mesh, trainers: Sequence[str], max_age_s: float) -> None:
-        """Follow `trainers`, in the order of preference; older than `max_age_s` nobody acts."""
+        """Follow the policies of some trainers.
+
+        Args:
+            mesh: The mesh the trainers publish to.
+            trainers: Names of the trainers in the order of preference.
+            max_age_s: Older policies do not act, seconds.
+        """
         self._mesh = mesh
         self._trainers = trainers
         self._max_age_ns = int(max_age_s * 1e9)
@@ -46,7 +56,7 @@ class Policies:
         self.refused = 0
 
     def best(self) -> Policy | None:
-        """Return the policy to act with now; None: none is usable."""
+        """Return the policy to act with now, or None when no policy is usable."""
         self._attach()
         for trainer in list(self._segments):
             self._refresh(trainer)
@@ -73,11 +83,11 @@ class Policies:
             self._board = self._leaderboard()
         for trainer in missing:
             try:
-                found = self._mesh.attach(policy_segment(trainer))
+                segment = self._mesh.attach(policy_segment(trainer))
             except SegmentMissing:
                 continue
-            if isinstance(found, Tensors):
-                self._segments[trainer] = found
+            if isinstance(segment, Tensors):
+                self._segments[trainer] = segment
 
     def _refresh(self, trainer: str) -> None:
         segment = self._segments[trainer]
@@ -98,10 +108,10 @@ class Policies:
 
     def _leaderboard(self) -> Cell[Any] | None:
         try:
-            found = self._mesh.attach(LEADERBOARD)
+            board = self._mesh.attach(LEADERBOARD)
         except SegmentMissing:
             return None
-        return found if isinstance(found, Cell) else None
+        return board if isinstance(board, Cell) else None
 
     def _leader(self) -> str:
         if self._board is None:

@@ -27,7 +27,13 @@ class Safety:
     def __init__(
         self, mesh: Mesh, config: FeederConfig, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Read the daemon's status of `mesh` now and then; `clock` gives monotonic seconds."""
+        """Watch the daemon's status and the lag of the data.
+
+        Args:
+            mesh: The mesh with the daemon's status, read once a second.
+            config: The limits.
+            clock: Returns monotonic seconds.
+        """
         self._mesh = mesh
         self._config = config
         self._clock = clock
@@ -36,7 +42,14 @@ class Safety:
         self._seen_at = clock()
 
     def why_not(self, state: np.ndarray[Any, Any]) -> str:
-        """Return the reason not to act on `state` (MARKET_DTYPE, shape ()); empty: it is safe."""
+        """Return the reason not to act.
+
+        Args:
+            state: The newest market state, MARKET_DTYPE of shape ().
+
+        Returns:
+            The reason; empty when it is safe to act.
+        """
         now = self._clock()
         if now >= self._check_at:
             self._check_at = now + DAEMON_CHECK_INTERVAL_S

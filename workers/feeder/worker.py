@@ -81,7 +81,7 @@ class FeederWorker(Worker):
         return made
 
     def teardown(self) -> None:
-        """Say the last word; the rings hold everything else."""
+        """Write the status a last time; the rings hold everything else."""
         self._publish_status(now=True)
 
     def last_inputs(self) -> dict[str, Any]:

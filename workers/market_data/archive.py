@@ -31,14 +31,21 @@ class Archive(Protocol):
     skipped: dict[str, int]
 
     def blocks(self, start: int = 0) -> Iterator[Rows]:
-        """Return the rows from position `start` on, in blocks of any size but 0.
+        """Yield the rows from a position on.
 
-        Raises MarketDataError where the data ends to be readable.
+        Args:
+            start: Number of the first row.
+
+        Yields:
+            TICK_DTYPE (n,), n at least 1.
+
+        Raises:
+            MarketDataError: The data cannot be read any further.
         """
 
 
 def no_beat() -> None:
-    """Stand in for the beat of a caller that needs none."""
+    """Do nothing: the default `beat`."""
 
 
 class StreamedRows:
@@ -50,7 +57,13 @@ class StreamedRows:
         read: Callable[[dict[str, int]], Iterator[Rows]],
         beat: Callable[[], object] = no_beat,
     ) -> None:
-        """Keep how to read; nothing is opened before `blocks`. `read` is given `skipped`."""
+        """Keep how to read; nothing is opened before `blocks`.
+
+        Args:
+            name: Name for messages.
+            read: Called with `skipped` to count in; yields TICK_DTYPE (n,).
+            beat: Called for every block that is read or skipped.
+        """
         self.name = name
         self._beat = beat
         self.skipped: dict[str, int] = {}
@@ -97,7 +110,14 @@ _BLANK = _blank_row()
 def occ_symbol(root: str, expiry: date, right: str, strike_thousandths: int) -> str:
     """Return the 21-character OCC symbol (OSI): root, YYMMDD, C or P, strike in 1/1000.
 
-    Raises ValueError for a root or a strike that does not fit.
+    Args:
+        root: Root of the option, 1 to 6 characters.
+        expiry: Day of expiry.
+        right: "C" or "P".
+        strike_thousandths: Strike in 1/1000 of the quote currency, below 10^8.
+
+    Raises:
+        ValueError: The root or the strike is out of range.
     """
     if not 0 < strike_thousandths < 10**8 or not 0 < len(root) <= 6:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Binance stream messages with their receive time, one a line: `<ns> <json>`, as hftbacktest keeps.
 
 `bookTicker` becomes a quote; `trade` and `aggTrade` a row with another `last` and the quote as it
-was. Updates of the book's depth and whatever else a stream carries are no quotes: they are counted
+was. Updates of the book's depth and whatever else a stream carries are not quotes: they are counted
 in `skipped`. Order is that of receipt; the exchange's clock (`ts_event`) may step back. Quantities
 of trades are fractions of a coin and are not written to `volume`, which counts whole units.
 """
@@ -118,7 +118,18 @@ _OTHER = msgspec.json.Decoder(_Other)
 
 
 def read(path: Path, skipped: dict[str, int] | None = None) -> Iterator[Rows]:
-    """Rows of a file; what is no quote is counted in `skipped` by kind. Raises MarketDataError."""
+    """Read the quotes and trades of a file.
+
+    Args:
+        path: Plain, gzip or zip.
+        skipped: Counts the other messages by kind.
+
+    Yields:
+        TICK_DTYPE (n,), in the order of receipt.
+
+    Raises:
+        MarketDataError: A line is malformed, or the file cannot be read.
+    """
     counts = {} if skipped is None else skipped
     for member in members(path):
         yield from _blocks(member, counts)

@@ -43,7 +43,15 @@ Choose = Callable[[list[str]], Layout]
 
 
 def tables(stream: Stream, choose: Choose) -> Iterator[tuple[int, pa.Table]]:
-    """Return (number of its first line, table) for every piece of a CSV; none for an empty one."""
+    """Read a CSV piece by piece.
+
+    Args:
+        stream: The bytes.
+        choose: From the fields of the first line to the layout.
+
+    Yields:
+        (number of its first line, table) for every piece; nothing for an empty file.
+    """
     layout: Layout | None = None
     line = 1
     for piece in _pieces(stream):
@@ -84,7 +92,11 @@ def _pieces(stream: Stream) -> Iterator[bytes]:
 
 
 def refuse_wide(text: bytes, location: Location) -> None:
-    """Raise MarketDataError for the beginning of a text in UTF-16."""
+    """Refuse a text in UTF-16.
+
+    Raises:
+        MarketDataError: The text begins with a byte order mark of UTF-16.
+    """
     if text.startswith(_WIDE_BOMS):
         raise location.error(
             "UTF-16 text", expected="UTF-8 or ASCII", remedy="convert it with iconv"

@@ -47,7 +47,17 @@ _EXPECTED: Final = f"columns {SYMBOL}, timestamp, and prices such as bid_price o
 
 
 def read(path: Path) -> Iterator[Rows]:
-    """Rows of a snapshot, or of many written one after the other. Raises MarketDataError."""
+    """Read a snapshot, or many written one after the other.
+
+    Args:
+        path: CSV, plain, gzip or zip.
+
+    Yields:
+        TICK_DTYPE (n,), as written.
+
+    Raises:
+        MarketDataError: A column or value is missing or wrong, or the file cannot be read.
+    """
     for member in members(path):
         for line, table in tables(member, partial(_layout, member.location)):
             yield _rows(member.location, line, table)

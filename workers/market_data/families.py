@@ -49,12 +49,20 @@ def open_archive(
     spill: Path,
     beat: Callable[[], object] = no_beat,
 ) -> Archive:
-    """Open the recorded market data at `path`, a file or a folder; `date` (YYYYMMDD) chooses.
+    """Open recorded market data. An option chain is sorted here, which takes long for large files.
 
-    `form` is one of FORMATS, or `auto`. `spill` is a folder on disk for temporary files of rows
-    that have to be sorted, which is done here: of large files that takes its time, and `beat` is
-    called for every block that is read or passed over, now and later. Raises MarketDataError for
-    what is missing or not known.
+    Args:
+        path: A file or a folder.
+        date: YYYYMMDD, chooses a day of a folder.
+        form: One of `FORMATS`, or "auto".
+        spill: A folder on disk for temporary files of rows that have to be sorted.
+        beat: Called for every block that is read or skipped, now and later.
+
+    Returns:
+        The archive.
+
+    Raises:
+        MarketDataError: The data is missing, unreadable or of no known family.
     """
     family, files = recognise(path, date=date, form=form)
     if family == "lean-option":
@@ -64,7 +72,19 @@ def open_archive(
 
 
 def recognise(path: Path, *, date: str = "", form: str = "auto") -> tuple[str, list[Path]]:
-    """Find the family and the files of a path, without reading them. Raises MarketDataError."""
+    """Find the family and the files of a path from names and first bytes.
+
+    Args:
+        path: A file or a folder.
+        date: YYYYMMDD, chooses a day of a folder.
+        form: One of `FORMATS`, or "auto".
+
+    Returns:
+        (family, files): one of `FORMATS`, and the files in the order of their names.
+
+    Raises:
+        MarketDataError: The path is missing, or holds no known family or several.
+    """
     if not path.exists():
         raise MarketDataError(
             path,
@@ -119,7 +139,17 @@ def _of(date: str) -> str:
 
 
 def family_of(path: Path) -> str:
-    """Tell the family of a file from its name and first bytes. Raises MarketDataError."""
+    """Tell the family of a file from its name and first bytes.
+
+    Args:
+        path: A file.
+
+    Returns:
+        One of `FORMATS`.
+
+    Raises:
+        MarketDataError: The file is unreadable, empty or of no known family.
+    """
     with path.open("rb") as file:
         if file.read(4) == b"PAR1":
             return "table"
@@ -140,7 +170,7 @@ def family_of(path: Path) -> str:
 
 
 def _by_text(text: bytes) -> str:
-    """The family of a text by its first line; empty for none that is known."""
+    """Return the family of a text by its first line; empty when it is unknown."""
     first = _first_line(text)
     if _BINANCE.match(first):
         return "binance"

@@ -65,11 +65,15 @@ class Stream:
         self._unread = b""
 
     def unread(self, data: bytes) -> None:
-        """Return bytes back: they are what the next `read` gives, whatever its size."""
+        """Put bytes back: the next `read` returns them, whatever its size."""
         self._unread = data
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end."""
+        """Read up to `size` bytes; empty at the end.
+
+        Raises:
+            MarketDataError: The file is damaged or cannot be read.
+        """
         if self._unread:
             data, self._unread = self._unread, b""
             return data
@@ -83,6 +87,9 @@ def members(path: Path) -> Iterator[Stream]:
     """Every file in `path`, which is a zip (however many `.zip` its name ends with), gzip or plain.
 
     Members in folders count; folders themselves and what archivers leave behind do not.
+
+    Raises:
+        MarketDataError: A file is damaged or cannot be read.
     """
     if zipfile.is_zipfile(path) or ".zip" in (s.lower() for s in path.suffixes[-1:]):
         yield from _zip_members(Location(path), path)
@@ -93,7 +100,11 @@ def members(path: Path) -> Iterator[Stream]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Stream]:
-    """One file that is plain or gzip, by its first bytes."""
+    """Open one file, plain or gzip by its first bytes.
+
+    Raises:
+        MarketDataError: The file is damaged or cannot be read.
+    """
     location = Location(path)
     try:
         with path.open("rb") as raw:

@@ -60,10 +60,19 @@ class Day:
 def option_day(
     path: Path, day: str, spill: Path, beat: Callable[[], object] = no_beat
 ) -> SortedRows:
-    """The chain of one day (or hourly, daily) with its underlying's quotes, merged by time.
+    """Open the chain of one day (or hourly, daily) with its underlying's quotes, merged by time.
 
-    `path` is a zip or a folder that holds such; `day` (YYYYMMDD) chooses, else the largest is
-    taken. Sorted in a temporary file in `spill`. Raises MarketDataError.
+    Args:
+        path: A zip, or a folder of zips.
+        day: YYYYMMDD, chooses a zip of a folder; empty: the largest.
+        spill: A folder on disk for the temporary file in which rows are sorted.
+        beat: Called for every block that is read.
+
+    Returns:
+        The rows by event time.
+
+    Raises:
+        MarketDataError: The chain is missing, empty or unreadable.
     """
     files = find_chain(path, day)
 
@@ -90,7 +99,18 @@ def stream(paths: list[Path], kind: str = "") -> StreamedRows:
 
 
 def find_chain(path: Path, day: str) -> Day:
-    """Find the chain below `path` (of `day`, else the largest) and its underlying's quotes."""
+    """Find an option chain and the quotes of its underlying.
+
+    Args:
+        path: A zip, or a folder of zips.
+        day: YYYYMMDD, chooses a zip of a folder; empty: the largest.
+
+    Returns:
+        The files; `underlying` is None where there is no such file.
+
+    Raises:
+        MarketDataError: The folder holds no option quotes.
+    """
     if path.is_file():
         chains = [path]
     else:
@@ -114,9 +134,17 @@ def find_chain(path: Path, day: str) -> Day:
 
 
 def read(path: Path, kind: str = "") -> Iterator[Rows]:
-    """Rows of every member of a Lean file, member after member. Raises MarketDataError.
+    """Read a Lean file, member after member.
 
-    `kind` is option, equity, forex or crypto where neither name nor folders say it.
+    Args:
+        path: A zip or CSV file.
+        kind: option, equity, forex or crypto, where neither name nor folders say it.
+
+    Yields:
+        TICK_DTYPE (n,), in the order of each member.
+
+    Raises:
+        MarketDataError: A name, a line or a symbol is wrong, or the file cannot be read.
     """
     seen: dict[bytes, str] = {}
     small = SmallMembers()
@@ -140,7 +168,18 @@ def read(path: Path, kind: str = "") -> Iterator[Rows]:
 
 
 def describe(location: Location, kind: str = "") -> Series:
-    """Tell from its name what a member holds. Raises MarketDataError for another name."""
+    """Tell from its name what a member holds.
+
+    Args:
+        location: The member.
+        kind: option, equity, forex or crypto, where neither name nor folders say it.
+
+    Returns:
+        Symbol, columns, price divisor and time zone of its rows.
+
+    Raises:
+        MarketDataError: The name is not one that Lean writes.
+    """
     match, found = _match(location, kind)
     parts = {key: value.lower() for key, value in match.groupdict().items() if value}
     divisor, zone_name = _SECURITIES[found]
@@ -167,7 +206,11 @@ def describe(location: Location, kind: str = "") -> Series:
 
 
 def security(location: Location) -> str:
-    """Return whether a member is of an option, equity, ... Raises MarketDataError if it is none."""
+    """Return the kind of security of a member: option, equity, forex or crypto.
+
+    Raises:
+        MarketDataError: Neither name nor folders say it.
+    """
     return _match(location, "")[1]
 
 

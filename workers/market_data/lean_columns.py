@@ -68,7 +68,11 @@ class Series:
     sides: dict[str, float] = field(default_factory=dict)
 
     def layout(self, fields: list[str]) -> Layout:
-        """Choose the columns by their number. Raises MarketDataError for another number."""
+        """Choose the columns by their number.
+
+        Raises:
+            MarketDataError: Another number of columns.
+        """
         known = COLUMNS[self.kind]
         names = known.get(len(fields))
         if names is None:
@@ -84,7 +88,11 @@ class Series:
         return Layout(names, types)
 
     def rows(self, line: int, table: pa.Table) -> Rows:
-        """Return the rows of one piece. Raises MarketDataError for a time that is none."""
+        """Return the rows of one piece.
+
+        Raises:
+            MarketDataError: A time is invalid.
+        """
         rows = blank(table.num_rows)
         rows["symbol"] = self.symbol
         rows["venue"] = b"LEAN"
@@ -162,7 +170,11 @@ def _texts(column: pa.ChunkedArray, empty: bytes) -> np.ndarray[Any, Any]:
 
 @lru_cache(maxsize=1 << 14)
 def moment_ns(text: bytes, zone: ZoneInfo) -> int:
-    """Return `YYYYMMDD HH:MM` (or the day alone) in ns. Raises ValueError for another form."""
+    """Return `YYYYMMDD HH:MM` (or the day alone) in ns since the epoch.
+
+    Raises:
+        ValueError: Another form.
+    """
     form = "%Y%m%d %H:%M" if b" " in text else "%Y%m%d"
     moment = datetime.strptime(text.decode(), form).replace(tzinfo=zone)
     return since_epoch_ns(moment)

@@ -27,7 +27,11 @@ _TOGETHER = {"quote bars", "trade bars", "open interest"}
 
 
 def member_rows(member: Stream, series: Series) -> Iterator[Rows]:
-    """Rows of one member. Raises MarketDataError."""
+    """Read one member.
+
+    Raises:
+        MarketDataError: A line is wrong, or the member cannot be read.
+    """
 
     def choose(fields: list[str]) -> Layout:
         if series.kind == "":  # hourly and daily files say by their columns what they are
@@ -42,7 +46,7 @@ class SmallMembers:
     """Members that wait to be parsed together, in their order."""
 
     def __init__(self) -> None:
-        """Hold none."""
+        """Start without members."""
         self._held: list[tuple[Series, bytes]] = []
         self._kind: tuple[object, ...] = ()
         self._bytes = 0
@@ -58,7 +62,11 @@ class SmallMembers:
         self._bytes += len(text)
 
     def rows(self) -> Iterator[Rows]:
-        """Return the rows of what is held. Raises MarketDataError."""
+        """Yield the rows of the members held.
+
+        Raises:
+            MarketDataError: A line is wrong.
+        """
         held, self._held, self._bytes = self._held, [], 0
         together = _together(held)
         if together is not None:

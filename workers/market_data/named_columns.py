@@ -46,7 +46,11 @@ def numbers(column: pa.ChunkedArray) -> Numbers:
 def _integers(
     column: pa.ChunkedArray, location: Location, line: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return integers or timestamps as int64. Raises MarketDataError for nulls and larger ones."""
+    """Return integers or timestamps as int64.
+
+    Raises:
+        MarketDataError: A null, or a number that does not fit.
+    """
     if column.null_count:
         raise _no_time("no time", location, line + column.is_null().to_pylist().index(True))
     try:
@@ -61,7 +65,11 @@ def _integers(
 
 
 def set_symbols(rows: Rows, texts: list[bytes | None], location: Location, line: int) -> None:
-    """Fill `symbol`. Raises MarketDataError for one that is empty, too long, or has a zero."""
+    """Fill `symbol`.
+
+    Raises:
+        MarketDataError: A symbol is empty, too long, or has a zero byte.
+    """
     for row, text in enumerate(texts):
         if not text or len(text) > SYMBOL_BYTES or b"\0" in text:
             raise location.error(
@@ -87,7 +95,11 @@ def set_numbers(rows: Rows, name: str, values: Numbers) -> None:
 
 
 def times_ns(column: pa.ChunkedArray, location: Location, line: int) -> np.ndarray[Any, Any]:
-    """Return times as ns since the epoch. Raises MarketDataError for what is no time."""
+    """Return times as ns since the epoch.
+
+    Raises:
+        MarketDataError: A value is not a time.
+    """
     kind = column.type
     if pa.types.is_timestamp(kind):
         return _scaled(_integers(column, location, line), _ARROW_UNITS[kind.unit], location, line)
@@ -108,9 +120,20 @@ def times_ns(column: pa.ChunkedArray, location: Location, line: int) -> np.ndarr
 def scaled(
     values: np.ndarray[Any, np.dtype[np.int64]], location: Location, line: int
 ) -> np.ndarray[Any, Any]:
-    """Whole numbers of s, ms, us or ns as ns: the unit follows from their size, one for all.
+    """Convert whole numbers of s, ms, us or ns to ns.
 
-    0 counts as a time in any unit. Raises MarketDataError where the sizes are of several units.
+    The unit follows from the size of the numbers and is one for all; 0 counts as a time in any.
+
+    Args:
+        values: Times since the epoch, int64 (n,).
+        location: The file, for errors.
+        line: Line of the first value, for errors.
+
+    Returns:
+        Times in ns since the epoch, int64 (n,).
+
+    Raises:
+        MarketDataError: The sizes belong to several units.
     """
     if values.size == 0:
         return values
@@ -131,7 +154,7 @@ def scaled(
 def _scaled(
     values: np.ndarray[Any, np.dtype[np.int64]], factor: int, location: Location, line: int
 ) -> np.ndarray[Any, Any]:
-    """Values times a factor. Raises MarketDataError for what 64 bits of ns do not hold."""
+    """Multiply by a factor; a time that 64 bits of ns do not hold is a MarketDataError."""
     limit = _MOST_NS // factor
     far = (values > limit) | (values < -limit)
     if far.any():

@@ -66,9 +66,17 @@ class SortedRows:
         run_rows: int = RUN_ROWS,
         beat: Callable[[], object] = no_beat,
     ) -> None:
-        """Read everything once; `directory` needs room for twice the rows (212 bytes each).
+        """Read and sort everything.
 
-        Raises MarketDataError where it has not.
+        Args:
+            name: Name for messages.
+            blocks: TICK_DTYPE (n,), read once.
+            directory: Folder for temporary files, with room for twice the rows (212 bytes each).
+            run_rows: Rows sorted at a time in memory.
+            beat: Called for every block that is read or merged.
+
+        Raises:
+            MarketDataError: The folder cannot hold the rows.
         """
         self.name = name
         self.skipped: dict[str, int] = {}

@@ -51,7 +51,17 @@ _EXPECTED: Final = "columns symbol, timestamp and at least one of bid, ask, last
 
 
 def read(path: Path) -> Iterator[Rows]:
-    """Rows of a Parquet or CSV (plain, gzip, zip) file. Raises MarketDataError."""
+    """Read a table.
+
+    Args:
+        path: Parquet, or CSV (plain, gzip, zip).
+
+    Yields:
+        TICK_DTYPE (n,), as written.
+
+    Raises:
+        MarketDataError: A column or value is missing or wrong, or the file cannot be read.
+    """
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
@@ -80,7 +90,7 @@ def _read_parquet(path: Path) -> Iterator[Rows]:
 
 
 def _wanted(location: Location, names: list[str]) -> list[str]:
-    """Choose the columns that mean something here. Raises MarketDataError where some lack."""
+    """Choose the known columns; a missing or repeated one is a MarketDataError."""
     time = [name for name in TIMES if name in names][:1]
     for name in ("symbol", *time, *NUMBERS):
         if names.count(name) > 1:
@@ -124,7 +134,7 @@ def _rows(location: Location, line: int, table: pa.Table) -> Rows:
 
 
 def _numbers(column: pa.ChunkedArray, name: str, location: Location, line: int) -> Numbers:
-    """A column as float64. Raises MarketDataError for one that holds anything else."""
+    """Convert a column to float64; a value that does not fit is a MarketDataError."""
     try:
         return numbers(column.cast(pa.float64()))
     except pa.ArrowException as error:
@@ -155,7 +165,7 @@ def _fits(value: Any) -> bool:
 
 
 def _texts(column: pa.ChunkedArray, name: str, location: Location) -> list[bytes | None]:
-    """A column of texts. Raises MarketDataError for one of another type."""
+    """Return a column of texts; another type is a MarketDataError."""
     try:
         values = column.cast(pa.binary()).to_pylist()
     except pa.ArrowException as error:

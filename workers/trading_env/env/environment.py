@@ -57,7 +57,18 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         *,
         render_mode: str | None = None,
     ) -> None:
-        """Trade on `provider`. Raises TypeError for no provider, BadMarketData for bad states."""
+        """Trade on a provider.
+
+        Args:
+            provider: The market.
+            config: The rules; the defaults without one.
+            render_mode: "human", "rgb_array" or None.
+
+        Raises:
+            ValueError: Another `render_mode`.
+            TypeError: The provider lacks `reset` or `advance`.
+            BadMarketData: A state broke a rule and `on_bad_data` is "raise".
+        """
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
                 f"render_mode {render_mode!r} must be one of {self.metadata['render_modes']}"
@@ -77,7 +88,15 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode: (observation, info). The same seed gives the same episodes after it."""
+        """Start an episode.
+
+        Args:
+            seed: The same seed gives the same episode, and the same episodes after it.
+            options: Not used.
+
+        Returns:
+            (observation, info): float32 (16, 100), and `info` as the class describes it.
+        """
         super().reset(seed=seed, options=options)
         self._track.start(int(self.np_random.integers(SEEDS)))
         self._then[0] = self._track.row
@@ -89,10 +108,22 @@ class TradingEnvironment(gymnasium.Env[Array, Array]):
         return self.simulation.windows.of(0), self._info(None)
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Hold `action` x the contract limit from the quotes of now to the state that comes next.
+        """Trade to the target positions at the current quotes and move to the next state.
 
-        Raises ResetNeeded without a running episode, InvalidAction, and by configuration
-        BadMarketData, CorporateAction and StaleData.
+        Args:
+            action: Target positions (10,) as shares of the contract limit.
+
+        Returns:
+            (observation, reward, terminated, truncated, info): the observation float32 (16, 100),
+            `info` as the class describes it.
+
+        Raises:
+            ResetNeeded: No episode is running.
+            InvalidAction: Not numbers, another shape, or NaN or infinity unless `on_bad_action` is
+                "hold".
+            BadMarketData: A state broke a rule and `on_bad_data` is "raise".
+            CorporateAction: A contract's terms changed and `corporate_action` is "refuse".
+            StaleData: A live source sent nothing new within its timeout.
         """
         if not self._running:
             raise ResetNeeded("no episode is running; call reset first")

@@ -135,7 +135,20 @@ class SharedStream:
 def lane_market(
     provider: MarketDataProvider | Sequence[MarketDataProvider], lanes: int, config: TradingConfig
 ) -> LaneMarket:
-    """The way that fits. Raises TypeError for what is no provider, ValueError for odd numbers."""
+    """Return the market of the lanes, by the kind and number of providers.
+
+    Args:
+        provider: One provider for all lanes, or one for each lane.
+        lanes: Number of lanes; may be 1 with several providers.
+        config: The rules.
+
+    Returns:
+        Rows of an indexed provider, one stream that all lanes share, or a stream for each lane.
+
+    Raises:
+        TypeError: A provider lacks `reset` or `advance`.
+        ValueError: `lanes` is below 1 or not the number of providers.
+    """
     if lanes < 1:
         raise ValueError(f"num_envs must be at least 1, got {lanes}")
     if isinstance(provider, IndexedProvider):

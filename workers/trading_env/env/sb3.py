@@ -21,7 +21,11 @@ class SB3View(VecEnv):
     """Same-step resets as SB3 expects: `terminal_observation` and `TimeLimit.truncated` in info."""
 
     def __init__(self, env: VectorEnv[Array, Array, Array], config: TradingConfig) -> None:
-        """Wrap `env`. Raises ValueError unless it was made with autoreset_mode SAME_STEP."""
+        """Wrap `env`.
+
+        Raises:
+            ValueError: `env` was not made with autoreset_mode SAME_STEP.
+        """
         mode = env.metadata["autoreset_mode"]
         if mode.value != "SameStep":
             raise ValueError(f"autoreset_mode is {mode.value}; make the env with SameStep for SB3")

@@ -59,7 +59,16 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
     ) -> None:
         """Make `num_envs` lanes on one provider, or one lane on each of several.
 
-        Raises TypeError for what is no provider, ValueError for numbers that do not fit.
+        Args:
+            provider: One provider for all lanes, or one for each lane.
+            num_envs: Number of lanes; may stay 1 with several providers.
+            config: The rules; the defaults without one.
+            autoreset_mode: What happens after the end of an episode, see gymnasium.
+            copy: Return a copy of the observations, not a view valid until the next step.
+
+        Raises:
+            TypeError: A provider lacks `reset` or `advance`.
+            ValueError: `num_envs` is below 1 or not the number of providers.
         """
         self.config = TradingConfig() if config is None else config
         #: where the lanes are: rows `now` and `then` of `block()`
@@ -86,7 +95,18 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, dict[str, Any]]:
-        """Start episodes in all lanes, or in those of options["reset_mask"] (bool (n,))."""
+        """Start episodes in all lanes, or in those of a mask.
+
+        Args:
+            seed: Seed of the first lane, lane i has seed + i; or a seed for each lane.
+            options: `reset_mask`, bool (n,), chooses the lanes.
+
+        Returns:
+            (observations, info): float32 (n, 16, 100), and the arrays the class describes.
+
+        Raises:
+            ValueError: The number of seeds, or the mask's dtype or shape, is wrong.
+        """
         mask = (options or {}).get("reset_mask")
         lanes = np.arange(self.num_envs) if mask is None else _lanes_of(mask, self.num_envs)
         seeds = (
@@ -107,7 +127,21 @@ class TradingVectorEnv(VectorEnv[Array, Array, Array]):
         return self._observations(), self._info(None)
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Step all lanes. Raises ResetNeeded, InvalidAction, and by configuration BadMarketData."""
+        """Step all lanes.
+
+        Args:
+            actions: Target positions (n, 10) as shares of the contract limit.
+
+        Returns:
+            (observations, rewards, terminated, truncated, info): float32 (n, 16, 100),
+            float64 (n,), bool (n,), bool (n,), and the arrays the class describes.
+
+        Raises:
+            ResetNeeded: `reset` was not called, or a lane has ended and is not reset by itself.
+            InvalidAction: Not numbers, another shape, or NaN or infinity unless `on_bad_action` is
+                "hold".
+            BadMarketData: A state broke a rule and `on_bad_data` is "raise".
+        """
         if not self._started:
             raise ResetNeeded("no episode is running; call reset first")
         actions = self.simulation.checked(actions)

@@ -37,17 +37,27 @@ class Instrument:
 
 @lru_cache(maxsize=1 << 16)
 def parse(symbol: str) -> Instrument:
-    """Read a symbol. Raises UnknownSymbol for what is no option in a known notation."""
+    """Read the symbol of an option.
+
+    Args:
+        symbol: In OCC or Deribit notation.
+
+    Returns:
+        The contract; its expiry is in ns since the epoch.
+
+    Raises:
+        UnknownSymbol: Another notation, an impossible date, or a strike of 0.
+    """
     try:
-        found = _occ(symbol) or _deribit(symbol)
+        option = _occ(symbol) or _deribit(symbol)
     except ValueError as error:
         raise UnknownSymbol(f"{symbol!r} has an impossible date: {error}") from error
-    if found is None or found.strike <= 0:
+    if option is None or option.strike <= 0:
         raise UnknownSymbol(
             f"{symbol!r} is neither OCC (`GOOG  151224C00750000`) nor Deribit "
             "(`BTC-27MAR26-100000-C`)"
         )
-    return found
+    return option
 
 
 def root_of(symbol: str) -> str:

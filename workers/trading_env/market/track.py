@@ -126,12 +126,23 @@ def _record(state: Any) -> Array:
 
 
 def track_of(provider: MarketDataProvider, config: TradingConfig) -> Track:
-    """The track that fits the provider. Raises TypeError for what is no provider."""
+    """Return an indexed track of a provider with segments, else a stream.
+
+    Args:
+        provider: The market.
+        config: The rules.
+
+    Returns:
+        The track, not yet started.
+
+    Raises:
+        TypeError: The provider lacks `reset` or `advance`.
+    """
     if isinstance(provider, IndexedProvider):
         return IndexedTrack(provider, config)
     if isinstance(provider, MarketDataProvider):
         return StreamTrack(provider, config)
     raise TypeError(
-        f"{type(provider).__name__} is no market data provider: it needs reset(*, seed=None) and "
-        "advance()"
+        f"{type(provider).__name__} is not a market data provider: it needs reset(*, seed=None) "
+        "and advance()"
     )

@@ -32,6 +32,10 @@ class LoadedPolicy:
 
 
 def _load_pyfunc(path: str | Path) -> LoadedPolicy:
-    """Read the arrays. Raises InvalidPolicy for what must not act."""
+    """Read the arrays of a policy.
+
+    Raises:
+        InvalidPolicy: The arrays are incomplete or not finite.
+    """
     with np.load(path, allow_pickle=False) as arrays:
         return LoadedPolicy(PublishedPolicy(dict(arrays)))

@@ -52,7 +52,18 @@ def positions(count: int, width: int) -> Array:
 
 
 def features_of(kind: int, arrays: Mapping[str, Array]) -> tuple[Features, int]:
-    """Return the features function (n, 16, 100) -> (n, F), and F. Raises InvalidPolicy."""
+    """Return the function from observations to features, and the number of features.
+
+    Args:
+        kind: TRANSFORMER or FRAMES.
+        arrays: The arrays of a published policy.
+
+    Returns:
+        (features, F): the function maps (n, 16, 100) to (n, F).
+
+    Raises:
+        InvalidPolicy: An array is missing or of another shape.
+    """
     if kind == FRAMES:
         width = _expect(arrays, "frame_w", (None, FEATURES))[0]
         _expect(arrays, "frame_b", (width,))

@@ -41,7 +41,18 @@ def like(hidden: Sequence[int]) -> dict[str, Array]:
 
 
 def layers_of(arrays: Mapping[str, Array], inputs: int = INPUTS) -> list[tuple[Array, Array]]:
-    """Return (w, b) of each layer over `inputs`. Raises InvalidPolicy for no such policy."""
+    """Return the layers of a policy.
+
+    Args:
+        arrays: The arrays of a published policy.
+        inputs: Inputs of the first layer.
+
+    Returns:
+        (w, b) of each layer, float32 (outputs, inputs) and (outputs,).
+
+    Raises:
+        InvalidPolicy: An array is missing, of an unknown kind, or of another shape.
+    """
     if missing := [name for name in (*SCALARS, "w0", "b0") if name not in arrays]:
         raise InvalidPolicy(f"a policy without {missing[0]!r}; it has {sorted(arrays)}")
     if int(arrays["kind"]) not in KINDS:
@@ -62,9 +73,13 @@ def layers_of(arrays: Mapping[str, Array], inputs: int = INPUTS) -> list[tuple[A
 
 
 def checked(arrays: Mapping[str, Array]) -> None:
-    """Refuse a policy that must not act: not finite, or an action outside [-1, 1].
+    """Refuse a policy that is not finite or acts outside [-1, 1].
 
-    Raises InvalidPolicy naming the array.
+    Args:
+        arrays: The arrays of a published policy.
+
+    Raises:
+        InvalidPolicy: The policy must not act; the message names the array.
     """
     PublishedPolicy(arrays)
 
@@ -73,7 +88,11 @@ class PublishedPolicy:
     """A published policy to call: observations (n, 16, 100) to actions float32 (n, 10)."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
-        """Refuse what must not act: raises InvalidPolicy."""
+        """Take the arrays of a published policy.
+
+        Raises:
+            InvalidPolicy: The arrays are incomplete, not finite, or give invalid actions.
+        """
         for name, array in arrays.items():
             if name != "score" and not np.isfinite(array).all():
                 raise InvalidPolicy(f"{name!r} is not finite")
