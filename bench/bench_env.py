@@ -147,7 +147,7 @@ def copying(lanes: int) -> float:
     windows = Windows(lanes)
 
     def step() -> None:
-        windows.at = windows.following()
+        windows.at = windows.next_column()
         windows.view().copy()
 
     return rate(step, lanes)

@@ -30,7 +30,7 @@ WAIT_S = 0.1
 CHUNK = 4096
 STATES_A_STEP = 32
 STATUS_INTERVAL_S = 0.1
-LEAST_LANES = 256  # room for as many: a change of lanes below it finds the ring it knows
+MIN_ROOM_LANES = 256  # room for at least as many: below it a change of lanes keeps the ring
 
 
 class FeederWorker(Worker):
@@ -188,5 +188,5 @@ class FeederWorker(Worker):
 
 def _state_bytes(lanes: int, latency_states: int) -> int:
     """Room for the lanes' accounts (columns, orders under way, counters) in the commit."""
-    doubled = 1 << max(lanes - 1, LEAST_LANES - 1).bit_length()
+    doubled = 1 << max(lanes - 1, MIN_ROOM_LANES - 1).bit_length()
     return 4096 + doubled * (512 + 8 * SLOTS * latency_states)

@@ -41,11 +41,11 @@ class Windows:
         """The window of one lane, float32 (16, 100), of its own."""
         return self.frames[lane, self.at - WINDOW + 1 : self.at + 1].copy()
 
-    def following(self) -> int:
-        """The column of the frames that come next; the step that wrote them sets `at` to it."""
+    def next_column(self) -> int:
+        """Return the column of the next frames; the step that wrote them sets `at` to it."""
         return self.at + 1 if self.at + 1 < HISTORY else WINDOW
 
     def restore(self, windows: Array) -> None:
-        """Take up windows (n, 16, 100)."""
+        """Replace the windows by others, float32 (n, 16, 100)."""
         self.at = HISTORY - 1
         self.frames[:, :WINDOW] = self.frames[:, WINDOW:] = windows

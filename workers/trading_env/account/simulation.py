@@ -135,11 +135,11 @@ class Simulation:
             BadMarketData: An account is not finite after the step.
         """
         windows = self.windows
-        following = windows.following()
+        next_column = windows.next_column()
         outcome = self._step(
-            block.kernel, now, then, numbers, fresh, hold, following, data_ends, self._step_limit
+            block.kernel, now, then, numbers, fresh, hold, next_column, data_ends, self._step_limit
         )
-        windows.at = following
+        windows.at = next_column
         if outcome.broken != SOUND:
             raise BadMarketData(
                 f"the account of lane {outcome.broken} is not finite after the step; its prices "

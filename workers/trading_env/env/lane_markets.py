@@ -83,7 +83,7 @@ class Streams:
         """Ask the providers of `lanes` for episodes."""
         for lane, seed in zip(lanes.tolist(), seeds, strict=True):
             self._tracks[lane].start(seed)
-        self._place()
+        self._refresh_block()
 
     def move(self, ended: Array | None) -> Array:
         """Take the next state of every lane that goes on."""
@@ -91,10 +91,10 @@ class Streams:
         for lane, track in enumerate(self._tracks):
             if ended is None or not ended[lane]:
                 _, ends[lane] = track.move()
-        self._place()
+        self._refresh_block()
         return ends
 
-    def _place(self) -> None:
+    def _refresh_block(self) -> None:
         self._joined = None
         sizes = [len(track.block) for track in self._tracks]
         starts = np.cumsum([0, *sizes[:-1]])

@@ -143,13 +143,13 @@ class MarketState:
         rows = np.array([self._row(symbol) for symbol in symbols], int)
         root = self.root.encode()
         own = np.array([symbol == root for symbol in symbols], bool)
-        self._take_underlying(ticks[own])
+        self._update_underlying(ticks[own])
         options = rows >= 0
         if not options.any():
             return int(own.sum())
         ticks, rows = ticks[options], rows[options]
         order = self._unless_late(ticks["ts_event"], rows)
-        self._take_references(rows, ticks, order)
+        self._update_from_references(rows, ticks, order)
         ticks, rows = ticks[order], rows[order]
         self._count_volume(rows, ticks["volume"])
         newest = np.append(rows[1:] != rows[:-1], np.ones(min(1, rows.size), bool))
@@ -247,7 +247,7 @@ class MarketState:
             self._rows[symbol] = -1
         return -1
 
-    def _take_underlying(self, own: Array) -> None:
+    def _update_underlying(self, own: Array) -> None:
         """Rows of the underlying itself: the middle of its quote, else its last price."""
         if len(own) == 0:
             return
@@ -260,7 +260,7 @@ class MarketState:
             row = int(np.flatnonzero(sane)[-1])
             self._set_underlying(float(middle[row]), int(own["ts_event"][row]), OWN)
 
-    def _take_references(self, rows: Array, ticks: Array, order: Array) -> None:
+    def _update_from_references(self, rows: Array, ticks: Array, order: Array) -> None:
         """The underlying's price as options are quoted with it, in the order of arrival."""
         price = ticks["underlying_price"]
         with np.errstate(invalid="ignore"):

@@ -73,7 +73,7 @@ class StreamTrack:
     def start(self, seed: int) -> None:
         """Ask the provider for an episode."""
         self._is_held = False
-        self._take([self.provider.reset(seed=seed)])
+        self._set_block([self.provider.reset(seed=seed)])
 
     def move(self) -> tuple[int, bool]:
         """Take the next state; without one the last stands, stale, and nothing is traded on it."""
@@ -89,13 +89,13 @@ class StreamTrack:
             if self._config.on_bad_data == "raise":
                 raise
             was_held = self._is_held
-            self._take([previous, held(previous)])
+            self._set_block([previous, held(previous)])
             self._is_held = was_held or isinstance(error, BadMarketData)
             return 0, ended
-        self._take([previous, state])
+        self._set_block([previous, state])
         return 0, ended
 
-    def _take(self, states: list[Array]) -> None:
+    def _set_block(self, states: list[Array]) -> None:
         run = np.stack([_record(state) for state in states])
         self.block = MarketBlock.of(run, self._config, behind_held=self._is_held)
         self.row = len(states) - 1

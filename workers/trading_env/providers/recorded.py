@@ -58,12 +58,12 @@ class RecordedProvider:
                     f"a segment must be MARKET_DTYPE of shape (T,), got {str(run.dtype)[:80]} "
                     f"of shape {run.shape}"
                 )
-        least = max(1, min_steps)
-        self._segments = tuple(run for run in runs if run.size > least)
+        shortest = max(1, min_steps)
+        self._segments = tuple(run for run in runs if run.size > shortest)
         if not self._segments:
             sizes = [run.size for run in runs]
             raise NoMarketData(
-                f"no segment has more than {least} states (they have {sizes[:10]}); "
+                f"no segment has more than {shortest} states (they have {sizes[:10]}); "
                 "record for longer or ask for fewer steps"
             )
         self._random_start = random_start
@@ -71,7 +71,7 @@ class RecordedProvider:
         self._stops = list(itertools.accumulate(sizes))
         self._starts = [0, *self._stops[:-1]]
         #: first states to choose from, counted over the segments so far
-        self._choices = list(itertools.accumulate(size - least for size in sizes))
+        self._choices = list(itertools.accumulate(size - shortest for size in sizes))
         self._states = (
             self._segments[0] if len(self._segments) == 1 else np.concatenate(self._segments)
         )

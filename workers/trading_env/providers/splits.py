@@ -120,10 +120,10 @@ def held_out_providers(states: Array) -> tuple[RecordedProvider, RecordedProvide
         NoMarketData: As `last_part` raises it.
     """
     split = last_part(states["ts_event"], share=HELD_OUT_SHARE, embargo_states=EMBARGO_STATES)
-    least = min(MIN_STEPS, _size(split.test) // 2)
+    test_steps = min(MIN_STEPS, _size(split.test) // 2)
     return (
         RecordedProvider(states[split.train], random_start=True, min_steps=MIN_STEPS),
-        RecordedProvider(states[split.test], random_start=True, min_steps=least),
+        RecordedProvider(states[split.test], random_start=True, min_steps=test_steps),
     )
 
 
