@@ -234,7 +234,7 @@ class Demo:
         if code > 0:
             raise CommandFailed(self._last_words(code), code)
         self.start()
-        return f"meshd ended with {code}; a new one was started and adopts the workers"
+        return f"meshd ended with {code}; started a new one: it adopts the workers"
 
     # --- evaluation ------------------------------------------------------------------------------
 
