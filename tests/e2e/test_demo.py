@@ -212,7 +212,7 @@ def mangled(tmp_path_factory):
 
 def test_data_that_is_not_there(place):
     """Refused before anything starts."""
-    one_line(place.run("--data", "/no/such/path"), 78, "/no/such/path", "give a Lean")
+    one_line(place.run("--data", "/no/such/path"), 78, "/no/such/path", "name a Lean")
     place.assert_nothing_left()
 
 
