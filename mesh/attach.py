@@ -24,7 +24,11 @@ Attached = Cell[Any] | Ring | Table | Tensors | SpinLock | Heartbeats
 
 
 def tensors_of(file: SegmentFile) -> Tensors:
-    """Return the tensors of an open file, by the arrays its head describes. Raises Corrupt."""
+    """Return the tensors of an open file, by the arrays its head describes.
+
+    Raises:
+        Corrupt: The head does not describe arrays.
+    """
     try:
         arrays = json.loads(file.schema)["arrays"]
         return Tensors(
@@ -35,7 +39,11 @@ def tensors_of(file: SegmentFile) -> Tensors:
 
 
 def attached(file: SegmentFile) -> Attached:
-    """Return the segment of an open file; cells of Structs are read as dicts. Raises Corrupt."""
+    """Return the segment of an open file; cells of Structs are read as dicts.
+
+    Raises:
+        Corrupt: The kind or the schema in its head cannot be read.
+    """
     kind = KINDS.get(file.identity.kind)
     try:
         if kind == "cell" and file.identity.encoding == MSGPACK:

@@ -301,7 +301,9 @@ class Mesh:
     def attach_plain(self, name: str) -> Plain:
         """Open any segment read-only; only tensors need NumPy, other values are Python objects.
 
-        Raises what `attach` raises.
+        Raises:
+            SegmentMissing: There is no segment of this name.
+            Corrupt: The head contradicts itself.
         """
         from mesh.plain import plain_attached  # noqa: PLC0415 - what only `meshctl` needs
 
@@ -380,7 +382,13 @@ class Mesh:
             return False
 
     def info(self, name: str) -> SegmentInfo:
-        """Read the head of a segment without mapping it. Raises SegmentMissing, Corrupt."""
+        """Read the head of a segment without mapping it.
+
+        Raises:
+            SegmentMissing: There is no segment of this name.
+            AccessDenied: This user may not read it.
+            Corrupt: The head contradicts itself.
+        """
         path = self.path / file_name(name)
         try:
             return info_of(name, path)
@@ -390,7 +398,8 @@ class Mesh:
     def segments(self) -> Iterator[SegmentInfo]:
         """Iterate over the readable segments by name; other files are skipped.
 
-        Raises what `refusal` says of the directory: AccessDenied, for example.
+        Raises:
+            AccessDenied: This user may not list the directory.
         """
         if not self.path.is_dir():
             return

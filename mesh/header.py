@@ -147,7 +147,12 @@ class Identity(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes, where: Path) -> Identity:
-        """Read a head. Raises Corrupt or LayoutMismatch naming `where` and both values."""
+        """Read a head.
+
+        Raises:
+            Corrupt: `where` is not the head of a segment, or contradicts itself.
+            LayoutMismatch: It has another layout version; the message names both.
+        """
         size = IDENTITY.size
         if len(data) < size + 8:
             raise Corrupt(f"{where}: {len(data)} bytes are no segment; remove the file")

@@ -51,7 +51,10 @@ class PlainRecords:
     def __init__(self, schema: str, size: int) -> None:
         """Compile the schema text of records of `size` bytes.
 
-        Raises ValueError, TypeError or KeyError where it is not that.
+        Raises:
+            ValueError: The text is not JSON, or describes records of another size.
+            TypeError: The text describes no dtype.
+            KeyError: A part of the description is missing.
         """
         described = json.loads(schema)["dtype"]
         self.size = size
@@ -159,7 +162,12 @@ class PlainCell(Segment):
             self._slots.set_codec(bytes, unpack, NOT_MSGPACK)
 
     def read(self) -> tuple[int, Any]:
-        """Return (version, value). Raises NotWritten, Corrupt."""
+        """Return (version, value).
+
+        Raises:
+            NotWritten: Nothing was written yet.
+            Corrupt: The value does not match its checksum or its schema.
+        """
         if self._records is None:
             return self._slots.read_value()
         version, data = self._slots.read()
@@ -223,7 +231,12 @@ class PlainReader:
         return self._reader.lost
 
     def read(self, max_records: int) -> list[Any]:
-        """Return the next records, none where there are none. Raises SegmentMissing, Corrupt."""
+        """Return the next records; an empty list when there are no new ones.
+
+        Raises:
+            SegmentMissing: The segment was replaced or removed.
+            Corrupt: A record does not match its checksum.
+        """
         return self._records.decode(self._reader.read(max_records))
 
     def wait_published(self, timeout: float) -> bool:
@@ -255,7 +268,11 @@ class PlainTable(Segment):
         return self._table.keys()
 
     def read(self, key: str | bytes) -> tuple[int, Any]:
-        """Return (version, value) of a row. Raises KeyError for a key never written."""
+        """Return (version, value) of a row.
+
+        Raises:
+            KeyError: The key was never written.
+        """
         version, data = self._table.read(key)
         return version, self._records.decode(data)[0]
 
@@ -264,7 +281,12 @@ class PlainTensors(Segment):
     """A named set of arrays, which are numpy's: it is imported when they are read."""
 
     def read(self) -> tuple[int, dict[str, Array]]:
-        """Return (version, arrays). Raises NotWritten, Corrupt."""
+        """Return (version, arrays).
+
+        Raises:
+            NotWritten: Nothing was published yet.
+            Corrupt: The arrays do not match their checksum.
+        """
         from mesh.attach import tensors_of  # noqa: PLC0415 - numpy
 
         return tensors_of(self._file).read()
@@ -274,7 +296,11 @@ Plain = PlainCell | PlainRing | PlainTable | PlainTensors | SpinLock | Heartbeat
 
 
 def plain_attached(file: SegmentFile) -> Plain:
-    """Return the segment of an open file for reading. Raises Corrupt."""
+    """Return the segment of an open file for reading.
+
+    Raises:
+        Corrupt: The kind or the schema in its head cannot be read.
+    """
     kind = KINDS.get(file.identity.kind, "")
     if kind == "tensors":
         return PlainTensors(file)

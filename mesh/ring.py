@@ -27,7 +27,11 @@ CHECKSUM = 8
 def ring_shape(
     dtype: np.dtype[Any], capacity: int, state_bytes: int, *, checksum: bool = False
 ) -> Shape:
-    """Return the shape of a ring of `capacity` records. Raises ValueError for impossible sizes."""
+    """Return the shape of a ring of `capacity` records.
+
+    Raises:
+        ValueError: `capacity` or the record's size is below 1, or `state_bytes` negative.
+    """
     if capacity < 1 or state_bytes < 0 or dtype.itemsize < 1:
         raise ValueError(
             f"a ring needs capacity >= 1, state_bytes >= 0 and records, got {capacity}, "
@@ -125,14 +129,18 @@ class Ring(Segment):
 
         Args:
             sequences: Shape (n,), any integer dtype.
-            field: Name of a field of the ring's dtype. Raises KeyError for another name.
-            out: C-contiguous, n times the field's bytes. Raises ValueError for another size,
-                TypeError where it is not contiguous.
+            field: Name of a field of the ring's dtype.
+            out: C-contiguous, n times the field's bytes.
             through: Copy all bytes from `field` to the end of this field, as `out`'s dtype lays
                 them out.
 
         Returns:
             False if one of the records was already overwritten; do not use `out` then.
+
+        Raises:
+            KeyError: The dtype has no such field.
+            ValueError: `out` has another size.
+            TypeError: `out` is not contiguous.
         """
         fields: Any = self.dtype.fields or {}
         start = fields[field][1]

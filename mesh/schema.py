@@ -16,8 +16,9 @@ import numpy as np
 def schema_of(kind: type[Any] | np.dtype[Any] | Mapping[str, np.ndarray[Any, Any]]) -> str:
     """Return the schema text of a msgspec Struct, a numpy dtype or a named set of arrays.
 
-    Raises TypeError for a dtype that holds Python objects (an address means nothing elsewhere)
-    and for anything that is none of the three.
+    Raises:
+        TypeError: `kind` is none of the three, or a dtype that holds Python objects (an address
+            means nothing in another process) or is an array without a field.
     """
     if isinstance(kind, np.dtype):
         if kind.subdtype is not None:
@@ -38,7 +39,11 @@ def schema_of(kind: type[Any] | np.dtype[Any] | Mapping[str, np.ndarray[Any, Any
 
 
 def dtype_of(schema: str) -> np.dtype[Any]:
-    """Return the dtype of a schema text made from one. Raises ValueError for another text."""
+    """Return the dtype of a schema text made from one.
+
+    Raises:
+        ValueError: The text was not made from a dtype.
+    """
     described = json.loads(schema)
     if "dtype" not in described:
         raise ValueError(f"the schema is not that of a dtype: {schema[:80]}")

@@ -39,7 +39,13 @@ class SegmentInfo(NamedTuple):
 
 
 def info_of(name: str, path: Path) -> SegmentInfo:
-    """Read a segment's head, mapping nothing. Raises what attaching to it would raise."""
+    """Read a segment's head, mapping nothing.
+
+    Raises:
+        Corrupt: The file is no segment, or its head contradicts itself.
+        LayoutMismatch: It has another layout version.
+        OSError: The file cannot be opened.
+    """
     identity, schema, control = read_head(path)
     return _info(name, identity, schema, control.owner, control.published)
 
@@ -63,13 +69,21 @@ class Segment:
 
     @property
     def info(self) -> SegmentInfo:
-        """The head as it is now. Raises LeaseLost after close()."""
+        """The head as it is now.
+
+        Raises:
+            LeaseLost: The segment was closed.
+        """
         file = self._file
         published = file.mapping.counters().published
         return _info(self.name, file.identity, file.schema, file.owner(), published)
 
     def statistics(self) -> SegmentStatistics:
-        """Return the counters. Raises LeaseLost after close()."""
+        """Return the counters.
+
+        Raises:
+            LeaseLost: The segment was closed.
+        """
         counters = self._file.mapping.counters()
         return SegmentStatistics(
             published=counters.published,

@@ -53,7 +53,11 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
 
 
 def file_name(name: str) -> str:
-    """Return the file of a segment name. Raises InvalidName for one that could leave the mesh."""
+    """Return the file of a segment name.
+
+    Raises:
+        InvalidName: The name has other characters, is too long, or could leave the mesh.
+    """
     if not NAME.fullmatch(name) or any(part.startswith(".") for part in name.split("/")):
         raise InvalidName(
             f"segment name {name!r}: use letters, digits and -_. (64 at most, no leading dot), "
@@ -169,7 +173,13 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 
 def read_head(path: Path) -> tuple[Identity, str, Control]:
-    """Read what a segment's head says, mapping nothing. Raises as SegmentFile does."""
+    """Read what a segment's head says, mapping nothing.
+
+    Raises:
+        Corrupt: The file is no segment, or its head contradicts itself.
+        LayoutMismatch: It has another layout version.
+        OSError: The file cannot be opened; `refusal` returns the error of the mesh for it.
+    """
     fd = open_regular(path, os.O_RDONLY)
     try:
         data = os.pread(fd, PAGE, 0)
@@ -182,7 +192,11 @@ def read_head(path: Path) -> tuple[Identity, str, Control]:
 
 
 def checked_schema(identity: Identity, data: bytes, path: Path) -> str:
-    """Return the schema text of a head. Raises Corrupt where it is not the one the head names."""
+    """Return the schema text of a head.
+
+    Raises:
+        Corrupt: The text does not have the fingerprint that the head names.
+    """
     text = data[SCHEMA_OFFSET : SCHEMA_OFFSET + identity.schema_size].decode("utf-8", "replace")
     if fingerprint(text) != identity.fingerprint:
         raise Corrupt(f"{path}: the schema text is not the one the head names; remove the file")
@@ -190,7 +204,12 @@ def checked_schema(identity: Identity, data: bytes, path: Path) -> str:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a segment's file; never a link, never a pipe that would block."""
+    """Open a segment's file; never a link, never a pipe that would block.
+
+    Raises:
+        Corrupt: It is not a regular file.
+        OSError: It cannot be opened.
+    """
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -239,9 +258,16 @@ class SegmentFile:
     """An open segment: its head, its schema text and its mapping."""
 
     def __init__(self, name: str, path: Path, *, writable: bool, prefault: bool = True) -> None:
-        """Attach. Raises SegmentMissing, AccessDenied, Corrupt, LayoutMismatch.
+        """Attach to the segment in the file `path`.
 
-        Without `prefault` the pages are mapped as they are touched: for a look at the head alone.
+        Without `prefault` the pages are mapped as they are touched, which suits a process that
+        reads the head only.
+
+        Raises:
+            SegmentMissing: There is no such file.
+            AccessDenied: This user may not open it.
+            Corrupt: It is no segment, or its size or schema contradicts its head.
+            LayoutMismatch: It has another layout version, or was made before the last boot.
         """
         self.name = name
         self.path = path
@@ -289,7 +315,11 @@ class SegmentFile:
             raise refusal(error, self.path) from error
 
     def expect(self, kind: int, schema: str | None) -> None:
-        """Compare with what the caller wants. Raises SchemaMismatch naming both."""
+        """Compare kind and schema with what the caller expects.
+
+        Raises:
+            SchemaMismatch: The segment has another kind or schema; the message names both.
+        """
         found = KINDS.get(self.identity.kind, str(self.identity.kind))
         if self.identity.kind != kind:
             raise SchemaMismatch(
@@ -302,7 +332,11 @@ class SegmentFile:
             )
 
     def expect_sizes(self, shape: Shape) -> None:
-        """Compare with what a writer asks for. Raises SchemaMismatch naming both."""
+        """Compare the sizes with what a writer asks for.
+
+        Raises:
+            SchemaMismatch: The segment was made with other sizes; the message names both.
+        """
         i = self.identity
         found = (i.capacity, i.record_size, i.aux_size, i.flags)
         wanted = (shape.capacity, shape.record_size, shape.aux_size, shape.flags)
@@ -314,7 +348,11 @@ class SegmentFile:
             )
 
     def take_lease(self) -> None:
-        """Become the writer. Raises LeaseHeld while another process is it."""
+        """Become the writer.
+
+        Raises:
+            LeaseHeld: Another live process is the writer.
+        """
         me = ProcessIdentity.current()
         with directory_lock(self.path.parent):
             owner = self.owner()

@@ -26,7 +26,11 @@ INDEX_ENTRY = 4
 
 
 def table_shape(dtype: np.dtype[Any], rows: int, *, checksum: bool = False) -> Shape:
-    """Return the shape of a table of `rows` keys. Raises ValueError for sizes that make none."""
+    """Return the shape of a table of `rows` keys.
+
+    Raises:
+        ValueError: `rows` or the record's size is below 1.
+    """
     if rows < 1 or dtype.itemsize < 1:
         raise ValueError(f"a table needs rows >= 1 and records, got {rows} and dtype {dtype}")
     stride = round_up(SLOT_HEAD + round_up(dtype.itemsize, 8), 32)

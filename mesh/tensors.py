@@ -28,7 +28,11 @@ SLOT_HEAD = 32
 
 
 def tensors_shape(like: Mapping[str, Array]) -> Shape:
-    """Return the shape of a set of arrays like these. Raises ValueError for an empty set."""
+    """Return the shape of a set of arrays like these.
+
+    Raises:
+        ValueError: There is no array, or none holds a byte.
+    """
     size = sum(round_up(array.nbytes, 64) for array in like.values())
     if size == 0:
         raise ValueError("tensors need at least one array with a byte in it")

@@ -25,7 +25,7 @@ from rich.progress import (
 from stable_baselines3.common.callbacks import BaseCallback
 
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer.evaluation.evaluation import is_worse
+from workers.trainer.publish.gate import is_worse
 from workers.trainer.publish.publisher import Publisher
 
 if TYPE_CHECKING:

@@ -105,7 +105,11 @@ class Spool:
         self.error = why
 
     def _opened(self) -> IO[bytes]:
-        """Return the open file. Raises OSError."""
+        """Return the open file.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)

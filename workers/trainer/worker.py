@@ -24,7 +24,8 @@ from workers.contract.statuses import TrainerStatus
 from workers.runtime.atomic_file import write_whole
 from workers.runtime.worker import Worker
 from workers.trading_env.errors import InvalidPolicy
-from workers.trainer.evaluation.evaluation import Evaluation, is_worse
+from workers.trainer.evaluation.evaluation import Evaluation
+from workers.trainer.publish.gate import is_worse
 from workers.trainer.publish.leaderboard import LeaderboardKeeper
 from workers.trainer.publish.publisher import Publisher, policy_arrays
 from workers.trainer.replay.ring import NoExperience, RingReplay
@@ -185,7 +186,8 @@ class TrainerWorker(Worker):
     def _open_as_writer(self, name: str, opened: Callable[[str], S]) -> S:
         """Open a segment as its writer; one left by another network or version is replaced.
 
-        Raises SchemaMismatch while another process writes it.
+        Raises:
+            SchemaMismatch: Another live process writes it.
         """
         mesh = self.context.mesh
         try:

@@ -9,7 +9,8 @@ import pytest
 
 from config.trading import TradingConfig
 from workers.trading_env.providers.known_optimum import KnownOptimum
-from workers.trainer.evaluation.evaluation import Evaluation, is_worse
+from workers.trainer.evaluation.evaluation import Evaluation
+from workers.trainer.publish.gate import is_worse
 
 
 def test_best_policy_scores_best():

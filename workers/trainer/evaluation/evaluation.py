@@ -7,7 +7,6 @@ is known, a recorded file, or the part of one that was held out. All episodes ar
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,13 +104,3 @@ class Evaluation:
         if self._source == SYNTHETIC:
             return synthetic_provider(self._seed, states=STATES, config=self._config)
         return file_provider(Path(self._source), self._config, random_start=True, min_steps=16)
-
-
-def is_worse(score: float, published: float, tolerance: float) -> bool:
-    """Return whether a policy of `score` should not replace one of `published`.
-
-    Whoever has no score yet replaces nobody who has one; `tolerance` is a share of |published|.
-    """
-    if math.isnan(published):
-        return False
-    return math.isnan(score) or score < published - tolerance * abs(published)

@@ -49,8 +49,11 @@ def offline_market(
 
     Of a simulated market that is one of another seed, of a recorded file its last fifth, after an
     embargo of a window; nothing is held out where `evaluate_on` names another market, or with
-    `config.evaluate_every` 0. Raises MarketDataError and TradingEnvError for data that is no
-    market, or too little of it to hold anything out.
+    `config.evaluate_every` 0.
+
+    Raises:
+        MarketDataError: The file cannot be read.
+        TradingEnvError: The data is not usable as a market, or too short to hold a part out.
     """
     is_known = isinstance(market, str) and market == KNOWN_OPTIMUM
     rules = known_optimum_config() if is_known else trading

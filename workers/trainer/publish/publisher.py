@@ -33,7 +33,10 @@ def policy_arrays(
     """Return the actor's arrays, views where it lives in this memory.
 
     `mesh.tensors(policy_segment(name), like=policy_arrays(model.policy), create=True)` makes the
-    segment for it. Raises InvalidPolicy for a policy that no reader could compute.
+    segment for it.
+
+    Raises:
+        InvalidPolicy: Its network has a form that no reader could compute.
     """
     extractor = policy.actor.features_extractor
     arrays: dict[str, Array] = {}
@@ -68,7 +71,11 @@ class Publisher:
         self._probe[1] = 1.0
 
     def publish(self, updates: int, score: float = math.nan) -> int:
-        """Look at the policy, publish it and give the version. Raises InvalidPolicy."""
+        """Check the policy, publish it and return the version.
+
+        Raises:
+            InvalidPolicy: A parameter or an action is not finite, or an action is out of bounds.
+        """
         arrays = policy_arrays(self._policy, updates=updates, score=score)
         if self._is_of_the_mesh:
             checked(arrays)
@@ -79,7 +86,8 @@ class Publisher:
     def confirm(self) -> int:
         """Publish the last good policy again, with the time of now: it still is the one to use.
 
-        Raises NotWritten where there is none yet.
+        Raises:
+            NotWritten: No policy was published yet.
         """
         _, arrays = self._segment.read()
         arrays["created_ns"] = np.array(time.time_ns(), np.int64)

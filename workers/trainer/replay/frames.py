@@ -38,7 +38,9 @@ class FrameReplay(ReplayBuffer):
     ) -> None:
         """Keep `buffer_size` transitions of `n_envs` environments.
 
-        Raises ValueError for observations that are no window of frames, or too small a buffer.
+        Raises:
+            ValueError: Observations do not have the shape (window, frame), or the buffer holds no
+                more than two windows of each environment.
         """
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
         if len(self.obs_shape) != 2:

@@ -36,7 +36,11 @@ class CannotResume(Exception):
 
 
 def writable(path: Path) -> None:
-    """Look, before hours of training, whether a model can be saved there. Raises OSError."""
+    """Check, before hours of training, that a model can be saved there.
+
+    Raises:
+        OSError: The directory or the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     probe = path.with_suffix(".tmp")
     probe.write_bytes(b"")
@@ -55,7 +59,11 @@ def save(model: TD3, path: Path, *, with_experience: bool) -> None:
 
 
 def save_model(model: TD3, path: Path, *, score: float = math.nan) -> list[Path]:
-    """Write `path` (.zip) and the arrays beside it, and give both. Raises OSError."""
+    """Write `path` (.zip) and the arrays beside it, and return both paths.
+
+    Raises:
+        OSError: One of them cannot be written.
+    """
     updates = model._n_updates  # noqa: SLF001 - of our own class
     files = [path.with_suffix(".zip"), path.with_suffix(".npz")]
     contents = file_contents(model, updates=updates, score=score)
@@ -106,10 +114,13 @@ def run_of(path: Path) -> str:
 
 
 def resume(model: TD3, path: Path) -> None:
-    """Let a fresh model go on where the one at `path` was. Raises CannotResume.
+    """Continue with a fresh model where the one at `path` was.
 
     Weights, moments and counters come from the zip, everything else from the fresh model. Without
     the experience (a run that was complete) new experience is collected first, as at the start.
+
+    Raises:
+        CannotResume: The file cannot be read, or holds another network or no counters.
     """
     try:
         data, parameters, _ = load_from_zip_file(path, device=model.device)

@@ -85,7 +85,18 @@ class FrameTransformer(BaseFeaturesExtractor):
         layers: int = 1,
         features: int = 64,
     ) -> None:
-        """Take windows (W, F) to `features` features. Raises ValueError for unfit heads."""
+        """Encode windows of frames into one vector of features each.
+
+        Args:
+            observation_space: Shape (W, F): W frames of F numbers.
+            d_model: Width of the embedding of a frame.
+            heads: Attention heads a layer; must divide `d_model`.
+            layers: Encoder layers.
+            features: Length of the resulting vector.
+
+        Raises:
+            ValueError: `heads` does not divide `d_model`.
+        """
         if d_model % heads:
             raise ValueError(f"{heads} heads do not divide a width of {d_model}")
         super().__init__(observation_space, features)
