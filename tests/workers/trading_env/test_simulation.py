@@ -12,7 +12,8 @@ from tests.workers.trading_env.markets import market
 from tests.workers.trading_env.plain import PlainEnvironment
 from workers.contract.dtypes import SLOTS
 from workers.trading_env.account import _kernel
-from workers.trading_env.account.portfolio import Reason
+from workers.trading_env.account.observation import Windows
+from workers.trading_env.account.portfolio import Portfolios, Reason
 from workers.trading_env.account.simulation import Simulation
 from workers.trading_env.market.block import MarketBlock
 
@@ -189,3 +190,17 @@ def test_arrays_that_do_not_fit_are_refused():
         _kernel.Block(np.zeros(3))
     with pytest.raises(ValueError, match="memory"):
         _kernel.Lanes(*[np.zeros((2, 2))] * 5)
+
+
+@pytest.mark.parametrize("written", ["memory", "pending", "frames", "steps"])
+def test_read_only_arrays_are_refused(written):
+    """Lanes writes to its four arrays, so it refuses one that is read-only and names it."""
+    arrays = {
+        "memory": np.zeros((2, Portfolios(2, TradingConfig()).memory.shape[1])),
+        "pending": np.zeros((2, 0, SLOTS)),
+        "frames": np.zeros(Windows(2).frames.shape, np.float32),
+        "steps": np.zeros(2, np.int64),
+    }
+    arrays[written].flags.writeable = False
+    with pytest.raises(ValueError, match=f"{written}: not a writable"):
+        _kernel.Lanes(*arrays.values(), np.zeros(1))

@@ -73,10 +73,10 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
                          : -1;
     const npy_intp accounts[2] = {lanes, COLUMNS}, orders[3] = {lanes, -1, SLOTS};
     const npy_intp windows[3] = {lanes, HISTORY, FEATURES}, flat[1] = {lanes}, count[1] = {RULES};
-    double *memory = py_array_data(a[0], "memory", NPY_DOUBLE, 2, accounts, 0);
-    double *pending = memory ? py_array_data(a[1], "pending", NPY_DOUBLE, 3, orders, 0) : NULL;
-    float *frames = pending ? py_array_data(a[2], "frames", NPY_FLOAT, 3, windows, 0) : NULL;
-    int64_t *steps = frames ? py_array_data(a[3], "steps", NPY_INT64, 1, flat, 0) : NULL;
+    double *memory = py_array_data(a[0], "memory", NPY_DOUBLE, 2, accounts, 1);
+    double *pending = memory ? py_array_data(a[1], "pending", NPY_DOUBLE, 3, orders, 1) : NULL;
+    float *frames = pending ? py_array_data(a[2], "frames", NPY_FLOAT, 3, windows, 1) : NULL;
+    int64_t *steps = frames ? py_array_data(a[3], "steps", NPY_INT64, 1, flat, 1) : NULL;
     const double *values = steps ? py_array_data(rules, "rules", NPY_DOUBLE, 1, count, 0) : NULL;
     if (values == NULL) {
         return NULL;
