@@ -37,24 +37,13 @@ static PyObject *module_units(PyObject *module, PyObject *none) {
 /* A float matrix (rows, columns) as `product_t` has it; false with an error set. */
 static bool matrix_of(PyObject *object, const char *name, matrix_t *matrix, ptrdiff_t *rows,
                       ptrdiff_t *columns) {
-    PyArrayObject *a = (PyArrayObject *)object;
-    const ptrdiff_t size = sizeof(float);
-    bool fits = PyArray_Check(object) && PyArray_TYPE(a) == NPY_FLOAT && PyArray_NDIM(a) == 2 &&
-                PyArray_ISALIGNED(a) && PyArray_STRIDE(a, 0) % size == 0 &&
-                PyArray_STRIDE(a, 1) % size == 0;
-    if (fits) {
-        *rows = PyArray_DIM(a, 0);
-        *columns = PyArray_DIM(a, 1);
-        /* where there is but one, its distance to the next says nothing */
-        ptrdiff_t row = *rows == 1 ? 1 : PyArray_STRIDE(a, 0) / size;
-        ptrdiff_t column = *columns == 1 ? 1 : PyArray_STRIDE(a, 1) / size;
-        *matrix = (matrix_t){PyArray_DATA(a), row, column};
-        fits = row == 1 || column == 1;
-    }
-    if (!fits)
-        PyErr_Format(PyExc_ValueError, "%s: not a float32 matrix with rows or columns in one piece",
-                     name);
-    return fits;
+    npy_intp shape[2], strides[2];
+    const float *data = py_matrix_data(object, name, shape, strides);
+    if (data == NULL) return false;
+    *rows = shape[0];
+    *columns = shape[1];
+    *matrix = (matrix_t){data, strides[0], strides[1]};
+    return true;
 }
 
 /* A vector (columns,) of floats that lie beside each other; NULL with an error set. */
