@@ -24,7 +24,7 @@ class Mapping:
         writable: bool,
         readers_writable: bool,
         on_error: Callable[[int], None],
-        on_look: Callable[[], None],
+        on_file_check: Callable[[], None],
         prefault: bool = ...,
     ) -> None: ...
     published: int

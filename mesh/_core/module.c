@@ -64,6 +64,6 @@ PyMODINIT_FUNC PyInit__native(void) {
     PyObject *spin = PyFloat_FromDouble(MESH_SPIN_NS * 1e-9);
     if (PyModule_AddObjectRef(module, "SPIN_S", spin) < 0) return NULL;
     Py_XDECREF(spin);
-    if (pthread_atfork(NULL, NULL, count_fork) != 0) return PyErr_NoMemory();
+    if (pthread_atfork(NULL, NULL, py_count_fork) != 0) return PyErr_NoMemory();
     return module;
 }

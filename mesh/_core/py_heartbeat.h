@@ -33,8 +33,8 @@ static PyObject *heartbeats_new(PyTypeObject *type, PyObject *args, PyObject *kw
     heartbeats_object *h = (heartbeats_object *)type->tp_alloc(type, 0);
     if (h == NULL) return NULL;
     h->mapping = (mapping_object *)Py_NewRef(mapping);
-    h->table = (mesh_table){control_of(m),    NULL,           0, m->base + data, row_stride,
-                            (uint64_t)stride, (uint64_t)rows, 0};
+    h->table = (mesh_table){mapping_control(m), NULL,           0, m->base + data, row_stride,
+                            (uint64_t)stride,   (uint64_t)rows, 0};
     h->row = -1;
     return (PyObject *)h;
 }
@@ -48,8 +48,8 @@ static void heartbeats_dealloc(heartbeats_object *h) {
  * detail)] */
 static PyObject *heartbeats_rows(heartbeats_object *h, PyObject *unused) {
     (void)unused;
-    int code = read_problem(h->mapping);
-    if (code != 0) return problem(h->mapping, code);
+    int code = mapping_read_problem(h->mapping);
+    if (code != 0) return mapping_raise(h->mapping, code);
     PyObject *list = PyList_New(0);
     uint64_t rows = mesh_table_rows(&h->table);
     for (uint64_t row = 0; list != NULL && row < rows; row++) {
@@ -84,9 +84,9 @@ static PyObject *heartbeats_claim(heartbeats_object *h, PyObject *args) {
     Py_ssize_t length;
     unsigned int pid;
     if (!PyArg_ParseTuple(args, "Ky#IK", &row, &name, &length, &pid, &start)) return NULL;
-    int code = read_problem(h->mapping);
+    int code = mapping_read_problem(h->mapping);
     if (code == 0 && !h->mapping->writable) code = MESH_NOT_WRITER;
-    if (code != 0) return problem(h->mapping, code);
+    if (code != 0) return mapping_raise(h->mapping, code);
     uint64_t rows = mesh_table_rows(&h->table);
     if (row > rows || length < 1 || length > (Py_ssize_t)MESH_KEY_BYTES)
         return PyErr_Format(PyExc_ValueError, "row %llu of %llu, name of %zd bytes", row,
@@ -97,9 +97,9 @@ static PyObject *heartbeats_claim(heartbeats_object *h, PyObject *args) {
     h->now = (mesh_heartbeat){pid, 1, start, now, 0, 0, 0, now, 0, {0}};
     int claimed = mesh_heartbeat_claim(&h->table, row, key, &h->now, &h->lease);
     if (claimed == MESH_HEARTBEATS_FULL) Py_RETURN_FALSE;
-    if (claimed == MESH_HEARTBEAT_LOST) return problem(h->mapping, MESH_LEASE_LOST);
+    if (claimed == MESH_HEARTBEAT_LOST) return mapping_raise(h->mapping, MESH_LEASE_LOST);
     h->row = (int64_t)row;
-    h->fork = fork_count;
+    h->fork = py_fork_count;
     Py_RETURN_TRUE;
 }
 
@@ -111,9 +111,9 @@ static PyObject *heartbeats_beat(heartbeats_object *h, PyObject *const *args, Py
     int64_t expect = PyLong_AsLongLong(args[2]);
     int ready = PyObject_IsTrue(args[3]);
     if (PyErr_Occurred()) return NULL;
-    int code = read_problem(h->mapping);
-    if (code == 0 && (h->row < 0 || h->fork != fork_count)) code = MESH_LEASE_LOST;
-    if (code != 0) return problem(h->mapping, code);
+    int code = mapping_read_problem(h->mapping);
+    if (code == 0 && (h->row < 0 || h->fork != py_fork_count)) code = MESH_LEASE_LOST;
+    if (code != 0) return mapping_raise(h->mapping, code);
     int64_t now = mesh_monotonic_ns();
     if (phase != h->now.phase || expect != h->now.expect_ns) h->now.phase_since_ns = now;
     h->now.phase = (uint32_t)phase;
@@ -123,7 +123,7 @@ static PyObject *heartbeats_beat(heartbeats_object *h, PyObject *const *args, Py
     h->now.beats++;
     h->now.beat_ns = now;
     if (!mesh_heartbeat_publish(&h->table, (uint64_t)h->row, h->lease, &h->now))
-        return problem(h->mapping, MESH_LEASE_LOST);
+        return mapping_raise(h->mapping, MESH_LEASE_LOST);
     Py_RETURN_NONE;
 }
 

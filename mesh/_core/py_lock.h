@@ -34,7 +34,7 @@ static void lock_dealloc(lock_object *l) {
 }
 
 static int lock_problem(const lock_object *l) {
-    int code = read_problem(l->mapping);
+    int code = mapping_read_problem(l->mapping);
     if (code != 0) return code;
     return l->mapping->readers_writable ? 0 : MESH_NOT_WRITER;
 }
@@ -42,14 +42,14 @@ static int lock_problem(const lock_object *l) {
 /* The process a lock word names: (word, pid, start_time, since_ns, name); pid 0 = free. */
 static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
     (void)unused;
-    int code = read_problem(l->mapping);
-    if (code != 0) return problem(l->mapping, code);
+    int code = mapping_read_problem(l->mapping);
+    if (code != 0) return mapping_raise(l->mapping, code);
     for (;;) {
         uint64_t word = mesh_load_acquire(&l->lock->word);
         uint32_t index = mesh_lock_owner_index(word);
         if (index == 0)
             return Py_BuildValue("KKKLy", (unsigned long long)word, 0ULL, 0ULL, 0LL, "");
-        if (index > MESH_LOCK_OWNERS) return problem(l->mapping, MESH_CORRUPT);
+        if (index > MESH_LOCK_OWNERS) return mapping_raise(l->mapping, MESH_CORRUPT);
         const mesh_lock_owner *owner = &l->lock->owner[index - 1];
         char name[MESH_KEY_BYTES + 1] = {0};
         uint64_t pid = mesh_load_acquire(&owner->claim);
@@ -59,7 +59,7 @@ static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
         mesh_fence_acquire();
         if (mesh_load(&l->lock->word) != word) continue;
         if (pid == 0)
-            return problem(l->mapping, MESH_CORRUPT); /* owners are known before they own */
+            return mapping_raise(l->mapping, MESH_CORRUPT); /* owners are known before they own */
         return Py_BuildValue("KKKLy", (unsigned long long)word, (unsigned long long)pid,
                              (unsigned long long)start, (long long)since, name);
     }
@@ -68,8 +68,8 @@ static PyObject *lock_owner_of(lock_object *l, PyObject *unused) {
 /* entries() -> [(pid, start_time, name)], so that Python can judge which of them are dead */
 static PyObject *lock_entries(lock_object *l, PyObject *unused) {
     (void)unused;
-    int code = read_problem(l->mapping);
-    if (code != 0) return problem(l->mapping, code);
+    int code = mapping_read_problem(l->mapping);
+    if (code != 0) return mapping_raise(l->mapping, code);
     PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && i < (int)MESH_LOCK_OWNERS; i++) {
         const mesh_lock_owner *owner = &l->lock->owner[i];
@@ -93,13 +93,13 @@ static PyObject *lock_claim(lock_object *l, PyObject *args) {
     Py_ssize_t length;
     if (!PyArg_ParseTuple(args, "IKKy#", &index, &pid, &start, &name, &length)) return NULL;
     int code = lock_problem(l);
-    if (code != 0) return problem(l->mapping, code);
+    if (code != 0) return mapping_raise(l->mapping, code);
     if (index >= MESH_LOCK_OWNERS) return PyErr_Format(PyExc_ValueError, "entry %u", index);
     uint8_t padded[MESH_KEY_BYTES] = {0};
     memcpy(padded, name, (size_t)(length < (Py_ssize_t)MESH_KEY_BYTES ? length : MESH_KEY_BYTES));
     if (!mesh_lock_claim(l->lock, index, pid, start, padded)) Py_RETURN_FALSE;
     l->index = index;
-    l->fork = fork_count;
+    l->fork = py_fork_count;
     l->held = 0;
     Py_RETURN_TRUE;
 }
@@ -111,14 +111,14 @@ static PyObject *lock_use(lock_object *l, PyObject *arg) {
     if (index < 0 || index >= (long)MESH_LOCK_OWNERS)
         return PyErr_Format(PyExc_ValueError, "entry %ld", index);
     l->index = index;
-    l->fork = fork_count;
+    l->fork = py_fork_count;
     l->held = 0;
     Py_RETURN_NONE;
 }
 
 static PyObject *lock_has_entry(lock_object *l, void *unused) {
     (void)unused;
-    return PyBool_FromLong(l->index >= 0 && l->fork == fork_count);
+    return PyBool_FromLong(l->index >= 0 && l->fork == py_fork_count);
 }
 
 /* acquire(timeout_s) -> bool; has_entry must hold */
@@ -126,8 +126,8 @@ static PyObject *lock_acquire(lock_object *l, PyObject *arg) {
     double timeout = PyFloat_AsDouble(arg);
     if (PyErr_Occurred()) return NULL;
     int code = lock_problem(l);
-    if (code == 0 && (l->index < 0 || l->fork != fork_count)) code = MESH_NOT_WRITER;
-    if (code != 0) return problem(l->mapping, code);
+    if (code == 0 && (l->index < 0 || l->fork != py_fork_count)) code = MESH_NOT_WRITER;
+    if (code != 0) return mapping_raise(l->mapping, code);
     uint32_t index = (uint32_t)l->index;
     uint64_t held = 0;
     if (mesh_lock_try(l->lock, index, mesh_monotonic_ns(), &held)) {
@@ -156,8 +156,8 @@ static PyObject *lock_acquire(lock_object *l, PyObject *arg) {
 static PyObject *lock_release(lock_object *l, PyObject *unused) {
     (void)unused;
     int code = lock_problem(l);
-    if (code != 0) return problem(l->mapping, code);
-    uint64_t held = l->fork == fork_count ? l->held : 0;
+    if (code != 0) return mapping_raise(l->mapping, code);
+    uint64_t held = l->fork == py_fork_count ? l->held : 0;
     l->held = 0;
     return PyBool_FromLong(held != 0 && mesh_lock_free(l->lock, held));
 }
@@ -167,7 +167,7 @@ static PyObject *lock_break_word(lock_object *l, PyObject *arg) {
     uint64_t word = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) return NULL;
     int code = lock_problem(l);
-    if (code != 0) return problem(l->mapping, code);
+    if (code != 0) return mapping_raise(l->mapping, code);
     if (mesh_lock_owner_index(word) == 0 || !mesh_lock_free(l->lock, word)) Py_RETURN_FALSE;
     mesh_add(&l->lock->breaks, 1);
     Py_RETURN_TRUE;
@@ -176,8 +176,8 @@ static PyObject *lock_break_word(lock_object *l, PyObject *arg) {
 /* counters() -> (acquisitions, breaks) */
 static PyObject *lock_counters(lock_object *l, PyObject *unused) {
     (void)unused;
-    int code = read_problem(l->mapping);
-    if (code != 0) return problem(l->mapping, code);
+    int code = mapping_read_problem(l->mapping);
+    if (code != 0) return mapping_raise(l->mapping, code);
     return Py_BuildValue("KK", (unsigned long long)mesh_load(&l->lock->acquisitions),
                          (unsigned long long)mesh_load(&l->lock->breaks));
 }

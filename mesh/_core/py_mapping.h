@@ -14,12 +14,12 @@
 
 #define MESH_GIL_BYTES 65536u /* larger copies let other threads run */
 #define MESH_READ_TRIES 1000000
-/* Who waits looks this long before it sleeps: about what going to sleep and being woken costs, so
- * that waiting costs at most twice what the better choice would have cost. */
+/* A waiting reader polls for this long before it sleeps. Sleeping and waking cost about as much, so
+ * the wait costs at most twice what the better choice would have cost. */
 #define MESH_SPIN_NS 20000
-#define MESH_SPIN_LOOKS 32
+#define MESH_SPIN_POLLS 32
 #define MESH_SLICE_NS 10000000
-#define MESH_LOOK_NS 1000000000 /* how often a sleeper looks whether its file is still there */
+#define MESH_FILE_CHECK_NS 1000000000 /* how often a sleeping reader checks that its file exists */
 
 enum mesh_problem {
     MESH_NOT_WRITTEN = 1,
@@ -33,8 +33,8 @@ enum mesh_problem {
     MESH_UNDECODABLE = 9,
 };
 
-static uint64_t fork_count; /* how often this process is a fork away from the import */
-static void count_fork(void) { fork_count++; }
+static uint64_t py_fork_count; /* how often this process is a fork away from the import */
+static void py_count_fork(void) { py_fork_count++; }
 
 typedef struct {
     PyObject_HEAD
@@ -51,16 +51,16 @@ typedef struct {
     uint64_t lease_epoch; /* 0 = not the writer */
     uint64_t lease_fork;
     PyObject *on_error;
-    PyObject *on_look; /* raises when the segment's path names another file or none */
+    PyObject *on_file_check; /* raises when the segment's path names another file or none */
 } mapping_object;
 
 static PyTypeObject mapping_type;
 
-static inline mesh_control *control_of(const mapping_object *m) {
+static inline mesh_control *mapping_control(const mapping_object *m) {
     return (mesh_control *)(void *)(m->base + MESH_CONTROL_OFFSET);
 }
 
-static PyObject *problem(mapping_object *m, int code) {
+static PyObject *mapping_raise(mapping_object *m, int code) {
     PyObject *result = PyObject_CallFunction(m->on_error, "i", code);
     if (result != NULL) {
         Py_DECREF(result);
@@ -69,34 +69,34 @@ static PyObject *problem(mapping_object *m, int code) {
     return NULL;
 }
 
-static inline int read_problem(const mapping_object *m) {
+static inline int mapping_read_problem(const mapping_object *m) {
     if (m->closed) return MESH_CLOSED;
-    return mesh_load(&control_of(m)->retired) != 0 ? MESH_RETIRED : 0;
+    return mesh_load(&mapping_control(m)->retired) != 0 ? MESH_RETIRED : 0;
 }
 
 /* 0 if this process may publish: asked before anything is written; the commit asks once more. */
-static inline int write_problem(const mapping_object *m) {
+static inline int mapping_write_problem(const mapping_object *m) {
     if (m->closed) return MESH_CLOSED;
     if (m->lease_epoch == 0) return MESH_NOT_WRITER;
-    if (mesh_epoch(control_of(m)) != m->lease_epoch || m->lease_fork != fork_count)
+    if (mesh_epoch(mapping_control(m)) != m->lease_epoch || m->lease_fork != py_fork_count)
         return MESH_LEASE_LOST;
-    return mesh_load(&control_of(m)->retired) != 0 ? MESH_RETIRED : 0;
+    return mesh_load(&mapping_control(m)->retired) != 0 ? MESH_RETIRED : 0;
 }
 
-static inline void published(mapping_object *m) {
-    mesh_wake_waiting(&m->readers->waiting, &control_of(m)->published);
+static inline void mapping_wake_waiting(mapping_object *m) {
+    mesh_wake_waiting(&m->readers->waiting, &mapping_control(m)->published);
 }
 
-/* Why a commit was refused: the lease went to somebody else in the middle of the write. */
-static inline int refused(const mapping_object *m) {
-    int code = write_problem(m);
+/* The problem code of a refused commit: another writer took the lease during the write. */
+static inline int mapping_refusal(const mapping_object *m) {
+    int code = mapping_write_problem(m);
     return code != 0 ? code : MESH_LEASE_LOST;
 }
 
 /* May this process publish (0, else the problem)? The GIL is let go for `bytes` that take a while.
  * One thread at a time publishes to a segment: the others wait here, without the GIL, for it is
  * the publishing one that needs it next. */
-static int writing_begin(mapping_object *m, size_t bytes, PyThreadState **state) {
+static int mapping_begin_writing(mapping_object *m, size_t bytes, PyThreadState **state) {
     *state = NULL;
     while (m->writing) {
         m->users++;
@@ -104,7 +104,7 @@ static int writing_begin(mapping_object *m, size_t bytes, PyThreadState **state)
         nanosleep(&moment, NULL);
         Py_END_ALLOW_THREADS m->users--;
     }
-    int code = write_problem(m);
+    int code = mapping_write_problem(m);
     if (code != 0 || bytes <= MESH_GIL_BYTES) return code;
     m->writing = 1;
     m->users++;
@@ -112,7 +112,7 @@ static int writing_begin(mapping_object *m, size_t bytes, PyThreadState **state)
     return 0;
 }
 
-static void writing_end(mapping_object *m, PyThreadState *state) {
+static void mapping_end_writing(mapping_object *m, PyThreadState *state) {
     if (state == NULL) return;
     PyEval_RestoreThread(state);
     m->users--;
@@ -120,12 +120,12 @@ static void writing_end(mapping_object *m, PyThreadState *state) {
 }
 
 /* The same for a copy out of the segment. */
-static PyThreadState *reading_begin(mapping_object *m, size_t bytes) {
+static PyThreadState *mapping_begin_reading(mapping_object *m, size_t bytes) {
     m->users++;
     return bytes > MESH_GIL_BYTES ? PyEval_SaveThread() : NULL;
 }
 
-static void reading_end(mapping_object *m, PyThreadState *state) {
+static void mapping_end_reading(mapping_object *m, PyThreadState *state) {
     if (state != NULL) PyEval_RestoreThread(state);
     m->users--;
 }
@@ -142,12 +142,12 @@ static void unmap(mapping_object *m) {
 static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     int fd, writable, readers_writable, prefault = 1;
     Py_ssize_t total, readers;
-    PyObject *on_error, *on_look;
-    static char *names[] = {"fd",       "total_size",       "readers_offset",
-                            "writable", "readers_writable", "on_error",
-                            "on_look",  "prefault",         NULL};
+    PyObject *on_error, *on_file_check;
+    static char *names[] = {
+        "fd",       "total_size",    "readers_offset", "writable", "readers_writable",
+        "on_error", "on_file_check", "prefault",       NULL};
     if (!PyArg_ParseTupleAndKeywords(args, kw, "innppOO|p", names, &fd, &total, &readers, &writable,
-                                     &readers_writable, &on_error, &on_look, &prefault))
+                                     &readers_writable, &on_error, &on_file_check, &prefault))
         return NULL;
     if (readers < (Py_ssize_t)MESH_PAGE || readers % MESH_PAGE || total != readers + MESH_PAGE)
         return PyErr_Format(PyExc_ValueError, "bad sizes: total %zd, readers at %zd", total,
@@ -178,19 +178,19 @@ static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     m->writable = writable;
     m->readers_writable = readers_writable;
     m->on_error = Py_NewRef(on_error);
-    m->on_look = Py_NewRef(on_look);
+    m->on_file_check = Py_NewRef(on_file_check);
     return (PyObject *)m;
 }
 
 static int mapping_traverse(mapping_object *m, visitproc visit, void *arg) {
     Py_VISIT(m->on_error);
-    Py_VISIT(m->on_look);
+    Py_VISIT(m->on_file_check);
     return 0;
 }
 
 static int mapping_clear(mapping_object *m) {
     Py_CLEAR(m->on_error);
-    Py_CLEAR(m->on_look);
+    Py_CLEAR(m->on_file_check);
     return 0;
 }
 
@@ -232,9 +232,10 @@ static PyObject *mapping_lease_take(mapping_object *m, PyObject *args) {
     unsigned int pid;
     unsigned long long start_time;
     if (!PyArg_ParseTuple(args, "IK", &pid, &start_time)) return NULL;
-    if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
-    m->lease_epoch = mesh_lease_set(control_of(m), pid, start_time, mesh_monotonic_ns());
-    m->lease_fork = fork_count;
+    if (m->closed || !m->writable)
+        return mapping_raise(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
+    m->lease_epoch = mesh_lease_set(mapping_control(m), pid, start_time, mesh_monotonic_ns());
+    m->lease_fork = py_fork_count;
     Py_RETURN_NONE;
 }
 
@@ -242,18 +243,19 @@ static PyObject *mapping_lease_take(mapping_object *m, PyObject *args) {
 static PyObject *mapping_lease_drop(mapping_object *m, PyObject *args) {
     int broken;
     if (!PyArg_ParseTuple(args, "p", &broken)) return NULL;
-    if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
-    (void)mesh_lease_set(control_of(m), 0, 0, mesh_monotonic_ns());
-    if (broken) mesh_add(&control_of(m)->breaks, 1);
+    if (m->closed || !m->writable)
+        return mapping_raise(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
+    (void)mesh_lease_set(mapping_control(m), 0, 0, mesh_monotonic_ns());
+    if (broken) mesh_add(&mapping_control(m)->breaks, 1);
     m->lease_epoch = 0;
     Py_RETURN_NONE;
 }
 
 static PyObject *mapping_lease(mapping_object *m, PyObject *unused) {
     (void)unused;
-    if (m->closed) return problem(m, MESH_CLOSED);
+    if (m->closed) return mapping_raise(m, MESH_CLOSED);
     mesh_owner owner;
-    uint64_t epoch = mesh_lease_get(control_of(m), &owner);
+    uint64_t epoch = mesh_lease_get(mapping_control(m), &owner);
     return Py_BuildValue("KIKL", (unsigned long long)epoch, owner.pid,
                          (unsigned long long)owner.start_time, (long long)owner.since_ns);
 }
@@ -261,9 +263,10 @@ static PyObject *mapping_lease(mapping_object *m, PyObject *unused) {
 /* retire(): tell everybody attached that this is not the segment any more. */
 static PyObject *mapping_retire(mapping_object *m, PyObject *unused) {
     (void)unused;
-    if (m->closed || !m->writable) return problem(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
-    mesh_store_release(&control_of(m)->retired, 1);
-    mesh_futex_wake_all((const uint32_t *)(const void *)&control_of(m)->published);
+    if (m->closed || !m->writable)
+        return mapping_raise(m, m->closed ? MESH_CLOSED : MESH_NOT_WRITER);
+    mesh_store_release(&mapping_control(m)->retired, 1);
+    mesh_futex_wake_all((const uint32_t *)(const void *)&mapping_control(m)->published);
     Py_RETURN_NONE;
 }
 
@@ -280,8 +283,8 @@ static PyStructSequence_Desc counters_description = {
 /* counters() -> Counters */
 static PyObject *mapping_counters(mapping_object *m, PyObject *unused) {
     (void)unused;
-    if (m->closed) return problem(m, MESH_CLOSED);
-    const mesh_control *c = control_of(m);
+    if (m->closed) return mapping_raise(m, MESH_CLOSED);
+    const mesh_control *c = mapping_control(m);
     uint64_t values[] = {mesh_load_acquire(&c->published),
                          mesh_load(&c->intent),
                          mesh_load(&c->rows),
@@ -301,11 +304,11 @@ static PyObject *mapping_counters(mapping_object *m, PyObject *unused) {
     return found;
 }
 
-/* Look at the word until it is above `above` or the clock passes `until`. The clock is read between
- * bursts: it takes longer than a look. */
-static int64_t spin_until_above(const uint64_t *word, uint64_t above, int64_t until) {
+/* Poll the word until it is above `above` or the clock passes `until`. The clock is read between
+ * bursts of polls, because reading it takes longer than a poll. */
+static int64_t py_spin_until_above(const uint64_t *word, uint64_t above, int64_t until) {
     for (;;) {
-        for (int looks = 0; looks < MESH_SPIN_LOOKS; looks++) {
+        for (int polls = 0; polls < MESH_SPIN_POLLS; polls++) {
             if (mesh_load_acquire(word) > above) return 0;
             mesh_relax();
         }
@@ -315,61 +318,62 @@ static int64_t spin_until_above(const uint64_t *word, uint64_t above, int64_t un
 }
 
 /* One sleep on the published word; the slices bound what a writer killed before its wake costs. */
-static void sleep_slice(mapping_object *m, uint64_t above, int64_t left_ns) {
-    const uint64_t *word = &control_of(m)->published;
-    int64_t slice = m->readers_writable ? 250000000 : 1000000; /* cannot announce: look often */
+static void mapping_sleep_slice(mapping_object *m, uint64_t above, int64_t left_ns) {
+    const uint64_t *word = &mapping_control(m)->published;
+    int64_t slice = m->readers_writable ? 250000000 : 1000000; /* cannot announce: poll often */
     if (m->readers_writable) mesh_announce_wait(&m->readers->waiting);
     uint64_t now = mesh_load_acquire(word);
-    if (now > above || mesh_load(&control_of(m)->retired) != 0) return;
+    if (now > above || mesh_load(&mapping_control(m)->retired) != 0) return;
     (void)mesh_futex_wait((const uint32_t *)(const void *)word, (uint32_t)now,
                           left_ns < slice ? left_ns : slice);
 }
 
 typedef struct {
     int64_t timeout_ns, spin_ns;
-} wait_limits;
+} py_wait_limits;
 
-static int64_t saturated_ns(double seconds) {
+static int64_t py_saturated_ns(double seconds) {
     return seconds > 9e9 ? INT64_MAX / 2 : (int64_t)(seconds * 1e9);
 }
 
 /* timeout and spin (NULL = MESH_SPIN_NS) in seconds, >= 0; -1 with the error raised. */
-static int wait_limits_of(wait_limits *w, PyObject *timeout, PyObject *spin) {
+static int py_wait_limits_set(py_wait_limits *w, PyObject *timeout, PyObject *spin) {
     double seconds = PyFloat_AsDouble(timeout);
-    double looking = spin == NULL ? 0.0 : PyFloat_AsDouble(spin);
+    double spinning = spin == NULL ? 0.0 : PyFloat_AsDouble(spin);
     if (PyErr_Occurred()) return -1;
-    if (!(seconds >= 0) || !(looking >= 0)) {
+    if (!(seconds >= 0) || !(spinning >= 0)) {
         PyErr_Format(PyExc_ValueError, "%s must be >= 0 seconds, got %R",
                      seconds >= 0 ? "spin" : "timeout", seconds >= 0 ? spin : timeout);
         return -1;
     }
-    w->timeout_ns = saturated_ns(seconds);
-    w->spin_ns = spin == NULL ? MESH_SPIN_NS : saturated_ns(looking);
+    w->timeout_ns = py_saturated_ns(seconds);
+    w->spin_ns = spin == NULL ? MESH_SPIN_NS : py_saturated_ns(spinning);
     return 0;
 }
 
-/* One turn without the GIL: look for a while, or sleep for a while. */
-static void wait_slice(mapping_object *m, uint64_t above, int64_t spin_until, int64_t deadline) {
-    const uint64_t *word = &control_of(m)->published;
+/* One turn without the GIL: poll or sleep for one slice. */
+static void mapping_wait_slice(mapping_object *m, uint64_t above, int64_t spin_until,
+                               int64_t deadline) {
+    const uint64_t *word = &mapping_control(m)->published;
     m->users++;
     Py_BEGIN_ALLOW_THREADS int64_t now = mesh_monotonic_ns();
-    int64_t slice = now + MESH_SLICE_NS; /* signals and removal are looked for in between */
+    int64_t slice = now + MESH_SLICE_NS; /* signals and the file are checked between slices */
     if (now < spin_until)
-        (void)spin_until_above(word, above, spin_until < slice ? spin_until : slice);
+        (void)py_spin_until_above(word, above, spin_until < slice ? spin_until : slice);
     else if (now < deadline)
-        sleep_slice(m, above, deadline - now);
+        mapping_sleep_slice(m, above, deadline - now);
     Py_END_ALLOW_THREADS m->users--;
 }
 
-/* What is Python's while a wait goes on: signal handlers, and now and then a look whether the file
- * was removed by other means than retire(). The mapping outlives a close() in there. */
-static int outside(mapping_object *m, int look) {
+/* Run Python's part of a wait: signal handlers and, where asked, the check that the file was not
+ * removed by other means than retire(). The mapping stays mapped if a handler calls close(). */
+static int mapping_run_python(mapping_object *m, int check_file) {
     m->users++;
     int code = PyErr_CheckSignals();
-    if (code == 0 && look) {
-        PyObject *looked = PyObject_CallNoArgs(m->on_look);
-        code = looked == NULL ? -1 : 0;
-        Py_XDECREF(looked);
+    if (code == 0 && check_file) {
+        PyObject *checked = PyObject_CallNoArgs(m->on_file_check);
+        code = checked == NULL ? -1 : 0;
+        Py_XDECREF(checked);
     }
     m->users--;
     return code;
@@ -378,29 +382,29 @@ static int outside(mapping_object *m, int look) {
 /* Wait until published > above: 1, 0 at the end of the time, -1 with the problem raised. The first
  * MESH_SPIN_NS are spun with the GIL held: taking it back would cost as much as the way of the value
  * from the writer. Then comes what was asked for beyond it, and then sleep. */
-static int wait_above(mapping_object *m, uint64_t above, wait_limits w) {
-    const uint64_t *word = &control_of(m)->published;
-    int code = read_problem(m);
+static int mapping_wait_above(mapping_object *m, uint64_t above, py_wait_limits w) {
+    const uint64_t *word = &mapping_control(m)->published;
+    int code = mapping_read_problem(m);
     if (code == 0 && mesh_load_acquire(word) > above) return 1;
     if (code == 0 && w.timeout_ns == 0) return 0;
-    int64_t start = mesh_monotonic_ns(), look_at = start + MESH_LOOK_NS, now = start;
+    int64_t start = mesh_monotonic_ns(), check_at = start + MESH_FILE_CHECK_NS, now = start;
     int64_t deadline = start + w.timeout_ns;
     int64_t spin_until = start + (w.spin_ns < w.timeout_ns ? w.spin_ns : w.timeout_ns);
     int64_t held = spin_until < start + MESH_SPIN_NS ? spin_until : start + MESH_SPIN_NS;
-    if (code == 0 && held > start) now = spin_until_above(word, above, held);
-    for (; code == 0; code = read_problem(m)) {
+    if (code == 0 && held > start) now = py_spin_until_above(word, above, held);
+    for (; code == 0; code = mapping_read_problem(m)) {
         if (mesh_load_acquire(word) > above) return 1;
-        if (now >= look_at || now >= deadline) {
-            if (outside(m, 1) < 0) return -1;
+        if (now >= check_at || now >= deadline) {
+            if (mapping_run_python(m, 1) < 0) return -1;
             if (now >= deadline) return 0;
-            look_at = now + MESH_LOOK_NS;
+            check_at = now + MESH_FILE_CHECK_NS;
         }
-        wait_slice(m, above, spin_until, deadline);
+        mapping_wait_slice(m, above, spin_until, deadline);
         if (mesh_load_acquire(word) > above) continue;
-        if (outside(m, 0) < 0) return -1;
+        if (mapping_run_python(m, 0) < 0) return -1;
         now = mesh_monotonic_ns();
     }
-    problem(m, code);
+    mapping_raise(m, code);
     return -1;
 }
 
@@ -408,22 +412,22 @@ static int wait_above(mapping_object *m, uint64_t above, wait_limits w) {
 static PyObject *mapping_wait(mapping_object *m, PyObject *const *args, Py_ssize_t n) {
     if (n != 3) return PyErr_Format(PyExc_TypeError, "wait takes 3 arguments, got %zd", n);
     uint64_t above = PyLong_AsUnsignedLongLong(args[0]);
-    wait_limits w;
-    if (PyErr_Occurred() || wait_limits_of(&w, args[1], args[2]) < 0) return NULL;
-    int newer = wait_above(m, above, w);
+    py_wait_limits w;
+    if (PyErr_Occurred() || py_wait_limits_set(&w, args[1], args[2]) < 0) return NULL;
+    int newer = mapping_wait_above(m, above, w);
     return newer < 0 ? NULL : PyBool_FromLong(newer);
 }
 
 static PyObject *mapping_published(mapping_object *m, void *unused) {
     (void)unused;
-    int code = read_problem(m);
-    if (code != 0) return problem(m, code);
-    return PyLong_FromUnsignedLongLong(mesh_load_acquire(&control_of(m)->published));
+    int code = mapping_read_problem(m);
+    if (code != 0) return mapping_raise(m, code);
+    return PyLong_FromUnsignedLongLong(mesh_load_acquire(&mapping_control(m)->published));
 }
 
 static PyObject *mapping_is_writer(mapping_object *m, void *unused) {
     (void)unused;
-    return PyBool_FromLong(write_problem(m) == 0);
+    return PyBool_FromLong(mapping_write_problem(m) == 0);
 }
 
 static PyMethodDef mapping_methods[] = {

@@ -42,7 +42,7 @@ static int record_type_accepts(record_type *t, PyArray_Descr *descr) {
 }
 
 /* Bytes of `o` (a contiguous array, or a record of the dtype), their number in *count; or NULL. */
-static void *record_bytes(record_type *t, PyObject *o, Py_ssize_t *count, int writable) {
+static void *record_type_bytes(record_type *t, PyObject *o, Py_ssize_t *count, int writable) {
     if (t->descr == NULL) {
         PyErr_Format(PyExc_TypeError, "attached for reading bytes; open it with its dtype");
         return NULL;
@@ -67,14 +67,14 @@ static void *record_bytes(record_type *t, PyObject *o, Py_ssize_t *count, int wr
 }
 
 /* One record as a Python object. */
-static PyObject *record_value(const record_type *t, const void *bytes) {
+static PyObject *record_type_value(const record_type *t, const void *bytes) {
     if (t->descr == NULL) return PyBytes_FromStringAndSize(bytes, (Py_ssize_t)t->size);
     return PyArray_Scalar((void *)(uintptr_t)bytes, t->descr, NULL);
 }
 
 /* The value of keyword `name` (or the one positional argument at `at`), borrowed; NULL if absent. */
-static PyObject *argument(PyObject *const *args, Py_ssize_t n, PyObject *names, Py_ssize_t at,
-                          const char *name) {
+static PyObject *py_argument(PyObject *const *args, Py_ssize_t n, PyObject *names, Py_ssize_t at,
+                             const char *name) {
     if (n > at) return args[at];
     Py_ssize_t keywords = names == NULL ? 0 : PyTuple_GET_SIZE(names);
     for (Py_ssize_t i = 0; i < keywords; i++)

@@ -39,7 +39,7 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
         return NULL;
     }
     r->ring =
-        (mesh_ring){control_of(m),        m->base + data, state_size ? m->base + journal : NULL,
+        (mesh_ring){mapping_control(m),   m->base + data, state_size ? m->base + journal : NULL,
                     (uint64_t)stride,     r->type.size,   (uint64_t)capacity,
                     (uint64_t)state_size, checked};
     if ((size_t)stride < r->type.size + (checked ? 8u : 0u)) {
@@ -59,8 +59,8 @@ static void ring_dealloc(ring_object *r) {
 /* state() -> bytes, the newest committed one, or None */
 static PyObject *ring_state(ring_object *r, PyObject *unused) {
     (void)unused;
-    int code = read_problem(r->mapping);
-    if (code != 0) return problem(r->mapping, code);
+    int code = mapping_read_problem(r->mapping);
+    if (code != 0) return mapping_raise(r->mapping, code);
     if (r->ring.journal == NULL) Py_RETURN_NONE;
     PyObject *state = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)r->ring.state_size);
     if (state == NULL) return NULL;
@@ -70,7 +70,7 @@ static PyObject *ring_state(ring_object *r, PyObject *unused) {
         n = mesh_journal_read(&r->ring, PyBytes_AS_STRING(state), &length);
     if (n <= 0) {
         Py_DECREF(state);
-        if (n < 0) return problem(r->mapping, MESH_CORRUPT);
+        if (n < 0) return mapping_raise(r->mapping, MESH_CORRUPT);
         Py_RETURN_NONE;
     }
     _PyBytes_Resize(&state, (Py_ssize_t)length);
@@ -79,9 +79,9 @@ static PyObject *ring_state(ring_object *r, PyObject *unused) {
 
 /* recover(): what the next writer does before its first publish. */
 static PyObject *ring_recover(ring_object *r, PyObject *unused) {
-    int code = write_problem(r->mapping);
+    int code = mapping_write_problem(r->mapping);
     if (code == 0 && !mesh_ring_sane(&r->ring, mesh_ring_published(&r->ring))) code = MESH_CORRUPT;
-    if (code != 0) return problem(r->mapping, code);
+    if (code != 0) return mapping_raise(r->mapping, code);
     if (r->ring.journal != NULL) r->journal_n = mesh_journal_last(&r->ring);
     return ring_state(r, unused);
 }
@@ -90,11 +90,11 @@ static PyObject *ring_recover(ring_object *r, PyObject *unused) {
 static PyObject *ring_publish(ring_object *r, PyObject *const *args, Py_ssize_t n,
                               PyObject *names) {
     mapping_object *m = r->mapping;
-    PyObject *records = argument(args, n, names, 0, "records");
-    PyObject *state = argument(args, n, names, 1, "state");
+    PyObject *records = py_argument(args, n, names, 0, "records");
+    PyObject *state = py_argument(args, n, names, 1, "state");
     Py_ssize_t count;
     if (records == NULL) return PyErr_Format(PyExc_TypeError, "publish takes records");
-    void *bytes = record_bytes(&r->type, records, &count, 0);
+    void *bytes = record_type_bytes(&r->type, records, &count, 0);
     if (bytes == NULL) return NULL;
     if ((uint64_t)count > r->ring.capacity)
         return PyErr_Format(PyExc_ValueError, "%zd records in one call, the ring holds %llu", count,
@@ -110,28 +110,28 @@ static PyObject *ring_publish(ring_object *r, PyObject *const *args, Py_ssize_t 
         }
     }
     PyThreadState *thread;
-    int code = writing_begin(m, (size_t)count * r->type.size, &thread);
+    int code = mapping_begin_writing(m, (size_t)count * r->type.size, &thread);
     uint64_t next = 0, turn = 0, epoch = m->lease_epoch;
     if (code == 0) {
         next = mesh_ring_write(&r->ring, bytes, (uint64_t)count);
         if (view.obj != NULL)
             turn = mesh_journal_write(&r->ring, ++r->journal_n, next, view.buf, (uint64_t)view.len);
         int done = mesh_ring_commit(&r->ring, epoch, next, (uint64_t)count, turn);
-        writing_end(m, thread);
+        mapping_end_writing(m, thread);
         if (done)
-            published(m);
+            mapping_wake_waiting(m);
         else
-            code = refused(m);
+            code = mapping_refusal(m);
     }
     if (view.obj != NULL) PyBuffer_Release(&view);
-    if (code != 0) return problem(m, code);
+    if (code != 0) return mapping_raise(m, code);
     return PyLong_FromLongLong((long long)next - 1);
 }
 
 static PyObject *ring_oldest(ring_object *r, void *unused) {
     (void)unused;
-    int code = read_problem(r->mapping);
-    if (code != 0) return problem(r->mapping, code);
+    int code = mapping_read_problem(r->mapping);
+    if (code != 0) return mapping_raise(r->mapping, code);
     return PyLong_FromUnsignedLongLong(mesh_ring_oldest(&r->ring));
 }
 
@@ -164,9 +164,9 @@ static PyObject *ring_gather(ring_object *r, PyObject *args) {
     mapping_object *m = r->mapping;
     PyObject *result = NULL;
     Py_ssize_t n = at.len / 8;
-    int code = read_problem(m);
+    int code = mapping_read_problem(m);
     if (code != 0)
-        (void)problem(m, code);
+        (void)mapping_raise(m, code);
     else if (at.len % 8 || offset < 0 || bytes < 1 ||
              (uint64_t)bytes > r->ring.record_size - (uint64_t)offset || out.len / bytes != n ||
              out.len % bytes)
@@ -250,14 +250,14 @@ static void reader_catch_up(reader_object *self, uint64_t oldest) {
 /* How many records can be read now (at most `room`), or -1 with the problem raised. */
 static Py_ssize_t reader_available(reader_object *self, uint64_t room) {
     const mesh_ring *ring = &self->ring->ring;
-    int code = read_problem(self->ring->mapping);
+    int code = mapping_read_problem(self->ring->mapping);
     uint64_t tail = 0;
     if (code == 0) {
         tail = mesh_ring_published(ring);
         if (!mesh_ring_sane(ring, tail)) code = MESH_CORRUPT;
     }
     if (code != 0) {
-        problem(self->ring->mapping, code);
+        mapping_raise(self->ring->mapping, code);
         return -1;
     }
     uint64_t oldest = mesh_ring_oldest(ring);
@@ -273,12 +273,12 @@ static Py_ssize_t reader_copy(reader_object *self, uint8_t *out, Py_ssize_t coun
     ring_object *r = self->ring;
     size_t bytes = (size_t)count * r->type.size;
     uint64_t first = self->sequence, end = first + (uint64_t)count;
-    PyThreadState *state = reading_begin(r->mapping, bytes);
+    PyThreadState *state = mapping_begin_reading(r->mapping, bytes);
     uint64_t wrong = mesh_ring_copy(&r->ring, first, (uint64_t)count, out, 0);
     uint64_t oldest = mesh_ring_oldest(&r->ring);
-    reading_end(r->mapping, state);
+    mapping_end_reading(r->mapping, state);
     if (wrong > oldest) {
-        problem(r->mapping, MESH_CHECKSUM);
+        mapping_raise(r->mapping, MESH_CHECKSUM);
         return -1;
     }
     if (self->sequence != first)
@@ -328,18 +328,18 @@ static PyObject *reader_read_new(reader_object *self, Py_ssize_t most) {
 
 /* read's timeout and spin: wait until there is something to read. -1 with the error raised. */
 static int reader_await(reader_object *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
-    PyObject *timeout = argument(args, n, names, 2, "timeout");
-    wait_limits w;
+    PyObject *timeout = py_argument(args, n, names, 2, "timeout");
+    py_wait_limits w;
     if (timeout == NULL) return 0;
-    if (wait_limits_of(&w, timeout, argument(args, n, names, 3, "spin")) < 0) return -1;
-    return wait_above(self->ring->mapping, self->sequence, w);
+    if (py_wait_limits_set(&w, timeout, py_argument(args, n, names, 3, "spin")) < 0) return -1;
+    return mapping_wait_above(self->ring->mapping, self->sequence, w);
 }
 
 /* read(max_records=4096) -> array (or bytes), or read(out=array) -> count; both with timeout=0, spin=... */
 static PyObject *reader_read(reader_object *self, PyObject *const *args, Py_ssize_t n,
                              PyObject *names) {
-    PyObject *most = argument(args, n, names, 0, "max_records");
-    PyObject *out = argument(args, n, names, 1, "out");
+    PyObject *most = py_argument(args, n, names, 0, "max_records");
+    PyObject *out = py_argument(args, n, names, 1, "out");
     if ((n > 2 || names != NULL) && reader_await(self, args, n, names) < 0) return NULL;
     if (out == NULL || out == Py_None) {
         Py_ssize_t limit = most == NULL ? 4096 : PyLong_AsSsize_t(most);
@@ -348,7 +348,7 @@ static PyObject *reader_read(reader_object *self, PyObject *const *args, Py_ssiz
         return reader_read_new(self, limit);
     }
     Py_ssize_t room;
-    uint8_t *bytes = record_bytes(&self->ring->type, out, &room, 1);
+    uint8_t *bytes = record_type_bytes(&self->ring->type, out, &room, 1);
     if (bytes == NULL) return NULL;
     Py_ssize_t count = reader_available(self, (uint64_t)room);
     if (count < 0) return NULL;

@@ -19,7 +19,7 @@ typedef struct {
 } slots_object;
 
 /* A slot's bytes: payloads are copied by whole words. */
-static inline size_t mesh_rounded_payload(size_t room) {
+static inline size_t slots_rounded_payload(size_t room) {
     return sizeof(mesh_slot) + (room + 7) / 8 * 8;
 }
 
@@ -36,12 +36,12 @@ static PyObject *slots_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     size_t end = m->readers_offset;
     if (m->closed || data < 0 || (size_t)data > end || data % 8 || count < 2 || count > 64 ||
         room < 1 || stride % 8 || (size_t)stride > (end - (size_t)data) / (size_t)count ||
-        (size_t)stride < mesh_rounded_payload((size_t)room))
+        (size_t)stride < slots_rounded_payload((size_t)room))
         return PyErr_Format(PyExc_ValueError, "slots outside the segment");
     slots_object *s = (slots_object *)type->tp_alloc(type, 0);
     if (s == NULL) return NULL;
     s->mapping = (mapping_object *)Py_NewRef(mapping);
-    s->slots = (mesh_slots){&control_of(m)->published, m->base + data, (uint64_t)stride,
+    s->slots = (mesh_slots){&mapping_control(m)->published, m->base + data, (uint64_t)stride,
                             (uint64_t)count, checked};
     s->room = (size_t)room;
     s->scratch = PyMem_Malloc(s->room);
@@ -77,19 +77,19 @@ static void slots_dealloc(slots_object *s) {
 static PyObject *slots_publish(slots_object *s, const void *payload, size_t bytes) {
     mapping_object *m = s->mapping;
     PyThreadState *state;
-    int code = writing_begin(m, bytes, &state);
-    if (code != 0) return problem(m, code);
+    int code = mapping_begin_writing(m, bytes, &state);
+    if (code != 0) return mapping_raise(m, code);
     uint64_t version = mesh_slots_publish(&s->slots, m->lease_epoch << 1, payload, bytes);
-    writing_end(m, state);
-    if (version == 0) return problem(m, refused(m));
-    published(m);
+    mapping_end_writing(m, state);
+    if (version == 0) return mapping_raise(m, mapping_refusal(m));
+    mapping_wake_waiting(m);
     return PyLong_FromUnsignedLongLong(version);
 }
 
 /* write(record) -> version */
 static PyObject *slots_write(slots_object *s, PyObject *record) {
     Py_ssize_t count;
-    void *bytes = record_bytes(&s->type, record, &count, 0);
+    void *bytes = record_type_bytes(&s->type, record, &count, 0);
     if (bytes == NULL) return NULL;
     if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
     return slots_publish(s, bytes, s->type.size);
@@ -111,14 +111,15 @@ static PyObject *slots_write_bytes(slots_object *s, PyObject *encoded) {
 /* The newest value into `out`: its version, or 0 with the problem raised. */
 static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
     mapping_object *m = s->mapping;
-    int code = read_problem(m);
+    int code = mapping_read_problem(m);
     int64_t version = MESH_BUSY;
     /* the scratch buffer is every thread's: it is filled under the GIL */
     size_t unlocked = out == s->scratch ? 0 : s->room;
-    for (int tries = 0; code == 0 && tries < MESH_READ_TRIES; tries++, code = read_problem(m)) {
-        PyThreadState *state = reading_begin(m, unlocked);
+    for (int tries = 0; code == 0 && tries < MESH_READ_TRIES;
+         tries++, code = mapping_read_problem(m)) {
+        PyThreadState *state = mapping_begin_reading(m, unlocked);
         version = mesh_slots_read(&s->slots, out, s->room, bytes);
-        reading_end(m, state);
+        mapping_end_reading(m, state);
         if (version != MESH_BUSY) break;
         count_reader(m, &m->readers->retries, 1);
     }
@@ -129,11 +130,11 @@ static uint64_t slots_fetch(slots_object *s, void *out, size_t *bytes) {
         code = version == MESH_NEVER_WRITTEN ? MESH_NOT_WRITTEN : MESH_CORRUPT;
         if (version == MESH_WRONG_SUM) code = MESH_CHECKSUM;
     }
-    problem(m, code);
+    mapping_raise(m, code);
     return 0;
 }
 
-static PyObject *versioned(uint64_t version, PyObject *value) {
+static PyObject *py_versioned(uint64_t version, PyObject *value) {
     PyObject *number = value == NULL ? NULL : PyLong_FromUnsignedLongLong(version);
     PyObject *pair = number == NULL ? NULL : PyTuple_New(2);
     if (pair == NULL) {
@@ -171,19 +172,19 @@ static PyObject *versioned_again(slots_object *s, uint64_t version, PyObject *ou
 
 /* read(out=None) -> (version, record); `out` is filled where given */
 static PyObject *slots_read(slots_object *s, PyObject *const *args, Py_ssize_t n, PyObject *names) {
-    PyObject *out = argument(args, n, names, 0, "out");
+    PyObject *out = py_argument(args, n, names, 0, "out");
     size_t bytes = 0;
     Py_ssize_t count = 1;
     void *target = s->scratch;
     if (out != NULL && out != Py_None) {
-        target = record_bytes(&s->type, out, &count, 1);
+        target = record_type_bytes(&s->type, out, &count, 1);
         if (target == NULL) return NULL;
         if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
     }
     uint64_t version = slots_fetch(s, target, &bytes);
     if (version == 0) return NULL;
     if (target != s->scratch) return versioned_again(s, version, out);
-    return versioned(version, record_value(&s->type, s->scratch));
+    return py_versioned(version, record_type_value(&s->type, s->scratch));
 }
 
 /* The version of read_newer's arguments is waited for: 1, 0 at the end of the time, -1 = error. */
@@ -194,11 +195,11 @@ static int slots_await(slots_object *s, PyObject *const *args, Py_ssize_t n, PyO
         return -1;
     }
     uint64_t above = PyLong_AsUnsignedLongLong(args[0]);
-    wait_limits w;
+    py_wait_limits w;
     if (PyErr_Occurred() ||
-        wait_limits_of(&w, args[1], argument(args, n, names, spin_at, "spin")) < 0)
+        py_wait_limits_set(&w, args[1], py_argument(args, n, names, spin_at, "spin")) < 0)
         return -1;
-    return wait_above(s->mapping, above, w);
+    return mapping_wait_above(s->mapping, above, w);
 }
 
 /* read_newer(version, timeout, out=None, spin=...) -> (version, record) or None */
@@ -207,7 +208,7 @@ static PyObject *slots_read_newer(slots_object *s, PyObject *const *args, Py_ssi
     int newer = slots_await(s, args, n, names, 3);
     if (newer < 0) return NULL;
     if (newer == 0) Py_RETURN_NONE;
-    PyObject *out = argument(args, n, names, 2, "out");
+    PyObject *out = py_argument(args, n, names, 2, "out");
     return slots_read(s, &out, out != NULL, NULL);
 }
 
@@ -239,7 +240,7 @@ static void undecodable(slots_object *s) {
     PyErr_NormalizeException(&type, &cause, &trace);
     Py_XDECREF(type);
     Py_XDECREF(trace);
-    problem(s->mapping, MESH_UNDECODABLE);
+    mapping_raise(s->mapping, MESH_UNDECODABLE);
     PyErr_Fetch(&type, &error, &trace);
     PyErr_NormalizeException(&type, &error, &trace);
     PyException_SetCause(error, cause); /* takes the reference */
@@ -258,7 +259,7 @@ static PyObject *slots_read_value(slots_object *s, PyObject *unused) {
     PyObject *value = PyObject_CallOneArg(s->decode, encoded);
     Py_DECREF(encoded);
     if (value == NULL && PyErr_ExceptionMatches(s->refuses)) undecodable(s);
-    return versioned(version, value);
+    return py_versioned(version, value);
 }
 
 /* read_newer_value(version, timeout, spin=...) -> (version, value) or None */
@@ -299,7 +300,7 @@ static int arrays_of(slots_object *s, PyObject *arrays, mesh_arrays *list, int w
     return -1;
 }
 
-static void arrays_free(mesh_arrays *list) {
+static void py_arrays_free(mesh_arrays *list) {
     PyMem_Free(list->data);
     PyMem_Free(list->bytes);
 }
@@ -310,20 +311,20 @@ static PyObject *slots_publish_arrays(slots_object *s, PyObject *arrays) {
     if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
     mesh_arrays list;
     if (arrays_of(s, arrays, &list, 0) < 0) {
-        arrays_free(&list);
+        py_arrays_free(&list);
         return NULL;
     }
     PyThreadState *state;
-    int code = writing_begin(m, list.total, &state);
+    int code = mapping_begin_writing(m, list.total, &state);
     if (code != 0) {
-        arrays_free(&list);
-        return problem(m, code);
+        py_arrays_free(&list);
+        return mapping_raise(m, code);
     }
     uint64_t version = mesh_arrays_publish(&s->slots, m->lease_epoch << 1, &list);
-    writing_end(m, state);
-    arrays_free(&list);
-    if (version == 0) return problem(m, refused(m));
-    published(m);
+    mapping_end_writing(m, state);
+    py_arrays_free(&list);
+    if (version == 0) return mapping_raise(m, mapping_refusal(m));
+    mapping_wake_waiting(m);
     return PyLong_FromUnsignedLongLong(version);
 }
 
@@ -333,10 +334,10 @@ static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
     if (!PyTuple_Check(arrays)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
     mesh_arrays list;
     if (arrays_of(s, arrays, &list, 1) < 0) {
-        arrays_free(&list);
+        py_arrays_free(&list);
         return NULL;
     }
-    int code = read_problem(m);
+    int code = mapping_read_problem(m);
     uint64_t version = 0, check = 0, expected = 0, length = 0;
     int done = 0;
     for (int tries = 0; code == 0 && !done && tries < MESH_READ_TRIES; tries++) {
@@ -345,31 +346,31 @@ static PyObject *slots_read_arrays(slots_object *s, PyObject *arrays) {
         if (slot != NULL) {
             expected = mesh_load(&slot->checksum);
             length = mesh_load(&slot->length);
-            PyThreadState *state = reading_begin(m, list.total);
+            PyThreadState *state = mapping_begin_reading(m, list.total);
             check = mesh_arrays_copy(&list, mesh_slot_payload(slot), 0);
             done = mesh_slots_valid(slot, version);
-            reading_end(m, state);
+            mapping_end_reading(m, state);
         }
         if (done) break;
         count_reader(m, &m->readers->retries, 1);
         if (PyErr_CheckSignals() < 0) {
-            arrays_free(&list);
+            py_arrays_free(&list);
             return NULL;
         }
-        code = read_problem(m);
+        code = mapping_read_problem(m);
     }
-    arrays_free(&list);
+    py_arrays_free(&list);
     if (code == 0 && !done) code = version == 0 ? MESH_NOT_WRITTEN : MESH_CORRUPT;
     if (code == 0 && (check != expected || length != list.total)) code = MESH_CHECKSUM;
-    return code != 0 ? problem(m, code) : PyLong_FromUnsignedLongLong(version);
+    return code != 0 ? mapping_raise(m, code) : PyLong_FromUnsignedLongLong(version);
 }
 
 /* is_intact(version) -> bool: may what was borrowed at `version` be trusted up to now? */
 static PyObject *slots_is_intact(slots_object *s, PyObject *arg) {
     uint64_t version = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) return NULL;
-    int code = read_problem(s->mapping);
-    if (code != 0) return problem(s->mapping, code);
+    int code = mapping_read_problem(s->mapping);
+    if (code != 0) return mapping_raise(s->mapping, code);
     return PyBool_FromLong(version != 0 &&
                            mesh_slots_valid(mesh_slot_of(&s->slots, version), version));
 }

@@ -35,7 +35,7 @@ static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
     table_object *t = (table_object *)type->tp_alloc(type, 0);
     if (t == NULL) return NULL;
     t->mapping = (mapping_object *)Py_NewRef(mapping);
-    t->table = (mesh_table){control_of(m),        (uint32_t *)(void *)(m->base + index),
+    t->table = (mesh_table){mapping_control(m),   (uint32_t *)(void *)(m->base + index),
                             (uint64_t)index_size, m->base + data,
                             row_stride,           (uint64_t)stride,
                             (uint64_t)capacity,   checked};
@@ -60,7 +60,7 @@ static void table_dealloc(table_object *t) {
 }
 
 /* A str or bytes key, zero-padded. */
-static int key_bytes(PyObject *key, uint8_t out[MESH_KEY_BYTES]) {
+static int py_key_bytes(PyObject *key, uint8_t out[MESH_KEY_BYTES]) {
     const char *text = NULL;
     Py_ssize_t length = 0;
     if (PyUnicode_Check(key))
@@ -89,14 +89,14 @@ static int table_put(table_object *t, const uint8_t *key, const void *record, ui
     if (row < 0) return MESH_FULL;
     mesh_slots slots = mesh_row_slots(&t->table, (uint64_t)row);
     *version = mesh_slots_publish(&slots, lease, record, t->type.size);
-    return *version != 0 ? 0 : refused(t->mapping);
+    return *version != 0 ? 0 : mapping_refusal(t->mapping);
 }
 
 static void table_announce(table_object *t) {
     uint64_t *word = &t->table.control->published, lease = t->mapping->lease_epoch << 1;
     uint64_t n = mesh_load(word);
     (void)mesh_cas_pair(word, n, lease, n + 1, lease); /* pairs with the acquire in mapping_wait */
-    published(t->mapping);
+    mapping_wake_waiting(t->mapping);
 }
 
 /* write(key, record) -> version of the row */
@@ -104,15 +104,15 @@ static PyObject *table_write(table_object *t, PyObject *const *args, Py_ssize_t 
     if (n != 2) return PyErr_Format(PyExc_TypeError, "write takes key and record, got %zd", n);
     uint8_t key[MESH_KEY_BYTES];
     Py_ssize_t count;
-    if (key_bytes(args[0], key) < 0) return NULL;
-    void *record = record_bytes(&t->type, args[1], &count, 0);
+    if (py_key_bytes(args[0], key) < 0) return NULL;
+    void *record = record_type_bytes(&t->type, args[1], &count, 0);
     if (record == NULL) return NULL;
     if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
     uint64_t version = 0;
     PyThreadState *state;
-    int code = writing_begin(t->mapping, 0, &state);
+    int code = mapping_begin_writing(t->mapping, 0, &state);
     if (code == 0) code = table_put(t, key, record, &version);
-    if (code != 0) return problem(t->mapping, code);
+    if (code != 0) return mapping_raise(t->mapping, code);
     table_announce(t);
     return PyLong_FromUnsignedLongLong(version);
 }
@@ -121,7 +121,7 @@ static PyObject *table_write(table_object *t, PyObject *const *args, Py_ssize_t 
 static PyObject *table_write_batch(table_object *t, PyObject *const *args, Py_ssize_t n) {
     if (n != 2) return PyErr_Format(PyExc_TypeError, "write_batch takes keys and records");
     Py_ssize_t count;
-    uint8_t *records = record_bytes(&t->type, args[1], &count, 0);
+    uint8_t *records = record_type_bytes(&t->type, args[1], &count, 0);
     if (records == NULL) return NULL;
     PyArrayObject *keys = (PyArrayObject *)args[0];
     if (!PyArray_Check(args[0]) || PyArray_TYPE(keys) != NPY_STRING || PyArray_NDIM(keys) != 1 ||
@@ -130,7 +130,7 @@ static PyObject *table_write_batch(table_object *t, PyObject *const *args, Py_ss
                             (int)MESH_KEY_BYTES, count);
     const uint8_t *source = PyArray_DATA(keys);
     PyThreadState *state;
-    int code = writing_begin(t->mapping, (size_t)count * t->type.size, &state);
+    int code = mapping_begin_writing(t->mapping, (size_t)count * t->type.size, &state);
     int may = code == 0;
     for (Py_ssize_t i = 0; code == 0 && i < count; i++, source += PyArray_STRIDE(keys, 0)) {
         uint8_t key[MESH_KEY_BYTES] = {0};
@@ -138,9 +138,9 @@ static PyObject *table_write_batch(table_object *t, PyObject *const *args, Py_ss
         memcpy(key, source, (size_t)PyArray_ITEMSIZE(keys));
         code = table_put(t, key, records + (size_t)i * t->type.size, &version);
     }
-    if (may) writing_end(t->mapping, state);
+    if (may) mapping_end_writing(t->mapping, state);
     if (may && count > 0) table_announce(t); /* a batch that failed midway has written some */
-    if (code != 0) return problem(t->mapping, code);
+    if (code != 0) return mapping_raise(t->mapping, code);
     Py_RETURN_NONE;
 }
 
@@ -162,38 +162,40 @@ static int64_t table_fetch(table_object *t, uint64_t row, void *out) {
 /* read(key, out=None) -> (version, record) */
 static PyObject *table_read(table_object *t, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     uint8_t key[MESH_KEY_BYTES];
-    PyObject *out = argument(args, n, names, 1, "out");
+    PyObject *out = py_argument(args, n, names, 1, "out");
     if (n < 1) return PyErr_Format(PyExc_TypeError, "read takes a key");
-    if (key_bytes(args[0], key) < 0) return NULL;
-    int code = read_problem(t->mapping);
-    if (code != 0) return problem(t->mapping, code);
+    if (py_key_bytes(args[0], key) < 0) return NULL;
+    int code = mapping_read_problem(t->mapping);
+    if (code != 0) return mapping_raise(t->mapping, code);
     void *target = t->scratch;
     Py_ssize_t count = 1;
-    if (out != NULL && out != Py_None && (target = record_bytes(&t->type, out, &count, 1)) == NULL)
+    if (out != NULL && out != Py_None &&
+        (target = record_type_bytes(&t->type, out, &count, 1)) == NULL)
         return NULL;
     if (count != 1) return PyErr_Format(PyExc_ValueError, "expected 1 record, got %zd", count);
     int64_t row = mesh_table_find(&t->table, key);
     int64_t version = row < 0 ? 0 : table_fetch(t, (uint64_t)row, target);
-    if (version < 0) return problem(t->mapping, (int)-version);
+    if (version < 0) return mapping_raise(t->mapping, (int)-version);
     if (version == 0) {
         PyErr_SetObject(PyExc_KeyError, args[0]);
         return NULL;
     }
-    return versioned((uint64_t)version,
-                     target == t->scratch ? record_value(&t->type, t->scratch) : Py_NewRef(out));
+    return py_versioned((uint64_t)version, target == t->scratch
+                                               ? record_type_value(&t->type, t->scratch)
+                                               : Py_NewRef(out));
 }
 
 /* snapshot(out) -> rows written to the start of `out` */
 static PyObject *table_snapshot(table_object *t, PyObject *out) {
     Py_ssize_t room, filled = 0;
-    uint8_t *target = record_bytes(&t->type, out, &room, 1);
+    uint8_t *target = record_type_bytes(&t->type, out, &room, 1);
     if (target == NULL) return NULL;
-    int code = read_problem(t->mapping);
-    if (code != 0) return problem(t->mapping, code);
+    int code = mapping_read_problem(t->mapping);
+    if (code != 0) return mapping_raise(t->mapping, code);
     uint64_t rows = mesh_table_rows(&t->table);
     for (uint64_t row = 0; row < rows && filled < room; row++) {
         int64_t version = table_fetch(t, row, target + (size_t)filled * t->type.size);
-        if (version < 0) return problem(t->mapping, (int)-version);
+        if (version < 0) return mapping_raise(t->mapping, (int)-version);
         filled += version > 0;
     }
     return PyLong_FromSsize_t(filled);
@@ -202,8 +204,8 @@ static PyObject *table_snapshot(table_object *t, PyObject *out) {
 /* keys() -> list of bytes, in the order of snapshot() */
 static PyObject *table_keys(table_object *t, PyObject *unused) {
     (void)unused;
-    int code = read_problem(t->mapping);
-    if (code != 0) return problem(t->mapping, code);
+    int code = mapping_read_problem(t->mapping);
+    if (code != 0) return mapping_raise(t->mapping, code);
     PyObject *keys = PyList_New(0);
     uint64_t rows = mesh_table_rows(&t->table);
     for (uint64_t row = 0; keys != NULL && row < rows; row++) {
@@ -213,7 +215,7 @@ static PyObject *table_keys(table_object *t, PyObject *unused) {
         mesh_copy_out(text, head->key, MESH_KEY_BYTES);
         if (mesh_key_hash((uint8_t *)text) != mesh_load(&head->key_hash)) {
             Py_DECREF(keys);
-            return problem(t->mapping, MESH_CORRUPT);
+            return mapping_raise(t->mapping, MESH_CORRUPT);
         }
         PyObject *key = PyBytes_FromString(text);
         if (key == NULL || PyList_Append(keys, key) < 0) Py_CLEAR(keys);
@@ -225,10 +227,10 @@ static PyObject *table_keys(table_object *t, PyObject *unused) {
 /* recover(): what the next writer does before its first write */
 static PyObject *table_recover(table_object *t, PyObject *unused) {
     (void)unused;
-    int code = write_problem(t->mapping);
+    int code = mapping_write_problem(t->mapping);
     if (code == 0 && !mesh_table_repair(&t->table, t->mapping->lease_epoch << 1))
         code = MESH_CORRUPT;
-    if (code != 0) return problem(t->mapping, code);
+    if (code != 0) return mapping_raise(t->mapping, code);
     table_announce(t); /* what the former writer committed and did not come to announce */
     Py_RETURN_NONE;
 }

@@ -15,7 +15,7 @@ enum source { BYTES = 0, INT64 = 1, UINT32 = 2, FLOAT64 = 3 };
 enum written { STRING = 0, LONG = 1, DOUBLE = 2, FLOAT = 3, NOTHING = 4 };
 enum absent { NEVER = 0, IF_NAN = 1, IF_EQUAL = 2, IF_EMPTY = 3, ALWAYS = 4 };
 
-/* one field of the writer's schema; made by struct.pack("<5iq") in encoder.py */
+/* one field of the writer's schema; made by struct.pack("<6iq") in encoder.py */
 struct operation {
     int32_t source;  /* what the row holds */
     int32_t offset;  /* where, in bytes */
@@ -58,7 +58,7 @@ static double as_real(const struct operation *op, const uint8_t *from) {
     return value;
 }
 
-/* numpy pads with zeros; what follows the last byte that is none is not part of the text */
+/* numpy pads texts with zero bytes: the text ends at the last byte that is not zero */
 static int32_t text_length(const struct operation *op, const uint8_t *from) {
     int32_t length = op->size;
     while (length > 0 && from[length - 1] == 0) length--;
@@ -163,6 +163,7 @@ static PyObject *messages(const struct operation *ops, Py_ssize_t op_count, cons
 
 static PyObject *encode(PyObject *module, PyObject *args) {
     (void)module;
+    /* buffers, not arrays (py_arrays.h): this module is built without NumPy */
     Py_buffer ops, head, rows;
     Py_ssize_t row_bytes;
     if (!PyArg_ParseTuple(args, "y*y*y*n", &ops, &head, &rows, &row_bytes)) return NULL;

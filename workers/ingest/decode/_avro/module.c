@@ -1,7 +1,7 @@
 /* The binding of the Avro decoder: arguments and buffers; the work is in the headers beside it.
  *
- * Prefixes: avro_ is plain C without Python (plan.h, decode.h, utf8.h); plan_, batch_ and message_
- * name the Python objects that a function works on (py_plan.h, py_batch.h). */
+ * The kernel's prefix (docs/style.md) is avro_; the Python types are plan and batch, and message_
+ * functions read the messages of the Kafka client. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

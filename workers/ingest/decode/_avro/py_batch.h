@@ -65,6 +65,7 @@ static int batch_arrays(batch_object *b, PyObject *arrays) {
                         "expected (rows, status, schema_ids, offsets, partitions, origins)");
         return -1;
     }
+    /* buffers, not arrays (py_arrays.h): this module is built without NumPy */
     for (int i = 0; i < BATCH_ARRAYS; i++)
         if (PyObject_GetBuffer(PyTuple_GET_ITEM(arrays, i), &b->arrays[i],
                                PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS) < 0)

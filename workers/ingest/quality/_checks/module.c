@@ -1,4 +1,6 @@
-/* The binding of the quality checks: buffers in, indices out; the rules are in checks.h. */
+/* The binding of the quality checks: buffers in, indices out; the rules are in checks.h.
+ *
+ * The kernel's prefix (docs/style.md) is check_; the Python type is checks. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
