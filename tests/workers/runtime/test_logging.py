@@ -106,3 +106,16 @@ def test_a_flood_is_reported(tmp_path):
     files.path("w").write_bytes(b"x" * 5000)
     assert files.rotate(1.0) == [("w", 5000)]
     assert (tmp_path / "w.log.1").stat().st_size == 4096
+
+
+def test_structlog_is_loaded_without_rich():
+    """No process pays for rich, and who wants it later gets it."""
+    code = """
+import sys
+from config.logging import LoggingConfig
+from workers.runtime.logging import configure_logging
+configure_logging(LoggingConfig(), worker="w")
+assert not any(name.partition(".")[0] == "rich" for name in sys.modules)
+import rich.console
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
