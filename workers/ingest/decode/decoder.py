@@ -82,7 +82,11 @@ class Writer:
     check: BodyCheck
 
     def record(self, body: bytes) -> Any:
-        """Read one body with fastavro. Raises MessageRejected."""
+        """Read one body with fastavro.
+
+        Raises:
+            MessageRejected: the message cannot become a row.
+        """
         self.check(body)
         try:
             return fastavro.schemaless_reader(io.BytesIO(body), self.schema, self.reader)
@@ -251,7 +255,11 @@ class BatchDecoder(ABC):
 
     @abstractmethod
     def _decode_one(self, index: int) -> Rows:
-        """Decode one message alone, for the text of its error. Raises MessageRejected."""
+        """Decode one message alone, for the text of its error.
+
+        Raises:
+            MessageRejected: the message cannot become a row.
+        """
 
     def _views(self) -> tuple[Rows, Rows]:
         """Return views of rows and status of the loaded messages, all OK and without a schema."""
@@ -276,7 +284,11 @@ class Decoder(BatchDecoder):
         capacity: int,
         is_direct: bool = CALLS_ARE_KNOWN,
     ) -> None:
-        """Allocate room for `capacity` messages a batch. Raises ValueError for a bad reader."""
+        """Allocate room for `capacity` messages a batch.
+
+        Raises:
+            ValueError: the reader schema cannot fill the rows.
+        """
         self._registry = registry
         self._reader = None if reader is None else _parsed(reader)
         self._plans: dict[int, _native.Plan] = {}

@@ -155,8 +155,8 @@ class RawDecoder(BatchDecoder):
     def __init__(self, mapping: RowMapping, fields: Mapping[str, str], *, capacity: int) -> None:
         """Take the packed record of `fields` (numpy types by name), in this order.
 
-        Raises ConfigProblems for fields that cannot fill their columns, and required ones that
-        are absent.
+        Raises:
+            ConfigProblems: fields cannot fill their columns, or required ones are absent.
         """
         super().__init__(mapping, capacity=capacity)
         self.dtype = np.dtype(list(fields.items()))

@@ -70,7 +70,11 @@ class Column:
     cut: bool = False  # a longer text is cut, else refused
 
     def cell(self, value: Any) -> float | int | bytes:
-        """Return the cell for `value` (as fastavro reads it). Raises MessageRejected."""
+        """Return the cell for `value` (as fastavro reads it).
+
+        Raises:
+            MessageRejected: the message cannot become a row.
+        """
         if value is None:
             return self.absent
         if self.kind == "S":
@@ -155,11 +159,19 @@ class RowMapping:
             node[column.path[-1]] = column
 
     def row(self, record: Any) -> Rows:
-        """Return the row, shape (1,), of a record as fastavro reads it. Raises MessageRejected."""
+        """Return the row, shape (1,), of a record as fastavro reads it.
+
+        Raises:
+            MessageRejected: the message cannot become a row.
+        """
         return self.filled(_at(record, column.path) for column in self.columns)
 
     def filled(self, values: Iterable[Any]) -> Rows:
-        """Return the row, shape (1,), of a value for each of `columns`. Raises MessageRejected."""
+        """Return the row, shape (1,), of a value for each of `columns`.
+
+        Raises:
+            MessageRejected: the message cannot become a row.
+        """
         row = np.frombuffer(bytearray(self.template), self.dtype)
         for column, value in zip(self.columns, values, strict=True):
             cell = column.cell(value)

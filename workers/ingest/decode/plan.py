@@ -147,7 +147,12 @@ def logical_of(schema: Any) -> str:
 
 
 def compile_plan(writer: Any, reader: Any, mapping: RowMapping) -> _native.Plan:
-    """Compile two parsed schemas. Raises Unplannable, Incompatible."""
+    """Compile two parsed schemas.
+
+    Raises:
+        Unplannable: the plan cannot read this schema; fastavro does.
+        Incompatible: the writer's schema does not resolve to the reader's.
+    """
     return _native.Plan(*plan_parts(writer, reader, mapping))
 
 

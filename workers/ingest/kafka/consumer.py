@@ -145,7 +145,11 @@ class PartitionReader:
             raise
 
     def _new_consumer(self, options: dict[str, Any], kafka: KafkaConfig) -> Consumer:
-        """Make the consumer. Raises BrokerUnavailable for options that librdkafka rejects."""
+        """Make the consumer.
+
+        Raises:
+            BrokerUnavailable: librdkafka rejects an option.
+        """
         try:
             return Consumer(
                 {
@@ -166,7 +170,11 @@ class PartitionReader:
             raise BrokerUnavailable(text, "configuration") from error
 
     def _begin(self, kafka: KafkaConfig) -> None:
-        """Join the group, or assign every partition. Raises KafkaException."""
+        """Join the group, or assign every partition.
+
+        Raises:
+            KafkaException: the brokers did not answer, or refused.
+        """
         if self._group:
             self._consumer.subscribe(
                 list(kafka.topics), on_assign=self._on_assign, on_revoke=self._on_revoke
@@ -189,7 +197,10 @@ class PartitionReader:
     def _metadata(self, timeout_s: float) -> Any:
         """Request the topics, with short time-outs first, so that denied access ends it soon.
 
-        (Passwords that are tried again and again get locked.) Raises KafkaException.
+        (Passwords that are tried again and again get locked.)
+
+        Raises:
+            KafkaException: the brokers did not answer, or refused.
         """
         deadline, wait_s = time.monotonic() + timeout_s, _METADATA_CHECK_INTERVAL_S
         while True:
@@ -207,7 +218,10 @@ class PartitionReader:
     def _starts(self, partitions: list[Partition], timeout_s: float) -> list[TopicPartition]:
         """Return where to begin: the ring's position, Kafka's where that is ahead or alone.
 
-        All within `timeout_s` seconds, however many partitions there are. Raises KafkaException.
+        All within `timeout_s` seconds, however many partitions there are.
+
+        Raises:
+            KafkaException: the brokers did not answer, or refused.
         """
         deadline = time.monotonic() + timeout_s
         known = {p.key: self._positions[p.name] for p in partitions if p.name in self._positions}
@@ -233,7 +247,10 @@ class PartitionReader:
         """Return the oldest or the next offset of partitions: one request a broker, not one each.
 
         `edge` is OFFSET_BEGINNING or OFFSET_END, which Kafka's ListOffsets takes instead of a
-        time. Raises KafkaException.
+        time.
+
+        Raises:
+            KafkaException: the brokers did not answer, or refused.
         """
         requested = [TopicPartition(*partition.key, edge) for partition in partitions]
         if not requested:
