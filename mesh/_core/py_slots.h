@@ -213,7 +213,7 @@ static PyObject *slots_read_newer(slots_object *s, PyObject *const *args, Py_ssi
 }
 
 /* set_codec(encode, decode, error): a cell of values that are not records; `error` is what decode
- * raises for bytes that are none of them. */
+ * raises for bytes that it cannot decode. */
 static PyObject *slots_set_codec(slots_object *s, PyObject *args) {
     PyObject *encode, *decode, *refuses;
     if (!PyArg_ParseTuple(args, "OOO", &encode, &decode, &refuses)) return NULL;

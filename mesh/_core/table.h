@@ -3,8 +3,8 @@
  * One writer adds rows: key first, then the row count, then the index entry. Killed in between,
  * it leaves a row without an index entry, which the next writer inserts (mesh_table_repair); a
  * row without a value is not yet a row to readers. Rows are never removed. Each row carries the
- * lease of its writer and is published by a compare-and-swap of both: who was broken off commits
- * to no row that the next writer has looked at. */
+ * lease of its writer and is published by a compare-and-swap of both: a fenced-off writer cannot
+ * commit to a row that the next writer has claimed. */
 #ifndef MESH_TABLE_H
 #define MESH_TABLE_H
 

@@ -32,7 +32,7 @@ enum { RULES = sizeof(rules_t) / sizeof(double) };
 
 /* A market state as a step reads it, in one piece: lanes are at any rows, and what a step costs is
  * mostly the lines it has to fetch. flags: STALE and CLOSED; rolled: a bit a slot. ROW_DTYPE in
- * market_block.py. */
+ * market/block.py. */
 typedef struct {
     double price[SLOTS], half_spread[SLOTS], buy_limit[SLOTS], sell_limit[SLOTS];
     double previous_price[SLOTS], previous_half_spread[SLOTS];
@@ -300,8 +300,8 @@ static void targets_of(const lanes_t *self, const wish_t *wish, ptrdiff_t lane, 
 }
 
 /* Whether the episode of a lane is over, and its account, as the outputs say it. */
-static void tell(const lanes_t *self, const row_t *there, ptrdiff_t lane, const wish_t *wish,
-                 bool fresh, outputs_t *out) {
+static void write_outputs(const lanes_t *self, const row_t *there, ptrdiff_t lane,
+                          const wish_t *wish, bool fresh, outputs_t *out) {
     const double *account = self->memory + lane * COLUMNS;
     int64_t steps = self->steps[lane];
     bool over = (wish->data_ends != NULL && wish->data_ends[lane]) ||
@@ -341,7 +341,7 @@ static void step_lanes(lanes_t *self, const block_t *block, const int64_t *now, 
             write_account(frame, self->memory + lane * COLUMNS, &self->rules);
             memcpy(frame - WINDOW * FEATURES, frame, FEATURES * sizeof(float));
         }
-        tell(self, there, lane, wish, fresh, out);
+        write_outputs(self, there, lane, wish, fresh, out);
     }
 }
 
