@@ -124,7 +124,7 @@ MUTATIONS = [
         "I3",
         "the start time is not compared: a pid used again counts as its first owner",
         "mesh/process_identity.py",
-        "found[1] == self.start_time and ",
+        "found.start_time == self.start_time and ",
         "",
         "tests/mesh/test_process_identity.py::"
         "test_i3_same_pid_with_another_start_is_another_process",
@@ -165,7 +165,7 @@ MUTATIONS = [
         "I4",
         "a fork passes for its parent",
         CORE + "py_mapping.h",
-        " || m->lease_fork != fork_count)",
+        " || m->lease_fork != py_fork_count)",
         ")",
         "tests/mesh/test_cell.py::test_i4_second_live_writer_is_refused",
         compiled=True,
