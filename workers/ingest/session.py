@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from workers.ingest.kafka.dead_letter import DeadLetters
     from workers.ingest.kafka.partition import PartitionKey
 
-ADDRESS_POLL_INTERVAL_S = 0.05  # of the broker's address in the mesh
-FILL_S = 0.01  # that a batch waits to become full in the profile `throughput`
-
 
 class BrokerSession:
     """What exists while there is a broker.
